@@ -1,0 +1,47 @@
+"""Mistakes a user can mend, told in one line instead of a traceback."""
+
+import errno
+import functools
+import sys
+from collections.abc import Callable
+
+# What the machine, rather than the program, refuses: worth a line, not a traceback.
+_MACHINE = {
+    errno.ENOSPC: "the disk is full",
+    errno.EROFS: "the file system is read-only",
+    errno.EACCES: "permission denied",
+    errno.EPERM: "permission denied",
+    errno.ENOENT: "no such file or folder",
+    errno.ENOTDIR: "a part of the path is a file, not a folder",
+    errno.EDQUOT: "the disk quota is used up",
+}
+
+
+class InputError(ValueError):
+    """Says in one line what was given, what is wrong with it and what would fit."""
+
+
+def one_line(main: Callable) -> Callable:
+    """Wraps a command's `main`: an `InputError` becomes one line and exit status 2.
+
+    A full disk or a folder without permission counts as well; anything else keeps its
+    traceback, because it is ours to mend.
+    """
+
+    @functools.wraps(main)
+    def wrapped(*args, **kwargs):
+        try:
+            return main(*args, **kwargs)
+        except InputError as error:
+            message = str(error)
+        except OSError as error:
+            if error.errno not in _MACHINE:
+                raise
+            message = f"{error.filename or 'output'}: {_MACHINE[error.errno]}."
+        except KeyboardInterrupt:
+            print("Interrupted.", file=sys.stderr)
+            sys.exit(130)
+        print(f"Error: {message}", file=sys.stderr)
+        sys.exit(2)
+
+    return wrapped
