@@ -1,0 +1,151 @@
+"""Every field of an experiment's config: its name, its type, its default, its meaning."""
+
+import difflib
+
+import ml_collections as mlc
+
+from sdfl_jax.errors import InputError
+
+
+def defaults() -> mlc.ConfigDict:
+    """The reference's experiment; a file in `configs/` changes what differs."""
+    config = mlc.ConfigDict()
+    config.seed = 0
+    # One of the two; an epoch is one pass over the class-balanced training data.
+    config.total_steps = 0
+    config.total_epochs = 0
+    config.batch_size = 8  # over all devices
+    config.image_size = 512  # the side of the square that a network trains on
+
+    config.data = dict(
+        train="shards/train",  # folders that `sdfl_jax.data.build` wrote
+        val="shards/val",
+        geometry="resize",  # or "crop": native resolution
+        flips=True,
+        balance=True,  # every class sampled up to the size of the largest
+        workers=0,  # processes that decode; 0 leaves it to threads
+    )
+    config.model = dict(name="sdfl")  # and the network's own settings
+    config.init_from = ""  # a working directory, or a checkpoint folder in it
+    # Weight files for parts of a fresh network.
+    config.init_encoders = dict(encoder="", noise_encoder="")
+
+    config.loss_weights = dict(mask=0.16, label=0.04, edge=0.0)
+    config.mask_losses = ("dice",)  # any of "dice", "bce"; they are added
+    config.dice = "batch"  # over the flattened batch; or "per_image", "manipulated"
+    config.optimizer = dict(
+        name="adamw",  # adam, adamw, rmsprop, sgd
+        lr=1e-4,  # the rate that is applied, whatever the number of devices
+        weight_decay=1e-2,
+        clip=0.0,  # largest norm of the gradient; 0 leaves it alone
+    )
+    config.schedule = dict(
+        name="plateau",  # plateau, cosine, constant
+        warmup_steps=0,
+        factor=0.1,  # plateau: on the validation loss
+        patience=5,
+        early_stop=10,
+    )
+
+    config.log_every = 10  # all in steps
+    config.validate_every = 0  # 0: once an epoch
+    config.save_every = 1000
+    config.keep = 2  # latest checkpoints; the best one is kept besides
+    config.best_figure = "pixel_f1_manipulated"  # of the validation data; or "loss"
+    return config
+
+
+def parse_arg(arg: str, **fields) -> dict:
+    """Reads what stands after a config's colon, such as `image_size=256,smoke`."""
+    given = dict(item.partition("=")[::2] for item in (arg or "").split(",") if item)
+    for name in given:
+        if name not in fields:
+            raise InputError(
+                f"Unknown config argument {name!r}; this config takes "
+                f"{sorted(fields) or 'none'}{nearest(name, fields)}."
+            )
+    return {
+        name: _parse(name, default, given[name]) if name in given else default
+        for name, default in fields.items()
+    }
+
+
+def _parse(name, default, text):
+    if isinstance(default, bool) and text in ("", "True", "true", "1"):
+        return True
+    if isinstance(default, bool) and text in ("False", "false", "0"):
+        return False
+    try:
+        return type(default)(text)
+    except ValueError:
+        raise InputError(
+            f"Config argument {name}={text}: takes {_article(default)}."
+        ) from None
+
+
+def check(config: mlc.ConfigDict) -> mlc.ConfigDict:
+    """Returns `config` completed with defaults.
+
+    Raises `InputError` for a name or a type that no config has. The settings of
+    `config.model` are checked where the network is built.
+    """
+    known = defaults()
+    _check_section(config, known, "config")
+    known.unlock()
+    known.update(config)
+    given = (known.total_steps > 0) + (known.total_epochs > 0)
+    if given != 1:
+        raise InputError(
+            f"config.total_steps={known.total_steps} and config.total_epochs="
+            f"{known.total_epochs}: set exactly one of them above 0."
+        )
+    for name in ("batch_size", "image_size", "log_every", "save_every", "keep"):
+        if known[name] <= 0:
+            raise InputError(f"config.{name}={known[name]}: must be above 0.")
+    if known.data.geometry not in ("resize", "crop"):
+        raise InputError(
+            f"config.data.geometry={known.data.geometry!r}: takes 'resize' (to "
+            "image_size) or 'crop' (native resolution)."
+        )
+    return known.lock()
+
+
+def _check_section(section, known, path):
+    for name, value in section.items():
+        if path == "config.model":
+            continue
+        if name not in known:
+            raise InputError(
+                f"Unknown {path}.{name}; {path} has "
+                f"{sorted(known)}{nearest(name, known)}."
+            )
+        default = known[name]
+        if isinstance(default, mlc.ConfigDict):
+            if not isinstance(value, mlc.ConfigDict | dict):
+                raise InputError(
+                    f"{path}.{name}={value!r}: takes fields {sorted(default)}."
+                )
+            _check_section(value, default, f"{path}.{name}")
+        elif not _fits(value, default):
+            raise InputError(f"{path}.{name}={value!r}: takes {_article(default)}.")
+
+
+def _fits(value, default) -> bool:
+    if isinstance(default, bool) or isinstance(value, bool):
+        return isinstance(value, bool) and isinstance(default, bool)
+    if isinstance(default, float):
+        return isinstance(value, int | float)
+    if isinstance(default, tuple):
+        return isinstance(value, tuple | list)
+    return isinstance(value, type(default))
+
+
+def _article(default) -> str:
+    words = {bool: "True or False", int: "a whole number", float: "a number"}
+    return words.get(type(default)) or {str: "text", tuple: "a list"}[type(default)]
+
+
+def nearest(name: str, names) -> str:
+    """`; did you mean 'x'?` for the most similar of `names`, or nothing."""
+    match = difflib.get_close_matches(name, list(names), n=1, cutoff=0.5)
+    return f"; did you mean {match[0]!r}" if match else ""
