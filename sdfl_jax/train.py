@@ -1,0 +1,300 @@
+"""A training run from first batch to last checkpoint."""
+
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+from clu import parameter_overview
+from tqdm import tqdm
+
+from sdfl_jax import checkpoint, models, optim, sharding, weights
+from sdfl_jax.checkpoint import Checkpoints
+from sdfl_jax.config import check
+from sdfl_jax.data import pipeline
+from sdfl_jax.data.records import RecordSource
+from sdfl_jax.errors import InputError
+from sdfl_jax.evaluators import LocalizationEvaluator
+from sdfl_jax.report import Log, overlay
+from sdfl_jax.state import init_state, init_variables
+from sdfl_jax.steps import make_evaluate_step, make_train_step
+
+# A batch now and then may overflow; a run whose every batch does has diverged.
+MOST_SKIPPED_IN_ROW = 10
+SHOWN_IMAGES = 8
+
+
+def train(config, workdir: str):
+    """Runs `config` to its last step, resuming whatever `workdir` already holds.
+
+    Args:
+      config: the fields of `sdfl_jax.config.defaults()`, all or some.
+      workdir: folder of config, checkpoints, `metrics.jsonl` and TensorBoard events.
+
+    Returns:
+      The last state.
+
+    Raises:
+      InputError: a config, data or weights that do not fit; a loss that stays
+        not finite.
+    """
+    config = check(config)
+    mesh = sharding.data_mesh()
+    refuse_uneven_batches(config.batch_size, mesh)
+    steps_per_epoch = pipeline.steps_per_epoch(
+        config.data.train, config.batch_size, balance=config.data.balance
+    )
+    total_steps = config.total_steps or config.total_epochs * steps_per_epoch
+    validate_every = config.validate_every or steps_per_epoch
+
+    model = models.build(**config.model)
+    tx = optim.make_optimizer(config.optimizer, config.schedule, total_steps)
+    state = jax.device_put(
+        init_state(first_variables(config, model), tx), sharding.everywhere(mesh)
+    )
+    show_parameters(state.params, workdir)
+
+    loss_settings = dict(
+        weights=config.loss_weights.to_dict(),
+        mask_losses=tuple(config.mask_losses),
+        dice=config.dice,
+    )
+    train_step = make_train_step(model, tx, mesh, **loss_settings)
+    validation = Validation(config, make_evaluate_step(model, mesh, **loss_settings))
+
+    checkpoints = Checkpoints(workdir, keep=config.keep)
+    state, progress = checkpoints.restore(state)
+    validation.resume(progress)
+    checkpoint.write_config(workdir, config)
+
+    step = int(state.step)
+    batches = pipeline.train_batches(
+        config.data.train,
+        batch_size=config.batch_size,
+        image_size=config.image_size,
+        geometry=config.data.geometry,
+        seed=config.seed,
+        flips=config.data.flips,
+        balance=config.data.balance,
+        process=jax.process_index(),
+        processes=jax.process_count(),
+        workers=config.data.workers,
+        start_step=step,
+    )
+    log = Log(workdir, resume_step=step)
+    meter = Meter(log, config, total_steps, step)
+
+    while step < total_steps and not validation.stop:
+        batch = meter.wait_for(batches)
+        state, scalars = train_step(state, sharding.to_global(batch, mesh))
+        step += 1
+        meter.after_step(step, scalars)
+        if step % validate_every == 0 or step == total_steps:
+            meter.flush()
+            state, is_best = validation.run(step, state, log)
+            if is_best:
+                checkpoints.save_best(state, validation.progress)
+        if step % config.save_every == 0 or step == total_steps or validation.stop:
+            meter.flush()
+            checkpoints.save(state, validation.progress)
+
+    meter.close()
+    checkpoints.close()
+    log.close()
+    return state
+
+
+def refuse_uneven_batches(batch_size: int, mesh):
+    """Every device takes the same number of examples."""
+    devices = mesh.shape["data"]
+    if batch_size % devices:
+        raise InputError(
+            f"config.batch_size={batch_size}: not a multiple of the {devices} devices; "
+            f"{sharding.fitting_batch_size(batch_size, mesh)} is."
+        )
+
+
+def first_variables(config, model) -> dict:
+    """A network's first weights: drawn, then replaced by the files of the config."""
+    variables = jax.jit(lambda rng: init_variables(model, config.image_size, rng))(
+        jax.random.key(config.seed)
+    )
+    if config.init_from:
+        given = checkpoint.load(config.init_from).variables
+        weights.must_match(f"config.init_from={config.init_from}", given, variables)
+        variables = given
+    for part, path in config.init_encoders.items():
+        if path:
+            variables = weights.load_encoder(path, variables, part=part)
+    return variables
+
+
+def show_parameters(params, workdir: str):
+    """Prints the size of each part; the whole table goes to `parameters.txt`."""
+    path = Path(workdir) / "parameters.txt"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(parameter_overview.get_parameter_overview(params) + "\n")
+    sizes = {
+        part: parameter_overview.count_parameters(tree) for part, tree in params.items()
+    }
+    parts = ", ".join(f"{part} {size:,}" for part, size in sizes.items())
+    print(f"Parameters: {sum(sizes.values()):,} ({parts}); all of them: {path}")
+
+
+class Validation:
+    """Scores the validation data, moves the learning rate, knows the best so far."""
+
+    def __init__(self, config, evaluate_step):
+        self._figure = config.best_figure
+        self._image_size = config.image_size
+        source = RecordSource(config.data.val)
+        self._evaluator = LocalizationEvaluator(
+            evaluate_step,
+            lambda: pipeline.eval_batches(
+                source,
+                batch_size=config.batch_size,
+                image_size=config.image_size,
+                geometry=config.data.geometry,
+                workers=config.data.workers,
+                keep_images=True,
+            ),
+        )
+        self._plateau = None
+        if config.schedule.name == "plateau":
+            self._plateau = optim.Plateau(
+                config.optimizer.lr,
+                factor=config.schedule.factor,
+                patience=config.schedule.patience,
+                early_stop=config.schedule.early_stop,
+            )
+        self.progress = {}
+
+    @property
+    def stop(self) -> bool:
+        """Whether the plateau schedule has given up."""
+        return self._plateau is not None and self._plateau.stop
+
+    def resume(self, progress: dict):
+        """Goes on from what a checkpoint kept."""
+        self.progress = progress
+        if self._plateau and "plateau" in progress:
+            self._plateau.load_state_dict(progress["plateau"])
+
+    def run(self, step: int, state, log: Log):
+        """Returns the state, its learning rate moved if due, and whether it is best."""
+        shown = []
+
+        def show(example, mask_probs):
+            if len(shown) < SHOWN_IMAGES:
+                shown.append(_thumbnail(example, mask_probs, self._image_size))
+
+        result = self._evaluator.run(state.variables, on_example=show)
+        scalars = result.loss | result.figures["standard"]
+        log.write(step, {f"val/{name}": value for name, value in scalars.items()})
+        log.images(step, "val", np.stack(shown))
+
+        if self._plateau:
+            self._plateau.update(result.loss["loss"])
+            state = state.replace(
+                opt_state=optim.set_learning_rate(state.opt_state, self._plateau.lr)
+            )
+        value = self._value(scalars)
+        best = self.progress.get("best")
+        is_best = best is None or value > best["value"]
+        if is_best:
+            best = {"figure": self._figure, "value": value, "step": step}
+        self.progress = {
+            "step": step,
+            "best": best,
+            "figures": result.figures,
+            "loss": result.loss,
+            "pixel_threshold": result.pixel_threshold,
+            "image_threshold": result.image_threshold,
+        }
+        if self._plateau:
+            self.progress["plateau"] = self._plateau.state_dict()
+        tqdm.write(
+            f"step {step}: validation loss {result.loss['loss']:.4f}, {self._figure} "
+            f"{abs(value):.4f}" + (" (best so far)" if is_best else "")
+        )
+        return state, is_best
+
+    def _value(self, scalars: dict) -> float:
+        """The figure that decides, larger is better."""
+        if self._figure not in scalars:
+            raise InputError(
+                f"config.best_figure={self._figure!r}: takes one of {sorted(scalars)}."
+            )
+        value = scalars[self._figure]
+        if value is None:
+            raise InputError(
+                f"config.best_figure={self._figure!r}: not defined on config.data.val; "
+                "it needs authentic and manipulated images with masks."
+            )
+        return -value if self._figure.startswith("loss") else value
+
+
+def _thumbnail(example, mask_probs, side: int):
+    """Image, mask and prediction side by side, cut or filled up to one size."""
+    mask = np.repeat(example["original_mask"][..., None], 3, axis=-1)
+    panels = [example["image"], mask, overlay(example["image"], mask_probs)]
+    canvas = np.zeros((side, 3 * side, 3), np.uint8)
+    for i, panel in enumerate(panels):
+        panel = panel[:side, :side]
+        canvas[: panel.shape[0], i * side : i * side + panel.shape[1]] = panel
+    return canvas
+
+
+class Meter:
+    """Progress bar and log, read one step late so that the device never waits."""
+
+    def __init__(self, log: Log, config, total_steps: int, step: int):
+        self._log = log
+        self._config = config
+        self._pending = None
+        self._waited = 0.0
+        self._since = time.perf_counter()
+        self._bar = tqdm(
+            total=total_steps, initial=step, unit="step", dynamic_ncols=True
+        )
+
+    def wait_for(self, batches) -> dict:
+        """The next batch; the time it took counts as waiting for data."""
+        start = time.perf_counter()
+        batch = next(batches)
+        self._waited += time.perf_counter() - start
+        return batch
+
+    def after_step(self, step: int, scalars: dict):
+        """Shows the step before, which is done by now."""
+        self.flush()
+        self._pending = step, scalars
+
+    def flush(self):
+        """Waits for the step under way and shows it."""
+        if self._pending is None:
+            return
+        (step, scalars), self._pending = self._pending, None
+        scalars = {name: float(value) for name, value in scalars.items()}
+        self._bar.update()
+        rate = self._bar.format_dict["rate"] or 0.0
+        self._bar.set_postfix_str(
+            f"{rate * self._config.batch_size:.1f} images/s, "
+            f"loss {scalars['loss']:.4f}",
+            refresh=False,
+        )
+        if scalars["skipped_in_row"] >= MOST_SKIPPED_IN_ROW:
+            raise InputError(
+                f"Step {step}: the loss or its gradient was not finite "
+                f"{MOST_SKIPPED_IN_ROW} times in a row (no such step was applied); try "
+                "a smaller config.optimizer.lr or config.optimizer.clip=5."
+            )
+        if step % self._config.log_every == 0:
+            now = time.perf_counter()
+            scalars["wait_share"] = self._waited / (now - self._since)
+            self._waited, self._since = 0.0, now
+            self._log.write(step, scalars)
+
+    def close(self):
+        self.flush()
+        self._bar.close()
