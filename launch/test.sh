@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# Sets up an environment, checks style, runs the tests.
+#   bash launch/test.sh            the quick ones
+#   bash launch/test.sh --slow     all of them
+#   PYTHON=python3.12 bash launch/test.sh
+#   bash launch/test.sh tests/test_losses.py -k dice     what pytest takes
+set -euo pipefail
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+cd "$root"
+source launch/env.sh
+
+select=(-m "not slow")
+if [ "${1:-}" = --slow ]; then
+    select=()
+    shift
+fi
+environment requirements-dev.txt
+"$py" -m ruff check .
+"$py" -m ruff format --check .
+exec "$py" -m pytest -q --jaxtyping-packages=sdfl_jax,beartype.beartype "${select[@]}" "$@"
