@@ -1,10 +1,8 @@
 """Every field of an experiment's config: its name, its type, its default, its meaning."""
 
-import difflib
-
 import ml_collections as mlc
 
-from sdfl_jax.errors import InputError
+from sdfl_jax.errors import InputError, nearest
 
 
 def defaults() -> mlc.ConfigDict:
@@ -143,9 +141,3 @@ def _fits(value, default) -> bool:
 def _article(default) -> str:
     words = {bool: "True or False", int: "a whole number", float: "a number"}
     return words.get(type(default)) or {str: "text", tuple: "a list"}[type(default)]
-
-
-def nearest(name: str, names) -> str:
-    """`; did you mean 'x'?` for the most similar of `names`, or nothing."""
-    match = difflib.get_close_matches(name, list(names), n=1, cutoff=0.5)
-    return f"; did you mean {match[0]!r}" if match else ""

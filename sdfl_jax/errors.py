@@ -1,5 +1,6 @@
 """Mistakes a user can mend, told in one line instead of a traceback."""
 
+import difflib
 import errno
 import functools
 import sys
@@ -19,6 +20,12 @@ _MACHINE = {
 
 class InputError(ValueError):
     """Says in one line what was given, what is wrong with it and what would fit."""
+
+
+def nearest(name: str, names) -> str:
+    """`; did you mean 'x'` for the most similar of `names`, or nothing."""
+    match = difflib.get_close_matches(name, list(names), n=1, cutoff=0.5)
+    return f"; did you mean {match[0]!r}" if match else ""
 
 
 def one_line(main: Callable) -> Callable:

@@ -1,0 +1,87 @@
+"""Output is there whole or not at all; mistakes are one line."""
+
+import errno
+
+import pytest
+
+from sdfl_jax.errors import InputError, nearest, one_line
+from sdfl_jax.files import new_folder, replacing, write_csv, write_json
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_beside(tmp_path):
+    path = tmp_path / "a" / "figures.json"
+    write_json(path, {"auc": 0.5})
+    before = path.read_text()
+    with pytest.raises(ValueError):
+        write_json(path, {"auc": float("nan")})
+    assert path.read_text() == before
+    assert [p.name for p in path.parent.iterdir()] == ["figures.json"]
+
+
+def test_csv_leaves_a_cell_empty_for_none(tmp_path):
+    write_csv(tmp_path / "x.csv", [{"a": None, "b": "1,2", "c": 3}], ["a", "b"])
+    assert (tmp_path / "x.csv").read_text() == 'a,b\n,"1,2"\n'
+
+
+def test_a_folder_appears_when_it_is_complete(tmp_path):
+    out = tmp_path / "report"
+    with pytest.raises(RuntimeError), new_folder(out, made_by="m.json") as folder:
+        (folder / "m.json").touch()
+        raise RuntimeError
+    assert list(tmp_path.iterdir()) == []
+    for text in ("first", "second"):  # an older report is replaced
+        with new_folder(out, made_by="m.json") as folder:
+            (folder / "m.json").write_text(text)
+        assert (out / "m.json").read_text() == text
+    assert list(tmp_path.iterdir()) == [out]
+
+
+def test_a_folder_of_others_is_never_replaced(tmp_path):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(InputError, match="holds something else"):
+        with new_folder(tmp_path, made_by="m.json"):
+            pass
+    with pytest.raises(InputError, match="holds something else"):
+        with new_folder(tmp_path / "thesis.tex", made_by="m.json"):
+            pass
+    assert (tmp_path / "thesis.tex").read_text() == "years of work"
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (InputError("no such list."), "Error: no such list."),
+        (OSError(errno.ENOSPC, "", "out.png"), "Error: out.png: the disk is full."),
+        (OSError(errno.EROFS, "", "o"), "Error: o: the file system is read-only."),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_status_2(error, told, capsys):
+    @one_line
+    def main():
+        raise error
+
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err.splitlines() == [told]
+
+
+def test_our_own_faults_keep_their_traceback():
+    @one_line
+    def main():
+        return 1 / 0
+
+    with pytest.raises(ZeroDivisionError):
+        main()
+
+
+def test_replacing_renames_only_at_the_end(tmp_path):
+    with replacing(tmp_path / "x") as beside:
+        beside.write_text("1")
+        assert not (tmp_path / "x").exists()
+    assert (tmp_path / "x").read_text() == "1"
+
+
+def test_nearest_name():
+    assert nearest("densnet", ["densenet", "xception"]).endswith("'densenet'")
+    assert nearest("qqq", ["densenet"]) == ""
