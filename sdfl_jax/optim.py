@@ -1,0 +1,262 @@
+"""Optimizers with torch's definitions and defaults, and the course of their rate.
+
+The applied rate is a base rate times a shape: the shape follows from the step (warm-up,
+cosine, steps), the base rate can be set between steps, which is how `Plateau`, fed once
+per validation, lowers it.
+"""
+
+import difflib
+import math
+from collections.abc import Callable, Mapping
+
+import jax.numpy as jnp
+import optax
+
+from sdfl_jax.errors import InputError
+
+# Defaults are torch's; None takes the one of the optimizer named.
+OPTIMIZER_SETTINGS = {
+    "name": "adamw",
+    "lr": 1e-3,
+    "weight_decay": None,  # 1e-2 for adamw, which is decoupled; 0 for the others
+    "b1": 0.9,
+    "b2": 0.999,
+    "eps": 1e-8,
+    "decay": 0.99,  # rmsprop
+    "momentum": 0.0,  # sgd
+    "clip": 0.0,  # largest global norm of the gradient, 0: any
+}
+SCHEDULE_SETTINGS = {
+    "name": "constant",
+    "warmup_steps": 0,
+    "factor": 0.1,  # plateau and step: what the rate is multiplied by
+    "patience": 5,  # plateau: bad validations that are borne
+    "early_stop": 10,  # plateau: stop after more validations without a better one
+    "every_steps": 1000,  # step
+}
+
+
+def _adam(s, rate):
+    return optax.chain(
+        optax.add_decayed_weights(s["weight_decay"] or 0.0),
+        optax.adam(rate, s["b1"], s["b2"], s["eps"]),
+    )
+
+
+def _adamw(s, rate):
+    # optax's own default is 1e-4.
+    decay = 1e-2 if s["weight_decay"] is None else s["weight_decay"]
+    return optax.adamw(rate, s["b1"], s["b2"], s["eps"], weight_decay=decay)
+
+
+def _rmsprop(s, rate):
+    return optax.chain(
+        optax.add_decayed_weights(s["weight_decay"] or 0.0),
+        # torch adds eps outside the root; optax's defaults are 0.9 and inside.
+        optax.rmsprop(rate, decay=s["decay"], eps=s["eps"], eps_in_sqrt=False),
+    )
+
+
+def _sgd(s, rate):
+    return optax.chain(
+        optax.add_decayed_weights(s["weight_decay"] or 0.0),
+        optax.sgd(rate, momentum=s["momentum"] or None),
+    )
+
+
+def _cosine(s, total_steps, step):
+    share = (step - s["warmup_steps"]) / max(total_steps - s["warmup_steps"], 1)
+    return 0.5 * (1 + jnp.cos(math.pi * jnp.clip(share, 0.0, 1.0)))
+
+
+OPTIMIZERS = {"adam": _adam, "adamw": _adamw, "rmsprop": _rmsprop, "sgd": _sgd}
+SCHEDULES = {
+    "plateau": lambda s, total_steps, step: 1.0,  # lowered by the loop, see `Plateau`
+    "constant": lambda s, total_steps, step: 1.0,
+    "cosine": _cosine,
+    "step": lambda s, total_steps, step: s["factor"] ** (step // s["every_steps"]),
+}
+
+
+def make_optimizer(
+    optimizer: Mapping, schedule: Mapping, total_steps: int
+) -> optax.GradientTransformation:
+    """Gradient clipping, the named optimizer and the rate's shape over `total_steps`.
+
+    Settings that are absent take the defaults above; weight decay is decoupled in
+    adamw and added to the gradient elsewhere, as in torch. Warm-up is linear and
+    reaches the full rate at step `warmup_steps`. Raises `InputError` for unknown names
+    and settings and for values that do not fit.
+    """
+    optimizer = _optimizer_settings(optimizer)
+    schedule = _schedule_settings(schedule)
+    shape = _shape(schedule, total_steps)
+
+    def chain(learning_rate, shape):
+        parts = [OPTIMIZERS[optimizer["name"]](optimizer, learning_rate * shape)]
+        if optimizer["clip"]:
+            parts.insert(0, optax.clip_by_global_norm(optimizer["clip"]))
+        return optax.chain(*parts)
+
+    return optax.inject_hyperparams(chain)(learning_rate=optimizer["lr"], shape=shape)
+
+
+def learning_rate(opt_state) -> float:
+    """The rate that the last step applied (before the first: that it will apply)."""
+    hyperparams = opt_state.hyperparams
+    return float(hyperparams["learning_rate"]) * float(hyperparams["shape"])
+
+
+def set_learning_rate(opt_state, lr: float):
+    """The same state with `lr` as its base rate, which the schedule's shape scales."""
+    hyperparams = dict(opt_state.hyperparams)
+    old = hyperparams["learning_rate"]
+    # Type and placement stay, so that a compiled step need not be compiled again.
+    hyperparams["learning_rate"] = jnp.full_like(old, lr)
+    return opt_state._replace(hyperparams=hyperparams)
+
+
+def make_plateau(optimizer: Mapping, schedule: Mapping) -> "Plateau | None":
+    """The `Plateau` that the settings of `make_optimizer` ask for, None for others."""
+    optimizer = _optimizer_settings(optimizer)
+    schedule = _schedule_settings(schedule)
+    if schedule["name"] != "plateau":
+        return None
+    names = ("factor", "patience", "early_stop")
+    return Plateau(optimizer["lr"], **{name: schedule[name] for name in names})
+
+
+class Plateau:
+    """Lowers the rate when the validation loss stalls, and says when to stop.
+
+    torch's ReduceLROnPlateau with its defaults (a better loss is lower by a share of
+    1e-4; changes below 1e-8 are not made, so 1e-8 is where the reference's rate ends),
+    and beside it the reference's early stop: its own best loss, by any margin, which
+    starts anew whenever the rate has changed.
+    """
+
+    def __init__(
+        self, lr: float, factor: float = 0.1, patience: int = 5, early_stop: int = 10
+    ):
+        self.lr = float(lr)
+        self.factor, self.patience, self.early_stop = factor, patience, early_stop
+        self.stop = False
+        self.epochs_since_best = 0
+        self._best = self._best_of_rate = math.inf
+        self._bad_epochs = 0
+
+    def update(self, val_loss: float) -> None:
+        """Takes the loss of one validation; NaN counts as one that is not better."""
+        val_loss = math.inf if math.isnan(val_loss) else float(val_loss)
+        if val_loss < self._best_of_rate:
+            self._best_of_rate, self.epochs_since_best = val_loss, 0
+        else:
+            self.epochs_since_best += 1
+        self.stop = self.epochs_since_best > self.early_stop
+
+        if val_loss < self._best * (1 - 1e-4):
+            self._best, self._bad_epochs = val_loss, 0
+        else:
+            self._bad_epochs += 1
+        if self._bad_epochs > self.patience:
+            self._bad_epochs = 0
+            lower = self.lr * self.factor
+            if self.lr - lower > 1e-8:
+                self.lr, self._best_of_rate = lower, math.inf
+
+    def state_dict(self) -> dict:
+        """What `load_state_dict` needs to go on from here; fit for JSON."""
+        return {
+            "lr": self.lr,
+            "stop": self.stop,
+            "epochs_since_best": self.epochs_since_best,
+            "best": _finite(self._best),
+            "best_of_rate": _finite(self._best_of_rate),
+            "bad_epochs": self._bad_epochs,
+        }
+
+    def load_state_dict(self, state: Mapping) -> None:
+        """Takes the position of another `Plateau`; the settings stay as they are."""
+        self.lr, self.stop = state["lr"], state["stop"]
+        self.epochs_since_best = state["epochs_since_best"]
+        self._best = _infinite(state["best"])
+        self._best_of_rate = _infinite(state["best_of_rate"])
+        self._bad_epochs = state["bad_epochs"]
+
+
+def _shape(schedule: Mapping, total_steps: int) -> Callable:
+    """step -> what the base rate is multiplied by, 1 at the height of it."""
+    warmup_steps = schedule["warmup_steps"]
+
+    def shape(step):
+        # Counted from 1, so that no step is lost at rate 0.
+        warmup = jnp.minimum(1.0, (step + 1) / max(warmup_steps, 1))
+        return warmup * SCHEDULES[schedule["name"]](schedule, total_steps, step)
+
+    return shape
+
+
+def _optimizer_settings(given: Mapping) -> dict:
+    settings = _settings("optimizer", given, OPTIMIZER_SETTINGS, OPTIMIZERS)
+    _range("optimizer", settings, ("lr", "eps"), above=0.0)
+    _range("optimizer", settings, ("weight_decay", "clip", "momentum"), least=0.0)
+    for name in ("b1", "b2", "decay", "momentum"):
+        _range("optimizer", settings, (name,), least=0.0, below=1.0)
+    return settings
+
+
+def _schedule_settings(given: Mapping) -> dict:
+    settings = _settings("schedule", given, SCHEDULE_SETTINGS, SCHEDULES)
+    _range("schedule", settings, ("warmup_steps", "patience", "early_stop"), least=0)
+    _range("schedule", settings, ("every_steps",), least=1)
+    _range("schedule", settings, ("factor",), above=0.0, below=1.0)
+    return settings
+
+
+def _settings(what: str, given: Mapping, defaults: Mapping, names: Mapping) -> dict:
+    """`given` over `defaults`; unknown keys and an unknown name are refused."""
+    for key in given:
+        if key not in defaults:
+            raise InputError(
+                f"No setting {what}.{key};{_nearest(key, defaults)} there are"
+                f" {sorted(defaults)}."
+            )
+    settings = {**defaults, **given}
+    if settings["name"] not in names:
+        raise InputError(
+            f"No {what} {settings['name']!r};{_nearest(settings['name'], names)} there"
+            f" are {sorted(names)}."
+        )
+    return settings
+
+
+def _nearest(word, words) -> str:
+    near = difflib.get_close_matches(str(word), words, n=1, cutoff=0.5)
+    return f" did you mean {near[0]!r}?" if near else ""
+
+
+def _range(what, settings, names, above=None, least=None, below=None) -> None:
+    """Refuses numbers outside their range; None stands for a default and passes."""
+    for name in names:
+        value = settings[name]
+        if value is None and name == "weight_decay":
+            continue
+        fits = isinstance(value, int | float) and math.isfinite(value)
+        fits = fits and (above is None or value > above)
+        fits = fits and (least is None or value >= least)
+        fits = fits and (below is None or value < below)
+        if not fits:
+            bounds = {"above": above, "at least": least, "below": below}
+            wanted = [f"{word} {b}" for word, b in bounds.items() if b is not None]
+            raise InputError(
+                f"{what}.{name} is {value!r}; it must be a number"
+                f" {' and '.join(wanted)}."
+            )
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None  # JSON has no infinity
+
+
+def _infinite(value: float | None) -> float:
+    return math.inf if value is None else value
