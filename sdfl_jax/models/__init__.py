@@ -1,0 +1,36 @@
+"""Networks by name."""
+
+import functools
+import inspect
+
+from flax import linen as nn
+
+from sdfl_jax.errors import InputError
+from sdfl_jax.models.bayar import project
+from sdfl_jax.models.encoders import ENCODERS
+from sdfl_jax.models.names import valid
+from sdfl_jax.models.outputs import Outputs
+from sdfl_jax.models.sdfl import sdfl
+
+__all__ = ["ENCODERS", "MODELS", "Outputs", "build", "project"]
+
+MODELS = {
+    "sdfl": sdfl,
+    "upernet": functools.partial(sdfl, noise_branch=False),
+}
+
+
+def build(name: str, **settings) -> nn.Module:
+    """The network `name`; `MODELS[name]` says what its settings mean.
+
+    Raises InputError for a name or a setting that there is not.
+    """
+    if name not in MODELS:
+        raise InputError(f"No model {name!r}; {valid(name, MODELS)}")
+    known = inspect.signature(MODELS[name]).parameters
+    for setting in settings:
+        if setting not in known:
+            raise InputError(
+                f"Model {name!r} has no setting {setting!r}; {valid(setting, known)}"
+            )
+    return MODELS[name](**settings)

@@ -1,0 +1,14 @@
+"""Encoders by name: RGB in, features at strides 4, 8, 16 and 32 out.
+
+Each takes `norm` (a BatchNorm with its settings) and `dtype`, and declares the `mean`
+and `std` of RGB in [0, 1] that its published weights expect.
+"""
+
+from sdfl_jax.models.encoders.efficientnet_lite import efficientnet_lite0
+from sdfl_jax.models.encoders.resnet import resnet18, resnet50_deep
+
+ENCODERS = {
+    "efficientnet_lite0": efficientnet_lite0,
+    "resnet18": resnet18,
+    "resnet50_deep": resnet50_deep,
+}

@@ -1,0 +1,114 @@
+"""ResNets (He et al., 2016), with the plain stem or with the deep one."""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from sdfl_jax.models.layers import BatchNorm, Conv
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions beside a shortcut."""
+
+    features: int
+    strides: int
+    norm: Callable[..., nn.Module]
+    dtype: Any
+
+    expansion = 1
+
+    @nn.compact
+    def __call__(self, x, *, train: bool):
+        conv = functools.partial(Conv, dtype=self.dtype)
+        y = conv(self.features, 3, self.strides, name="conv1")(x)
+        y = nn.relu(self.norm(name="bn1")(y, train=train))
+        y = conv(self.features, 3, name="conv2")(y)
+        y = self.norm(name="bn2")(y, train=train)
+        return nn.relu(y + _shortcut(self, x, y, train=train))
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3 (which strides) and 1x1 convolutions beside a shortcut."""
+
+    features: int
+    strides: int
+    norm: Callable[..., nn.Module]
+    dtype: Any
+
+    expansion = 4
+
+    @nn.compact
+    def __call__(self, x, *, train: bool):
+        conv = functools.partial(Conv, dtype=self.dtype)
+        y = conv(self.features, 1, name="conv1")(x)
+        y = nn.relu(self.norm(name="bn1")(y, train=train))
+        y = conv(self.features, 3, self.strides, name="conv2")(y)
+        y = nn.relu(self.norm(name="bn2")(y, train=train))
+        y = conv(self.features * self.expansion, 1, name="conv3")(y)
+        y = self.norm(name="bn3")(y, train=train)
+        return nn.relu(y + _shortcut(self, x, y, train=train))
+
+
+def _shortcut(block, x, y, *, train: bool):
+    """The block's input `x`, projected only where its shape is not that of `y`."""
+    if x.shape == y.shape:
+        return x
+    conv = Conv(
+        y.shape[-1], 1, block.strides, dtype=block.dtype, name="downsample_conv"
+    )
+    return block.norm(name="downsample_bn")(conv(x), train=train)
+
+
+class ResNet(nn.Module):
+    """Returns the last features of each stage, at strides 4, 8, 16 and 32."""
+
+    stages: Sequence[int]
+    block: type[nn.Module]
+    deep_stem: bool = False
+    mean: Sequence[float] = IMAGENET_MEAN
+    std: Sequence[float] = IMAGENET_STD
+    norm: Callable[..., nn.Module] = BatchNorm
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "B H W 3"], *, train: bool
+    ) -> list[Float[Array, "B _ _ _"]]:
+        stem = [(64, 3, 2), (64, 3, 1), (128, 3, 1)] if self.deep_stem else [(64, 7, 2)]
+        for i, (features, kernel, strides) in enumerate(stem, 1):
+            conv = Conv(features, kernel, strides, dtype=self.dtype, name=f"conv{i}")
+            x = nn.relu(self.norm(name=f"bn{i}")(conv(x), train=train))
+        x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
+
+        levels = []
+        for stage, blocks in enumerate(self.stages):
+            for i in range(blocks):
+                x = self.block(
+                    features=64 * 2**stage,
+                    strides=2 if stage > 0 and i == 0 else 1,
+                    norm=self.norm,
+                    dtype=self.dtype,
+                    name=f"layer{stage + 1}_{i}",
+                )(x, train=train)
+            levels.append(x)
+        return levels
+
+
+resnet18 = functools.partial(ResNet, stages=(2, 2, 2, 2), block=BasicBlock)
+
+# CSAIL's variant of the scene-parsing networks; the reference feeds it plain RGB.
+resnet50_deep = functools.partial(
+    ResNet,
+    stages=(3, 4, 6, 3),
+    block=Bottleneck,
+    deep_stem=True,
+    mean=(0.0, 0.0, 0.0),
+    std=(1.0, 1.0, 1.0),
+)

@@ -1,0 +1,130 @@
+"""The few layers that every network here is made of."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from sdfl_jax.errors import InputError
+from sdfl_jax.ops.conv import conv2d
+
+# PyTorch's `kaiming_normal_`: keeps the variance through a ReLU. Counted from the
+# inputs, which is also right for depthwise kernels.
+he_normal = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
+
+
+class Conv(nn.Module):
+    """A convolution; padded by half its kernel on every side where nothing is said.
+
+    The kernel is stored as H W I O in float32 and used in `dtype`.
+    """
+
+    features: int
+    kernel: int = 3
+    strides: int = 1
+    padding: int | str | None = None  # int, or "SAME" for TensorFlow's
+    groups: int = 1
+    use_bias: bool = False
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B h w F"]:
+        shape = (self.kernel, self.kernel, x.shape[-1] // self.groups, self.features)
+        kernel = self.param("kernel", he_normal, shape, jnp.float32)
+        padding = self.kernel // 2 if self.padding is None else self.padding
+        x = conv2d(
+            x.astype(self.dtype),
+            kernel.astype(self.dtype),
+            strides=self.strides,
+            padding=padding,
+            groups=self.groups,
+        )
+        if self.use_bias:
+            bias = self.param("bias", nn.initializers.zeros, (self.features,))
+            x = x + bias.astype(self.dtype)[None, None, None]
+        return x
+
+
+class BatchNorm(nn.Module):
+    """Batch normalisation with PyTorch's running statistics.
+
+    The running variance is the unbiased one, which flax's own layer does not keep, so
+    weights move both ways unchanged. Statistics are float32 in any `dtype`.
+
+    `group` n takes the statistics of n consecutive examples at a time, as n examples on
+    each of several GPUs have them; 0 takes those of the whole batch. The running ones
+    then move by the mean over the groups. A group of a single value is normalised to
+    the bias and, as one value has no variance, leaves the running variance alone.
+    `frozen` uses the running statistics, and keeps them, in train mode too.
+
+    Raises InputError where `group` does not divide the batch.
+    """
+
+    eps: float = 1e-5
+    momentum: float = 0.9  # PyTorch's 0.1, counted from the other side
+    group: int = 0
+    frozen: bool = False
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "B H W C"], *, train: bool
+    ) -> Float[Array, "B H W C"]:
+        B, H, W, C = x.shape
+        scale = self.param("scale", nn.initializers.ones, (C,), jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (C,), jnp.float32)
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, (C,))
+        running_var = self.variable("batch_stats", "var", jnp.ones, (C,))
+
+        n = self.group or B
+        if train and not self.frozen:
+            if B % n:
+                raise InputError(f"bn_group={n} does not divide a batch of {B}.")
+            x = x.astype(jnp.float32).reshape(B // n, n, H, W, C)
+            mean = jnp.mean(x, axis=(1, 2, 3))  # G C
+            centred = x - mean[:, None, None, None]
+            var = jnp.mean(jnp.square(centred), axis=(1, 2, 3))  # G C
+            if not self.is_initializing():
+                self._move(running_mean, jnp.mean(mean, axis=0))
+                count = n * H * W
+                if count > 1:
+                    self._move(running_var, jnp.mean(var, axis=0) * count / (count - 1))
+            factor = jax.lax.rsqrt(var + self.eps) * scale[None]
+            x = centred * factor[:, None, None, None]
+        else:
+            mean, var = running_mean.value, running_var.value
+            factor = jax.lax.rsqrt(var + self.eps) * scale
+            x = (x.astype(jnp.float32) - mean[None, None, None])[None]
+            x = x * factor[None, None, None, None]
+        x = x + bias[None, None, None, None]
+        return x.reshape(B, H, W, C).astype(self.dtype)
+
+    def _move(self, running, value):
+        running.value = self.momentum * running.value + (1 - self.momentum) * value
+
+
+class ConvBlock(nn.Module):
+    """Convolution, batch norm, ReLU."""
+
+    features: int
+    kernel: int = 3
+    norm: Callable[..., nn.Module] = BatchNorm
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "B H W _"], *, train: bool
+    ) -> Float[Array, "B H W {self.features}"]:
+        x = Conv(self.features, self.kernel, dtype=self.dtype, name="conv")(x)
+        return nn.relu(self.norm(name="bn")(x, train=train))
+
+
+def resize(
+    x: Float[Array, "B _ _ C"], height: int, width: int
+) -> Float[Array, "B {height} {width} C"]:
+    """Bilinear, half-pixel centres, no smoothing before: PyTorch's `interpolate`."""
+    shape = (x.shape[0], height, width, x.shape[3])
+    return jax.image.resize(x, shape, "bilinear", antialias=False)

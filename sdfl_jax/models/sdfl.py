@@ -1,0 +1,125 @@
+"""The study's network: an image encoder and a noise encoder under one UPerNet."""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from sdfl_jax.errors import InputError
+from sdfl_jax.models import bayar
+from sdfl_jax.models.encoders import ENCODERS
+from sdfl_jax.models.layers import BatchNorm, Conv, resize
+from sdfl_jax.models.names import valid
+from sdfl_jax.models.outputs import Outputs
+from sdfl_jax.models.upernet import Decoder, LabelHead, MaskHead
+
+LABEL_INPUTS = ("pyramid", "pyramid+mask")
+
+
+class Sdfl(nn.Module):
+    """Finds manipulated pixels by content and, given a noise encoder, by noise.
+
+    Built by `sdfl`, which says what the settings mean.
+    """
+
+    encoder: nn.Module
+    noise_encoder: nn.Module | None
+    width: int
+    pyramid_width: int
+    bins: Sequence[int]
+    label_input: str
+    norm: Callable[..., nn.Module]
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, image: Float[Array, "B H W 3"], *, train: bool) -> Outputs:
+        """Logits for RGB in [0, 1]; the mask's at the size of the image."""
+        levels = self.encoder(normalised(image, self.encoder), train=train)
+        if self.noise_encoder is not None:
+            noise = bayar.BayarConv(name=bayar.NAME)(grey(image))
+            noise_levels = self.noise_encoder(noise, train=train)
+            levels = [
+                Conv(x.shape[-1], use_bias=True, dtype=self.dtype, name=f"fusion{i}")(
+                    jnp.concatenate([x, y], axis=-1)
+                )
+                for i, (x, y) in enumerate(zip(levels, noise_levels, strict=True))
+            ]
+
+        parts = {"norm": self.norm, "dtype": self.dtype}
+        finest, pyramid = Decoder(
+            self.width, self.pyramid_width, self.bins, **parts, name="decoder"
+        )(levels, train=train)
+        mask_logits = MaskHead(**parts, name="mask_head")(finest, train=train)
+        label_logits = LabelHead(**parts, name="label_head")(
+            pyramid,
+            mask_logits if self.label_input == "pyramid+mask" else None,
+            train=train,
+        )
+        return Outputs(
+            mask_logits=resize(mask_logits, *image.shape[1:3]),
+            label_logits=label_logits,
+        )
+
+
+def sdfl(
+    *,
+    encoder: str = "resnet50_deep",
+    noise_branch: bool = True,
+    width: int = 256,
+    pyramid_width: int = 512,
+    bins: Sequence[int] = (1, 2, 3, 6),
+    label_input: str = "pyramid",
+    bn_group: int = 0,
+    freeze_encoder_bn: bool = False,
+    dtype: Any = jnp.float32,
+) -> Sdfl:
+    """The network of Zhang, Wang & Guo ("Shallow- and deep-fake image manipulation
+    localization using deep learning", ICNC 2023), or a smaller one of its kind.
+
+    encoder           one of ENCODERS, for both branches
+    noise_branch      False leaves out BayarConv, the noise encoder and the fusion
+    width             channels of the decoder and of both heads
+    pyramid_width     channels of each grid of the pyramid
+    bins              the grids' sizes
+    label_input       "pyramid", or "pyramid+mask": see `LabelHead`
+    bn_group          see `BatchNorm`; 0 takes the statistics of the whole batch
+    freeze_encoder_bn the image encoder keeps its running statistics in training. The
+                      noise encoder does not: its input is unlike what they come from
+    dtype             of the computation; parameters, statistics and outputs are float32
+    """
+    if encoder not in ENCODERS:
+        raise InputError(f"No encoder {encoder!r}; {valid(encoder, ENCODERS)}")
+    if label_input not in LABEL_INPUTS:
+        raise InputError(
+            f"No label_input {label_input!r}; {valid(label_input, LABEL_INPUTS)}"
+        )
+    dtype = jnp.dtype(dtype)
+    norm = functools.partial(BatchNorm, group=bn_group, dtype=dtype)
+    make = functools.partial(ENCODERS[encoder], dtype=dtype)
+    return Sdfl(
+        encoder=make(norm=functools.partial(norm, frozen=freeze_encoder_bn)),
+        noise_encoder=make(norm=norm) if noise_branch else None,
+        width=width,
+        pyramid_width=pyramid_width,
+        bins=tuple(bins),
+        label_input=label_input,
+        norm=norm,
+        dtype=dtype,
+    )
+
+
+def normalised(
+    image: Float[Array, "B H W 3"], encoder: nn.Module
+) -> Float[Array, "B H W 3"]:
+    """The image as the encoder's published weights expect it."""
+    mean, std = jnp.array(encoder.mean), jnp.array(encoder.std)
+    return (image - mean[None, None, None]) / std[None, None, None]
+
+
+def grey(image: Float[Array, "B H W 3"]) -> Float[Array, "B H W 1"]:
+    """Luma of ITU-R BT.601, with the reference's digits."""
+    weights = jnp.array([0.2989, 0.5870, 0.1140])
+    return jnp.sum(image * weights[None, None, None], axis=-1, keepdims=True)

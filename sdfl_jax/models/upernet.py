@@ -1,0 +1,94 @@
+"""UPerNet (Xiao et al., 2018): a pyramid of grids on top, a feature pyramid below."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from sdfl_jax.models.layers import BatchNorm, Conv, ConvBlock, resize
+from sdfl_jax.ops.pooling import pyramid_pool
+
+
+class Decoder(nn.Module):
+    """Joins an encoder's four levels into features at the finest and the coarsest."""
+
+    width: int = 256
+    pyramid_width: int = 512
+    bins: Sequence[int] = (1, 2, 3, 6)
+    norm: Callable[..., nn.Module] = BatchNorm
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, levels: Sequence[Float[Array, "B _ _ _"]], *, train: bool
+    ) -> tuple[Float[Array, "B h w F"], Float[Array, "B g k F"]]:
+        def block(features, kernel, name):
+            return ConvBlock(features, kernel, self.norm, self.dtype, name=name)
+
+        *finer, top = levels
+        parts = [top]
+        for i, cells in enumerate(pyramid_pool(top, self.bins)):
+            cells = block(self.pyramid_width, 1, f"pyramid{i}")(cells, train=train)
+            parts.append(resize(cells, *top.shape[1:3]))
+        pyramid = jnp.concatenate(parts, axis=-1)
+        pyramid = block(self.width, 3, "pyramid_out")(pyramid, train=train)
+
+        x = pyramid
+        for i in reversed(range(len(finer))):
+            lateral = block(self.width, 1, f"lateral{i}")(finer[i], train=train)
+            x = lateral + resize(x, *lateral.shape[1:3])
+        return block(self.width, 3, "finest_out")(x, train=train), pyramid
+
+
+class MaskHead(nn.Module):
+    """One logit per position, in float32."""
+
+    norm: Callable[..., nn.Module] = BatchNorm
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "B h w F"], *, train: bool
+    ) -> Float[Array, "B h w 1"]:
+        block = ConvBlock(x.shape[-1], 3, self.norm, self.dtype, name="block")
+        out = Conv(1, 1, use_bias=True, dtype=self.dtype, name="out")
+        return out(block(x, train=train)).astype(jnp.float32)
+
+
+class LabelHead(nn.Module):
+    """One logit per image, in float32, from the averaged features.
+
+    Given the mask's logits as well, it also reads the mean of their highest 5 %: on
+    small inputs the coarsest level has few positions to tell anything from.
+    """
+
+    norm: Callable[..., nn.Module] = BatchNorm
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "B g k F"],
+        mask_logits: Float[Array, "B h w 1"] | None = None,
+        *,
+        train: bool,
+    ) -> Float[Array, "B"]:
+        block = ConvBlock(x.shape[-1], 3, self.norm, self.dtype, name="block")
+        x = block(x, train=train).astype(jnp.float32)
+        x = jnp.mean(x, axis=(1, 2), keepdims=True)  # B 1 1 F
+        if mask_logits is not None:
+            x = jnp.concatenate([x, _highest(mask_logits)], axis=-1)
+        out = Conv(1, 1, use_bias=True, dtype=self.dtype, name="out")
+        return out(x).astype(jnp.float32)[:, 0, 0, 0]
+
+
+def _highest(
+    logits: Float[Array, "B h w 1"], share: float = 0.05
+) -> Float[Array, "B 1 1 1"]:
+    """The mean of the highest `share` of each map, of at least one value."""
+    flat = logits.reshape(len(logits), -1)
+    values, _ = jax.lax.top_k(flat, max(1, round(share * flat.shape[1])))
+    return jnp.mean(values, axis=1)[:, None, None, None]
