@@ -1,0 +1,136 @@
+"""A folder of photographs: which files can serve, their scenes and their split."""
+
+import hashlib
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+from tqdm import tqdm
+
+from sdfl_jax.errors import InputError
+
+SPLITS = ("train", "val", "test")
+SHARES = (8, 1, 1)
+SUFFIXES = {".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".ppm"}
+
+# A label map or a drawing repeats its neighbour in 98 % of its pixels and more; no
+# photograph among a thousand did in over 60 %.
+_FLAT = 0.8
+
+
+@dataclass(frozen=True)
+class Photograph:
+    """One usable file; `group` names its scene, which stays in one split."""
+
+    path: str
+    name: str  # relative to the folder, forward slashes
+    group: str
+    grey: bool
+    height: int
+    width: int
+    digest: str
+
+
+def read_photograph(path: str) -> np.ndarray:
+    """Pixels (uint8 H W 3, RGB, upright); OSError or ValueError for a broken file."""
+    with Image.open(path) as image:
+        return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+
+
+def open_album(
+    folder: str | Path, *, size: int, progress: bool = True
+) -> tuple[list[Photograph], list[tuple[str, str]]]:
+    """The photographs below `folder`, and (name, reason) of each file left out.
+
+    Left out are unreadable files, those with a side below `size`, and label maps,
+    drawings and other pictures of flat areas. Files whose names agree before a double
+    underscore (`street__left.png`, `street__right.png`), in the same folder, are one
+    scene; a second file with the same bytes is left out.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError(f"No folder of photographs at {folder}.")
+    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)
+    if not paths:
+        raise InputError(
+            f"{folder} holds no photographs ({', '.join(sorted(SUFFIXES))})."
+        )
+
+    with ThreadPoolExecutor(4) as pool:
+        inspected = list(
+            tqdm(
+                pool.map(lambda path: _inspect(path, folder, size), paths),
+                total=len(paths),
+                desc="looking at photographs",
+                unit="file",
+                disable=not progress,
+            )
+        )
+    inspected = _drop_copies(inspected)
+    photographs = [found for found in inspected if isinstance(found, Photograph)]
+    left_out = [found for found in inspected if not isinstance(found, Photograph)]
+    return photographs, left_out
+
+
+def top_folder(photo: Photograph) -> str:
+    return photo.name.split("/")[0] if "/" in photo.name else ""
+
+
+def split_album(
+    photographs: Sequence[Photograph], rng: np.random.Generator
+) -> dict[str, list[Photograph]]:
+    """Train, val and test photographs; no group is on two sides.
+
+    Top folders named train, val and test decide where they exist; without them the
+    groups are dealt 8:1:1.
+    """
+    if any(top_folder(photo) in SPLITS for photo in photographs):
+        return {
+            name: [photo for photo in photographs if top_folder(photo) == name]
+            for name in SPLITS
+        }
+
+    groups = sorted({photo.group for photo in photographs})
+    rng.shuffle(groups)
+    val, test = (max(1, round(len(groups) * s / sum(SHARES))) for s in SHARES[1:])
+    side = {group: "val" for group in groups[:val]}
+    side |= {group: "test" for group in groups[val : val + test]}
+    return {
+        name: [p for p in photographs if side.get(p.group, "train") == name]
+        for name in SPLITS
+    }
+
+
+def _inspect(path: Path, folder: Path, size: int) -> Photograph | tuple[str, str]:
+    name = path.relative_to(folder).as_posix()
+    try:
+        pixels = read_photograph(str(path))
+        digest = hashlib.sha1(path.read_bytes()).hexdigest()
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        return name, f"unreadable: {str(error).splitlines()[0]}"
+    height, width = pixels.shape[:2]
+    if min(height, width) < max(size, 16):
+        return name, f"{width}x{height} is smaller than {max(size, 16)}"
+    rows = pixels[:: max(1, height // 64)].astype(np.int16)
+    if (rows[:, 1:] == rows[:, :-1]).all(-1).mean() > _FLAT:
+        return name, "flat areas: a label map or a drawing, no photograph"
+    grey = bool((np.ptp(rows, axis=-1) <= 8).all())
+    scene = path.stem.split("__")[0]
+    group = path.with_name(scene).relative_to(folder).as_posix()
+    return Photograph(str(path), name, group, grey, height, width, digest)
+
+
+def _drop_copies(inspected: list) -> list:
+    """Replaces files whose bytes were seen before: they add nothing and could leak."""
+    first: dict[str, str] = {}
+    kept = []
+    for found in inspected:
+        if isinstance(found, Photograph):
+            original = first.setdefault(found.digest, found.name)
+            if original != found.name:
+                found = (found.name, f"the same bytes as {original}")
+        kept.append(found)
+    return kept

@@ -1,0 +1,79 @@
+"""Regions to manipulate: random outlines of a wanted area, spread over the frame."""
+
+import cv2
+import numpy as np
+
+# Areas as shares of the image, drawn log-uniformly: 14 % on average, as the usual
+# benchmarks have it, and many small ones.
+SMALLEST, LARGEST = 0.03, 0.40
+
+
+def blob(rng: np.random.Generator) -> np.ndarray:
+    """A smooth closed outline about the origin: points P 2, x and y."""
+    angle = np.linspace(0, 2 * np.pi, 96, endpoint=False)
+    order = np.arange(1, 7)[:, None]
+    swing = rng.normal(0, 0.45, order.shape) / order
+    phase = rng.uniform(0, 2 * np.pi, order.shape)
+    radius = np.exp((swing * np.cos(order * angle + phase)).sum(0))
+    return _around(angle, radius)
+
+
+def polygon(rng: np.random.Generator) -> np.ndarray:
+    """A straight-edged outline of 3 to 9 corners about the origin: points P 2."""
+    corners = int(rng.integers(3, 10))
+    # One corner per sector, never half a turn from the next: the origin stays inside.
+    spread = rng.uniform(0.25, 0.75, corners)
+    angle = (np.arange(corners) + spread) * 2 * np.pi / corners
+    return _around(angle, rng.uniform(0.4, 1.0, corners))
+
+
+OUTLINES = {"blob": blob, "polygon": polygon}
+
+
+def random_region(
+    height: int, width: int, rng: np.random.Generator
+) -> tuple[np.ndarray, dict]:
+    """A region (uint8 H W, 0 or 255) and how it was drawn.
+
+    The centre is uniform over the frame and the outline is scaled until what lies
+    inside the frame has the wanted area, so that a region cut off by the border is as
+    large as any other and the middle of the frame is no hint.
+    """
+    name = str(rng.choice(sorted(OUTLINES)))
+    outline = OUTLINES[name](rng)
+    squeeze, turn = rng.uniform(0.5, 1.0), rng.uniform(0, 2 * np.pi)
+    outline = (outline * [1.0, squeeze]) @ _rotation(turn)
+    centre = rng.uniform(0, 1, 2) * [width, height]
+    share = float(np.exp(rng.uniform(np.log(SMALLEST), np.log(LARGEST))))
+
+    low, high = 0.0, 4.0 * max(height, width)
+    for _ in range(14):  # halving: the area grows with the scale
+        scale = (low + high) / 2
+        region = _fill(outline * scale + centre, height, width)
+        if cv2.countNonZero(region) < share * height * width:
+            low = scale
+        else:
+            high = scale
+    region = _fill(outline * high + centre, height, width)
+    area = cv2.countNonZero(region) / (height * width)
+    return region, {"outline": name, "area": round(area, 4)}
+
+
+def bounding_box(region: np.ndarray) -> tuple[int, int, int, int]:
+    """Top, left, height and width of what is set in `region` (H W)."""
+    left, top, width, height = cv2.boundingRect(region)
+    return top, left, height, width
+
+
+def _around(angle: np.ndarray, radius: np.ndarray) -> np.ndarray:
+    return np.stack([np.cos(angle), np.sin(angle)], -1) * radius[:, None]
+
+
+def _rotation(turn: float) -> np.ndarray:
+    return np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
+
+
+def _fill(points: np.ndarray, height: int, width: int) -> np.ndarray:
+    region = np.zeros((height, width), np.uint8)
+    cv2.fillPoly(region, [np.round(points).astype(np.int32)], 255)
+    return region
