@@ -18,6 +18,7 @@ FLOORS = [
     {"models", "data", "losses", "metrics", "optim"},
     {"weights", "state"},
     {"checkpoint", "steps", "evaluators", "report"},
+    {"meter"},
     {"train"},
     {"main", "evaluate", "predict"},
 ]

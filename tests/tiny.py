@@ -1,0 +1,79 @@
+"""A network and data small enough to train in a test."""
+
+from pathlib import Path
+
+import cv2
+import ml_collections as mlc
+import numpy as np
+
+from sdfl_jax.data import build
+
+SIDE = 32
+
+
+def write_images(folder: Path, count: int, seed: int = 0, sizes=((SIDE, SIDE),)):
+    """Noise images, every other one with a bright square; returns the list's path."""
+    rng = np.random.default_rng(seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = ["image,mask,edge,label,source,group,kind"]
+    for i in range(count):
+        height, width = sizes[i % len(sizes)]
+        image = rng.integers(0, 128, (height, width, 3), np.uint8)
+        label = i % 2
+        if label:
+            top, left = rng.integers(0, height // 2), rng.integers(0, width // 2)
+            box = np.s_[top : top + height // 2, left : left + width // 2]
+            image[box] += 127
+            mask = np.zeros((height, width), np.uint8)
+            mask[box] = 255
+            cv2.imwrite(str(folder / f"{i}_mask.png"), mask)
+        cv2.imwrite(str(folder / f"{i}.png"), image)
+        mask_name = f"{i}_mask.png" if label else "None"
+        kind = "square" if label else ""
+        lines.append(f"{i}.png,{mask_name},None,{label},tiny,photo{i},{kind}")
+    path = folder / "paths.csv"
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def write_shards(folder: Path, count: int, seed: int = 0, sizes=((SIDE, SIDE),)) -> str:
+    """The folder of shards of such images."""
+    paths = write_images(folder / "images", count, seed, sizes)
+    build.main(
+        [
+            f"--paths_file={paths}",
+            f"--root={folder / 'images'}",
+            f"--out={folder / 'shards'}",
+            f"--image_size={SIDE}",
+            "--workers=1",
+        ]
+    )
+    return str(folder / "shards")
+
+
+def config(train: str, val: str, **changes) -> mlc.ConfigDict:
+    """Four steps of a small `sdfl`, validated and saved every two."""
+    fields = mlc.ConfigDict(
+        {
+            "total_steps": 4,
+            "batch_size": 8,
+            "image_size": SIDE,
+            "data": {"train": train, "val": val, "geometry": "resize"},
+            "model": {
+                "name": "sdfl",
+                "encoder": "resnet18",
+                "noise_branch": False,
+                "width": 8,
+                "pyramid_width": 8,
+                "bins": (1,),
+            },
+            "optimizer": {"lr": 1e-3},
+            "log_every": 1,
+            "validate_every": 2,
+            "save_every": 2,
+        }
+    )
+    for name, value in changes.items():
+        section, _, field = name.rpartition("__")
+        (fields[section] if section else fields)[field] = value
+    return fields
