@@ -1,7 +1,9 @@
 """Trains a network: `python -m sdfl_jax.main --config=FILE --workdir=DIR`."""
 
+import re
 import sys
 
+import ml_collections as mlc
 from absl import app, flags
 from ml_collections import config_flags
 
@@ -31,18 +33,20 @@ def _parse(argv: list[str]):
     """Parses the flags, told in one line where they do not fit."""
     try:
         rest = flags.FLAGS(argv)
-    except AttributeError as error:  # an unknown field, as ml_collections tells it
-        unknown, *hint = str(error).strip("\"'").split("\\n")
-        hint = hint or str(error).splitlines()[1:]
-        raise InputError(
-            f"Unknown config field {unknown.splitlines()[0].strip(chr(39))!r}. "
-            + " ".join(hint)
-        ) from None
-    except (flags.Error, FileNotFoundError, TypeError) as error:
-        raise InputError(str(error).splitlines()[0]) from None
+    except AttributeError as error:  # ml_collections' word for an unknown field
+        known = re.search('Did you mean "(.*)" instead of "(.*)"', str(error))
+        hint = f" {known[2]!r}; did you mean {known[1]!r}" if known else f": {error}"
+        raise InputError(f"Unknown config field{hint}.") from None
+    except flags.Error as error:
+        # A config's own mistake comes wrapped in its traceback; its last line says it.
+        last = str(error).strip().splitlines()[-1]
+        raise InputError(last.split("InputError: ")[-1]) from None
     for name, value in (("config", _CONFIG.value), ("workdir", _WORKDIR.value)):
         if value is None:
             raise InputError(f"--{name} is missing; see --help.")
+    if not isinstance(_CONFIG.value, mlc.ConfigDict):
+        path = flags.FLAGS["config"].config_filename
+        raise InputError(f"--config={path}: no such file, or an import in it fails.")
     if rest[1:]:
         raise InputError(f"Not understood: {' '.join(rest[1:])}; options begin with --")
 

@@ -140,7 +140,7 @@ def test_what_a_run_refuses(shards, tmp_path, changes, told):
         (["--config=configs/none.py", "--workdir=x"], "configs/none.py"),
         (
             ["--config=configs/sdfl.py", "--workdir=x", "--config.batch_siz=3"],
-            'Did you mean "batch_size"',
+            "did you mean 'batch_size'",
         ),
         (
             ["--config=configs/sdfl.py", "--workdir=x", "--config.batch_size=big"],
