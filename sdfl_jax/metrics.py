@@ -49,7 +49,7 @@ def levels(mask_probs: np.ndarray) -> np.ndarray:
         )
     # Halves up, so that p >= 0.5 and level >= 128 are the same pixels.
     wide = mask_probs.astype(np.promote_types(mask_probs.dtype, np.float32), copy=False)
-    return np.floor(wide * 255 + 0.5).astype(np.uint8)
+    return (wide * 255 + 0.5).astype(np.uint8)
 
 
 def histogram(mask: np.ndarray, mask_probs: np.ndarray) -> np.ndarray:
@@ -387,7 +387,7 @@ def _checked(histograms, label, score, has_mask):
     if not len(histograms) == len(label) == len(score) == len(has_mask):
         raise InputError(
             f"There are {len(histograms)} masks, {len(label)} labels, {len(score)}"
-            f" scores and {len(has_mask)} has_mask; there must be one of each per image."
+            f" scores and {len(has_mask)} has_mask; there must be one per image."
         )
     if not np.isin(label, (0, 1)).all():
         odd = label[~np.isin(label, (0, 1))][0]

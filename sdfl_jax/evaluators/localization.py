@@ -1,0 +1,235 @@
+"""How well predicted masks match the true ones, pixel by pixel and image by image."""
+
+import collections
+import dataclasses
+import functools
+from collections.abc import Callable, Collection, Iterable
+
+import numpy as np
+
+from sdfl_jax import metrics
+from sdfl_jax.data.pipeline import Assembler, Batch
+from sdfl_jax.errors import InputError
+
+# What is known of an example beside its pixels, in the order of `per_image.csv`.
+_KNOWN = ("name", "source", "group", "kind", "height", "width")
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """All that is known of N examples after a network has seen them.
+
+    Pixels are kept as histograms (`metrics.histogram`), 3 kB an image, from which
+    every figure at every threshold follows. Figures are worked out when asked for.
+    """
+
+    known: list[dict]  # name, source, group, kind, height, width of each example
+    histograms: np.ndarray  # int32 (N 3 256)
+    centre_histograms: np.ndarray  # likewise, of the centre prior on the same masks
+    label: np.ndarray  # int (N,)
+    score: np.ndarray  # float (N,)
+    has_mask: np.ndarray  # bool (N,)
+    loss: dict[str, float]  # means over batches, each weighted by its valid rows
+    threshold: float = 0.5
+
+    @functools.cached_property
+    def figures(self) -> dict[str, dict]:
+        """`metrics.figures` of both protocols at `threshold`."""
+        return self.at_threshold(self.threshold)
+
+    @functools.cached_property
+    def rows(self) -> list[dict]:
+        """One dict per image, in the standard protocol at `threshold`."""
+        columns = metrics.rows(
+            self.histograms, self.label, self.score, self.has_mask, self.threshold
+        )
+        return [known | row for known, row in zip(self.known, columns, strict=True)]
+
+    @functools.cached_property
+    def pixel_threshold(self) -> float | None:
+        """`metrics.best_pixel_threshold` here: for other data, it flatters this."""
+        threshold, _ = metrics.best_pixel_threshold(
+            self.histograms, self.label, self.has_mask
+        )
+        return threshold
+
+    @functools.cached_property
+    def image_threshold(self) -> float | None:
+        """`metrics.best_image_threshold` here: for other data, it flatters this."""
+        threshold, _ = metrics.best_image_threshold(self.label, self.score)
+        return threshold
+
+    def at_threshold(
+        self, threshold: float, image_threshold: float | None = None
+    ) -> dict[str, dict]:
+        """`figures` with other thresholds: of maps, and of scores if given."""
+        return metrics.figures(
+            self.histograms,
+            self.label,
+            self.score,
+            self.has_mask,
+            threshold,
+            self.threshold if image_threshold is None else image_threshold,
+        )
+
+    def baselines(self) -> dict[str, dict]:
+        """`metrics.baselines` on the same masks."""
+        return metrics.baselines(
+            self.histograms, self.label, self.has_mask, self.centre_histograms
+        )
+
+    def of_kinds(self, kinds: Collection[str]) -> "Evaluation":
+        """The manipulated images of these kinds beside all authentic images."""
+        of_kind = np.array([known["kind"] in kinds for known in self.known], bool)
+        kept = np.flatnonzero((self.label == 0) | of_kind)
+        return dataclasses.replace(
+            self,
+            known=[self.known[i] for i in kept],
+            loss={},
+            **{
+                name: getattr(self, name)[kept]
+                for name in (
+                    "histograms",
+                    "centre_histograms",
+                    "label",
+                    "score",
+                    "has_mask",
+                )
+            },
+        )
+
+    def by_kind(self) -> dict[str, dict]:
+        """Standard figures of each kind of manipulation, with `manipulated` images.
+
+        Pixel figures average over the manipulated images of the kind; image figures
+        set these against all authentic images.
+        """
+        kinds = {
+            known["kind"]
+            for known, label in zip(self.known, self.label, strict=True)
+            if label == 1
+        }
+        result = {}
+        for kind in sorted(kinds):
+            part = self.of_kinds({kind})
+            manipulated = int(np.count_nonzero(part.label == 1))
+            result[kind] = {"manipulated": manipulated, **part.figures["standard"]}
+        return result
+
+
+class LocalizationEvaluator:
+    """Scores one split, each example once and at its own size; padding is not counted.
+
+    The same object serves validation within training and the standalone evaluation.
+
+    Args:
+      evaluate_step: `(state, arrays) -> {"mask_probs": B H W, "score": B, "loss":
+        scalars over the valid rows}`; what it returns may lie on many devices.
+      make_batches: returns a fresh iterator of `pipeline.Batch` over the split.
+      threshold: from which a pixel, or an image, counts as manipulated.
+    """
+
+    def __init__(
+        self,
+        evaluate_step: Callable[..., dict],
+        make_batches: Callable[[], Iterable[Batch]],
+        *,
+        threshold: float = 0.5,
+    ):
+        self._evaluate_step = evaluate_step
+        self._make_batches = make_batches
+        self._threshold = threshold
+
+    def run(
+        self, state, on_example: Callable[[dict, np.ndarray], None] | None = None
+    ) -> Evaluation:
+        """Scores `state` on every example of the split.
+
+        `on_example(example, mask_probs)` is called for each finished example with its
+        map, float32 h w. Raises `InputError` where there are no examples, a mask does
+        not fit its image or a prediction is NaN, `RuntimeError` where the stream
+        delivers an example twice or in part.
+        """
+        tally = _Tally()
+        assembler = Assembler()
+        for batch, outputs in self._one_ahead(state):
+            tally.begin(batch, outputs["loss"])
+            finished = assembler.add(
+                batch, np.asarray(outputs["mask_probs"]), np.asarray(outputs["score"])
+            )
+            for example, mask_probs, score in finished:
+                tally.add(example, mask_probs, score)
+                if on_example:
+                    on_example(example, mask_probs)
+        return tally.evaluation(self._threshold)
+
+    def _one_ahead(self, state):
+        """Batches with their outputs; the next batch is computed meanwhile."""
+        pending = None
+        for batch in self._make_batches():
+            outputs = self._evaluate_step(state, batch.arrays)
+            if pending:
+                yield pending
+            pending = batch, outputs
+        if pending:
+            yield pending
+
+
+class _Tally:
+    """Collects what an `Evaluation` is made of, one example after the other."""
+
+    def __init__(self):
+        self._examples = []
+        self._names = set()
+        self._begun = set()
+        self._loss = collections.Counter()
+        self._rows = 0
+
+    def begin(self, batch: Batch, loss: dict):
+        self._begun.update(tile.example["name"] for tile in batch.tiles)
+        valid_rows = int(np.count_nonzero(batch.arrays["valid"]))
+        self._rows += valid_rows
+        for name, value in loss.items():
+            self._loss[name] += float(value) * valid_rows
+
+    def add(self, example: dict, mask_probs: np.ndarray, score: float):
+        name = example["name"]
+        if name in self._names:
+            raise RuntimeError(f"{name} was delivered twice.")
+        self._names.add(name)
+        mask = example["original_mask"]
+        height, width = mask_probs.shape
+        try:
+            histogram = metrics.histogram(mask, mask_probs)
+        except InputError as error:
+            raise InputError(f"{name}: {error}") from None
+        centre = metrics.histogram(mask, metrics.centre_prior(height, width))
+        known = {key: example[key] for key in _KNOWN if key in example}
+        self._examples.append(
+            {
+                "known": known | {"height": height, "width": width},
+                "histograms": histogram,
+                "centre_histograms": centre,
+                "label": int(example["label"]),
+                "score": float(score),
+                "has_mask": bool(example["has_mask"]),
+            }
+        )
+
+    def evaluation(self, threshold: float) -> Evaluation:
+        if not self._examples:
+            raise InputError("There are no examples to evaluate.")
+        if self._begun != self._names:
+            partial = sorted(self._begun - self._names)
+            raise RuntimeError(f"{len(partial)} examples came in part: {partial[:3]}.")
+        columns = {
+            name: [example[name] for example in self._examples]
+            for name in self._examples[0]
+        }
+        known = columns.pop("known")
+        return Evaluation(
+            known=known,
+            loss={name: total / self._rows for name, total in self._loss.items()},
+            threshold=threshold,
+            **{name: np.asarray(column) for name, column in columns.items()},
+        )
