@@ -1,0 +1,218 @@
+"""Image and mask files to uint8 arrays: the one decoder that everything uses.
+
+Decoders differ in the last bit, and traces of manipulation live there, so training,
+evaluation and prediction all read through this file.
+
+The rules, so that nothing is left to a library's taste:
+
+* 16 bits become 8 by `>> 8`; floating point in [0, 1] is scaled by 255, other floating
+  point is clipped to 0..255.
+* An alpha channel is dropped, not blended: blending needs a background that the file
+  does not hold, and would alter the very pixels that are looked at.
+* The EXIF orientation is applied. Palettes become colours, an animation its first
+  frame, CMYK the RGB that Pillow makes of it without a colour profile.
+"""
+
+import io
+import os
+import struct
+
+import cv2
+import imagecodecs
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from sdfl_jax.errors import InputError
+
+MAX_PIXELS = 200_000_000  # 600 MB as RGB; beyond any camera, within most memories
+
+# Formats that Pillow may open; it knows others that start external programs.
+_FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF")
+
+# Pillow's own limit only warns at first; `MAX_PIXELS` is checked before any decoding.
+Image.MAX_IMAGE_PIXELS = None
+
+# Images are decoded side by side; threads inside one resize would only compete.
+cv2.setNumThreads(1)
+
+_ORIENTATION = 0x0112  # the EXIF tag
+
+# What brings pixels stored with each EXIF orientation upright.
+_UPRIGHT = {
+    2: lambda x: x[:, ::-1],
+    3: lambda x: x[::-1, ::-1],
+    4: lambda x: x[::-1],
+    5: lambda x: x.swapaxes(0, 1),
+    6: lambda x: x[::-1].swapaxes(0, 1),
+    7: lambda x: x[::-1, ::-1].swapaxes(0, 1),
+    8: lambda x: x[:, ::-1].swapaxes(0, 1),
+}
+
+
+def read_image(
+    path_or_bytes: str | os.PathLike | bytes, max_pixels: int = MAX_PIXELS
+) -> UInt8[np.ndarray, "H W 3"]:
+    """RGB of an image file, upright. `InputError` where it cannot be read whole."""
+    planes = _eight_bits(_decode(path_or_bytes, max_pixels))
+    if planes.shape[2] < 3:  # grey, with or without alpha
+        return cv2.cvtColor(np.ascontiguousarray(planes[..., 0]), cv2.COLOR_GRAY2RGB)
+    return np.ascontiguousarray(planes[..., :3])
+
+
+def read_mask(
+    path_or_bytes: str | os.PathLike | bytes,
+    inverted: bool = False,
+    max_pixels: int = MAX_PIXELS,
+) -> UInt8[np.ndarray, "H W 1"]:
+    """Mask of a file of any mode, 255 = manipulated, grey values kept.
+
+    Colours become their largest channel, so that a region marked in pure blue counts as
+    fully as one in white. A file whose values are all 0 or 1 holds classes, not shades,
+    and becomes 0 or 255; 16-bit files whose values fit in 8 bits are taken as 8-bit.
+    `inverted` is for files in which 0 marks the manipulated pixels.
+    """
+    planes = _decode(path_or_bytes, max_pixels)
+    if planes.shape[2] in (2, 4):
+        planes = planes[..., :-1]
+    top = planes.max(axis=2, keepdims=True)
+    if np.issubdtype(top.dtype, np.integer) and top.max() <= 255 and top.min() >= 0:
+        top = top.astype(np.uint8)
+    mask = _eight_bits(top)
+    if mask.max() <= 1:
+        mask = mask * np.uint8(255)
+    return np.ascontiguousarray(255 - mask if inverted else mask)
+
+
+def encode_mask(mask: UInt8[np.ndarray, "H W 1"]) -> bytes:
+    """The mask as a PNG file, without loss."""
+    return imagecodecs.png_encode(np.ascontiguousarray(mask[..., 0]), level=6)
+
+
+def decode_mask(png: bytes) -> UInt8[np.ndarray, "H W 1"]:
+    """Reverses `encode_mask`, taking every value literally (unlike `read_mask`)."""
+    return imagecodecs.png_decode(png)[..., None]
+
+
+def resize_image(image: UInt8[np.ndarray, "H W 3"], height: int, width: int):
+    """Bilinear between the four nearest pixels, as the reference's loader resizes."""
+    if image.shape[:2] == (height, width):
+        return image
+    return cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
+
+
+def resize_mask(mask: UInt8[np.ndarray, "H W 1"], height: int, width: int):
+    """Nearest pixel, as the reference's loader does: no values that were not there."""
+    if mask.shape[:2] == (height, width):
+        return mask
+    size = (width, height)
+    return cv2.resize(mask[..., 0], size, interpolation=cv2.INTER_NEAREST)[..., None]
+
+
+def read_bytes(path: str | os.PathLike) -> bytes:
+    """A file's content; `InputError` where there is no such file or it is empty."""
+    if not os.path.exists(path):
+        raise InputError(f"{path}: no such file.")
+    if not os.path.isfile(path):  # a pipe would be waited for
+        raise InputError(f"{path}: not a file.")
+    try:
+        with open(path, "rb") as file:
+            data = file.read()
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}.") from None
+    if not data:
+        raise InputError(f"{path}: the file is empty (0 bytes).")
+    return data
+
+
+def _decode(path_or_bytes, max_pixels: int) -> np.ndarray:
+    """Pixels H W C upright, in the depth of the file; errors name its path, if any."""
+    if isinstance(path_or_bytes, bytes):
+        where, data = "", path_or_bytes
+    else:
+        where, data = f"{os.fspath(path_or_bytes)}: ", read_bytes(path_or_bytes)
+    try:
+        with Image.open(io.BytesIO(data), formats=_FORMATS) as picture:
+            width, height = picture.size
+            if width * height > max_pixels:
+                raise InputError(
+                    f"{where}{width}x{height} pixels; at most {max_pixels:,} are read."
+                )
+            planes, orientation = _pixels(picture, data)
+    except InputError:
+        raise
+    except Image.UnidentifiedImageError:
+        raise InputError(f"{where}not an image ({_looks_like(data)}).") from None
+    except MemoryError:
+        raise InputError(f"{where}not enough memory to decode it.") from None
+    # Decoders fed with broken files raise almost anything.
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(f"{where}cannot be decoded ({reason}).") from None
+    if planes.ndim == 2:
+        planes = planes[..., None]
+    return _UPRIGHT.get(orientation, lambda x: x)(planes)
+
+
+def _pixels(picture: Image.Image, data: bytes) -> tuple[np.ndarray, int]:
+    """Decodes by the fastest decoder for the format; the EXIF orientation beside it."""
+    if picture.format in ("JPEG", "MPO"):
+        if picture.mode in ("L", "RGB") and picture.bits == 8:
+            _refuse_truncated_jpeg(data)
+            orientation = picture.getexif().get(_ORIENTATION, 1)
+            return imagecodecs.jpeg8_decode(data), orientation
+    if picture.format == "PNG":
+        exif = Image.Exif()
+        exif.load(picture.info.get("exif"))
+        return imagecodecs.png_decode(data), exif.get(_ORIENTATION, 1)
+    # A TIFF is turned upright by Pillow while it loads.
+    orientation = 1 if picture.format == "TIFF" else picture.getexif().get(0x0112, 1)
+    if picture.mode in ("P", "PA", "CMYK", "YCbCr", "LAB", "HSV", "RGBX", "RGBa"):
+        picture = picture.convert("RGB")
+    elif picture.mode == "1":
+        picture = picture.convert("L")
+    return np.asarray(picture), orientation
+
+
+def _refuse_truncated_jpeg(data: bytes):
+    """libjpeg fills what is missing with grey and says nothing, so this looks itself.
+
+    A whole file has an end-of-image marker after its first scan; before it there may be
+    another one, of the thumbnail inside the metadata.
+    """
+    position = 2
+    while data[position : position + 2] != b"\xff\xda":  # start of scan
+        if position + 4 > len(data) or data[position] != 0xFF:
+            break
+        if data[position + 1] == 0xFF:  # padding between segments
+            position += 1
+            continue
+        position += 2 + struct.unpack(">H", data[position + 2 : position + 4])[0]
+    if data.find(b"\xff\xd9", position) < 0:
+        raise EOFError("the file is truncated")
+
+
+def _eight_bits(planes: np.ndarray) -> UInt8[np.ndarray, "H W C"]:
+    if planes.dtype == np.uint8:
+        return planes
+    if planes.dtype == bool:
+        return planes.astype(np.uint8) * 255
+    if planes.dtype == np.uint16:
+        return (planes >> 8).astype(np.uint8)
+    if np.issubdtype(planes.dtype, np.integer):  # 16 bits in a wider container
+        return (np.clip(planes, 0, 65535) >> 8).astype(np.uint8)
+    planes = np.nan_to_num(planes)
+    scale = 255 if planes.min() >= 0 and planes.max() <= 1 else 1
+    return np.clip(np.rint(planes * scale), 0, 255).astype(np.uint8)
+
+
+def _looks_like(data: bytes) -> str:
+    """A guess for the error line at what a file is that is no image."""
+    start = data[:512].lstrip().lower()
+    if start.startswith((b"<!doctype html", b"<html")):
+        return "it looks like a web page"
+    if all(32 <= byte < 127 or byte in b"\t\r\n" for byte in start):
+        return "it looks like text"
+    if not any(data[:4096]):
+        return "it starts with zeros"
+    return f"or one of a format other than {', '.join(_FORMATS)}"

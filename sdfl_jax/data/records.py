@@ -1,0 +1,172 @@
+"""Examples on disk: msgpack records in ArrayRecord shards, described by a manifest.
+
+A shard folder holds `data-00000-of-00007.array_record` and so on, `manifest.json`
+(written last, so its presence means a finished build) and `rejected.csv`.
+"""
+
+import glob
+import json
+import os
+
+import grain
+import msgpack
+import numpy as np
+
+from sdfl_jax.data import images
+from sdfl_jax.errors import InputError
+
+VERSION = 1
+MANIFEST = "manifest.json"
+UNFINISHED = "unfinished.json"  # settings of a build that goes on or was interrupted
+
+
+def encode(
+    *,
+    name: str,
+    label: int,
+    image: bytes,
+    height: int,
+    width: int,
+    mask: bytes | None = None,
+    has_mask: bool = True,
+    source: str = "",
+    group: str = "",
+    kind: str = "",
+    image_size: int = 0,
+    small_mask: bytes | None = None,
+) -> bytes:
+    """One example as a record.
+
+    `image` is a file's content or, with `image_size` S, raw uint8 S S 3; `small_mask`
+    is then raw uint8 S S 1. `mask` is a PNG at the mask's own size. A mask of None is
+    empty (nothing manipulated), or unknown if `has_mask` is false. `height` and `width`
+    are the original image's, upright.
+    """
+    return msgpack.packb(
+        {
+            "name": name,
+            "source": source,
+            "group": group,
+            "kind": kind,
+            "label": label,
+            "has_mask": has_mask,
+            "height": height,
+            "width": width,
+            "image": image,
+            "mask": mask,
+            "image_size": image_size,
+            "small_mask": small_mask,
+        },
+        unicode_errors="surrogateescape",
+    )
+
+
+def decode(record: bytes, original_mask: bool = True) -> dict:
+    """A record as an example.
+
+    `image` uint8 H W 3 and `mask` uint8 H W 1 have the stored size: the original h w,
+    or S S where the shards were built with `storage="resized"`. `original_mask` uint8 h
+    w can be left out, since only scoring needs it. Beside them `label`, `has_mask`,
+    `height` and `width` (h and w), `name`, `source`, `group` and `kind`.
+    """
+    stored = msgpack.unpackb(record, unicode_errors="surrogateescape")
+    example = {
+        key: stored[key]
+        for key in ("label", "has_mask", "height", "width")
+        + ("name", "source", "group", "kind")
+    }
+    size = (stored["height"], stored["width"])
+    side = stored["image_size"]
+    if side:
+        example["image"] = _raw(stored["image"], (side, side, 3))
+        example["mask"] = (
+            np.zeros((side, side, 1), np.uint8)
+            if stored["small_mask"] is None
+            else _raw(stored["small_mask"], (side, side, 1))
+        )
+    else:
+        example["image"] = images.read_image(stored["image"])
+    if not side or original_mask:
+        mask = (
+            np.zeros((*size, 1), np.uint8)
+            if stored["mask"] is None
+            else images.resize_mask(images.decode_mask(stored["mask"]), *size)
+        )
+        example.setdefault("mask", mask)
+        if original_mask:
+            example["original_mask"] = mask[..., 0]
+    return example
+
+
+def _raw(data: bytes, shape: tuple[int, ...]) -> np.ndarray:
+    return np.frombuffer(data, np.uint8).reshape(shape)
+
+
+def load_manifest(folder: str | os.PathLike) -> dict:
+    """What a shard folder holds; `InputError` if it is none, unfinished or damaged."""
+    folder = os.fspath(folder)
+    path = os.path.join(folder, MANIFEST)
+    if not os.path.isdir(folder):
+        raise InputError(f"{folder}: no such folder of shards.")
+    if not os.path.exists(path):
+        if os.path.exists(os.path.join(folder, UNFINISHED)):
+            raise InputError(
+                f"{folder}: its build is unfinished; the same build command goes on."
+            )
+        raise InputError(
+            f"{folder}: not a folder of shards (no {MANIFEST}); "
+            "python -m sdfl_jax.data.build makes one."
+        )
+    try:
+        with open(path, encoding="utf-8") as file:
+            manifest = json.load(file)
+        version = manifest["version"]
+    except (ValueError, KeyError, TypeError):
+        raise InputError(f"{path}: damaged, not a manifest of shards.") from None
+    if version != VERSION:
+        raise InputError(
+            f"{path}: version {version} where this program reads {VERSION}; "
+            "build the shards anew or use the program that built them."
+        )
+    for shard in manifest["shards"]:
+        file = os.path.join(folder, shard["file"])
+        # A cut-off shard reads as an empty one, so sizes are compared here.
+        size = os.path.getsize(file) if os.path.exists(file) else 0
+        if size != shard["bytes"]:
+            raise InputError(
+                f"{file}: {size} bytes where the manifest says {shard['bytes']}; "
+                "copy the folder again or build it anew."
+            )
+    return manifest
+
+
+def labels(manifest: dict) -> np.ndarray:
+    """Label of every example in record order, int8 N."""
+    text = "".join(shard["labels"] for shard in manifest["shards"])
+    return np.frombuffer(text.encode(), np.uint8).astype(np.int8) - ord("0")
+
+
+class RecordSource:
+    """Random access to the records of a shard folder or of the shards a pattern names.
+
+    Picklable, so worker processes can open the files themselves.
+    """
+
+    def __init__(self, folder_or_glob: str | os.PathLike):
+        where = os.fspath(folder_or_glob)
+        if glob.has_magic(where) and not os.path.isdir(where):
+            files = sorted(glob.glob(where))
+            if not files:
+                raise InputError(f"{where}: no shard fits this pattern.")
+        else:
+            files = [
+                os.path.join(where, shard["file"])
+                for shard in load_manifest(where)["shards"]
+            ]
+        self._records = grain.sources.ArrayRecordDataSource(files)
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, index: int) -> bytes:
+        return self._records[index]
