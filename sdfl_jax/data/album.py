@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
 from tqdm import tqdm
 
+from sdfl_jax.data.images import read_image
 from sdfl_jax.errors import InputError
 
 SPLITS = ("train", "val", "test")
 SHARES = (8, 1, 1)
-SUFFIXES = {".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".ppm"}
+SUFFIXES = {".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp"}
 
 # A label map or a drawing repeats its neighbour in 98 % of its pixels and more; no
 # photograph among a thousand did in over 60 %.
@@ -32,12 +32,6 @@ class Photograph:
     height: int
     width: int
     digest: str
-
-
-def read_photograph(path: str) -> np.ndarray:
-    """Pixels (uint8 H W 3, RGB, upright); OSError or ValueError for a broken file."""
-    with Image.open(path) as image:
-        return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
 
 
 def open_album(
@@ -107,13 +101,13 @@ def split_album(
 def _inspect(path: Path, folder: Path, size: int) -> Photograph | tuple[str, str]:
     name = path.relative_to(folder).as_posix()
     try:
-        pixels = read_photograph(str(path))
+        pixels = read_image(path)
         digest = hashlib.sha1(path.read_bytes()).hexdigest()
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        return name, f"unreadable: {str(error).splitlines()[0]}"
+    except (InputError, OSError) as error:
+        return name, f"unreadable: {str(error).removeprefix(f'{path}: ')}"
     height, width = pixels.shape[:2]
     if min(height, width) < max(size, 16):
-        return name, f"{width}x{height} is smaller than {max(size, 16)}"
+        return name, f"smaller than {max(size, 16)} pixels: {width}x{height}"
     rows = pixels[:: max(1, height // 64)].astype(np.int16)
     if (rows[:, 1:] == rows[:, :-1]).all(-1).mean() > _FLAT:
         return name, "flat areas: a label map or a drawing, no photograph"

@@ -11,175 +11,41 @@ piece at native resolution with a past (resizing, JPEG), then, for a manipulated
 the manipulation, then one save (JPEG 75 to 99 for 70 %, PNG for the others).
 
 OUT gets images/SPLIT/, masks/SPLIT/ and paths_{train,val,test}.csv (image, mask, edge,
-label, source, group, kind; paths relative to OUT; no mask for authentic images), and
-forgeries.csv with all that was drawn for each image. The same seed gives the same bytes
-with any number of workers. Work happens in OUT.partial, which becomes OUT when it is
-whole; an interrupted run goes on from there.
+label, source, group, kind; paths relative to OUT; no mask for authentic images),
+forgeries.csv with all that was drawn for each image, and left_out.csv with the files
+that could not serve (unreadable, smaller than --size, label maps). The same seed gives
+the same bytes with any number of workers. Work happens in OUT.partial, which becomes
+OUT when it is whole; an interrupted run goes on from there.
 """
 
 import argparse
-import csv
 import difflib
 import json
 import multiprocessing
 import os
 import shutil
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
 from tqdm import tqdm
 
-from sdfl_jax.data import album, manipulate
-from sdfl_jax.data.album import SPLITS, Photograph
+from sdfl_jax.data import album
+from sdfl_jax.data.forger import Forger, Task
 from sdfl_jax.data.manipulate import KINDS, NEED_DONOR
-from sdfl_jax.data.regions import random_region
 from sdfl_jax.errors import InputError, one_line
+from sdfl_jax.files import write_csv, write_json
 
 VERSION = 1  # counts up when the same settings give other bytes
-
-JPEG_SHARE, JPEG_LOW, JPEG_HIGH = 0.7, 75, 99
-
-# Mean absolute change (of 255) that a manipulation must make inside its mask: a sky
-# pasted onto itself is no manipulation.
-MIN_CHANGE = 5.0
-# Standard deviation (of 255) of a host's luminance: nothing can be found, or hidden, in
-# an empty piece. It applies to authentic images alike.
-MIN_TEXTURE = 6.0
 
 LIST_COLUMNS = ("image", "mask", "edge", "label", "source", "group", "kind")
 RECORD_COLUMNS = (
     *("image", "split", "kind", "label", "area", "host", "donor"),
     *("region", "parameters", "host_history", "donor_history", "save"),
 )
-
-
-@dataclass(frozen=True)
-class Task:
-    """One image to make."""
-
-    split: str
-    index: int
-    kind: str  # of KINDS, or authentic
-
-    @property
-    def name(self) -> str:
-        return f"{self.split}/{self.index:06d}"
-
-
-class Forger:
-    """Makes image after image; each depends on the seed and its task alone."""
-
-    def __init__(self, sides: dict[str, list[Photograph]], size: int, seed: int):
-        self.size, self.seed = size, seed
-        self.groups = {split: _by_group(photos) for split, photos in sides.items()}
-        self._cache = _Cache()
-
-    def make(self, task: Task) -> tuple[np.ndarray, np.ndarray | None, bytes, dict]:
-        """Image (uint8 H W 3), mask (uint8 H W, None: authentic), file bytes, record.
-
-        The host and the save have their own streams of chance, so what is drawn there
-        cannot depend on whether the image is manipulated.
-        """
-        key = (SPLITS.index(task.split), task.index)
-        streams = np.random.SeedSequence(self.seed, spawn_key=key).spawn(3)
-        host_rng, forge_rng, save_rng = map(np.random.default_rng, streams)
-        for _ in range(20):
-            photo, host, past = self._draw_host(task.split, host_rng)
-            record = {"host": photo.name, "host_history": past}
-            if task.kind == "authentic":
-                image, region = host, None
-                break
-            made = self._manipulate(task, photo, host, forge_rng)
-            if made:
-                image, region, details = made
-                record |= details
-                break
-        else:
-            raise InputError(
-                f"No {task.kind} changes the {task.split} photographs visibly; they "
-                "are too flat: give others, or other --kinds."
-            )
-        suffix, encoded, record["save"] = _save(image, save_rng)
-        record |= {
-            "image": f"images/{task.name}{suffix}",
-            "split": task.split,
-            "kind": task.kind,
-            "label": int(region is not None),
-            "group": photo.group,
-            "mask": None if region is None else f"masks/{task.name}.png",
-        }
-        return image, region, encoded, record
-
-    def _draw_host(self, split: str, rng) -> tuple[Photograph, np.ndarray, dict]:
-        groups = self.groups[split]
-        for _ in range(100):
-            photo = _choose(groups, sorted(groups), rng)
-            shape = (self.size, self.size) if self.size else None
-            host, past = manipulate.with_history(self._cache.read(photo), shape, rng)
-            if cv2.cvtColor(host, cv2.COLOR_RGB2GRAY).std() >= MIN_TEXTURE:
-                return photo, host, past
-        raise InputError(
-            f"The {split} photographs are empty areas almost everywhere; give others."
-        )
-
-    def _manipulate(self, task: Task, photo: Photograph, host, rng):
-        """Image, region and record, or None where this host will not do."""
-        for _ in range(10):
-            donors: list[tuple[Photograph, dict]] = []
-
-            def donor(height: int, width: int, donors=donors) -> np.ndarray:
-                other = self._choose_donor(task.split, photo, rng)
-                pixels = self._cache.read(other)
-                piece, past = manipulate.with_history(pixels, (height, width), rng)
-                donors.append((other, past))
-                return piece
-
-            region, drawn = random_region(*host.shape[:2], rng)
-            try:
-                image, parameters = KINDS[task.kind](host, region, donor, rng)
-            except manipulate.Unsuitable:
-                continue
-            change = cv2.absdiff(image, host)[region > 0].mean()
-            if change < MIN_CHANGE:
-                continue
-            record = {"region": drawn, "parameters": parameters, "area": drawn["area"]}
-            if donors:
-                record["donor"] = "|".join(other.name for other, _ in donors)
-                record["donor_history"] = donors[0][1]
-            return image, region, record
-        return None
-
-    def _choose_donor(self, split: str, host: Photograph, rng) -> Photograph:
-        """A photograph of another group; grey with grey and colour with colour where
-        possible, because a grey patch in a colour picture teaches nothing else."""
-        groups = self.groups[split]
-        others = [name for name in sorted(groups) if name != host.group]
-        alike = [name for name in others if groups[name][0].grey == host.grey]
-        return _choose(groups, alike or others, rng)
-
-
-class _Cache:
-    """The photographs read last, up to 256 MB of pixels."""
-
-    def __init__(self, limit: int = 256 << 20):
-        self._limit, self._bytes = limit, 0
-        self._kept: OrderedDict[str, np.ndarray] = OrderedDict()
-
-    def read(self, photo: Photograph) -> np.ndarray:
-        if photo.path in self._kept:
-            self._kept.move_to_end(photo.path)
-            return self._kept[photo.path]
-        pixels = album.read_photograph(photo.path)
-        self._kept[photo.path] = pixels
-        self._bytes += pixels.nbytes
-        while self._bytes > self._limit and len(self._kept) > 1:
-            self._bytes -= self._kept.popitem(last=False)[1].nbytes
-        return pixels
 
 
 def plan(counts: dict[str, int], authentic: float, kinds: Sequence[str], seed: int):
@@ -216,7 +82,7 @@ def forge(
     """
     counts = {"train": count, "val": count_val, "test": count_test}
     counts |= {k: max(1, count // 8) for k, v in counts.items() if v is None}
-    _check_settings(counts, authentic, kinds, size)
+    _check_settings(counts, authentic, kinds, size, workers)
     photographs, left_out = album.open_album(photos, size=size, progress=progress)
     _tell_left_out(left_out, strict)
     sides = album.split_album(photographs, np.random.default_rng(seed))
@@ -254,8 +120,11 @@ def forge(
             done.flush()
     ordered = [records[task.name] for task in tasks]
     _write_lists(partial, ordered)
-    (partial / "done.jsonl").unlink()
+    columns = ("name", "reason")
+    rows = [dict(zip(columns, file, strict=True)) for file in left_out]
+    write_csv(partial / "left_out.csv", rows, columns)
     os.rename(partial, out)  # replaces an empty folder
+    (out / "done.jsonl").unlink()
     return made
 
 
@@ -296,28 +165,7 @@ def _make_and_write(task: Task, forger: Forger, folder: Path) -> dict:
     return record
 
 
-def _save(image: np.ndarray, rng) -> tuple[str, bytes, dict]:
-    if rng.random() < JPEG_SHARE:
-        how = manipulate.draw_compression(rng, JPEG_LOW, JPEG_HIGH)
-        return ".jpg", manipulate.encode_jpeg(image, **how), {"format": "jpeg", **how}
-    encoded = cv2.imencode(".png", image[..., ::-1])[1].tobytes()
-    return ".png", encoded, {"format": "png"}
-
-
-def _by_group(photos: Sequence[Photograph]) -> dict[str, list[Photograph]]:
-    groups: dict[str, list[Photograph]] = {}
-    for photo in photos:
-        groups.setdefault(photo.group, []).append(photo)
-    return groups
-
-
-def _choose(groups: dict, names: list[str], rng) -> Photograph:
-    """A photograph of one of `names`; each scene is as likely as any other."""
-    scene = groups[names[rng.integers(len(names))]]
-    return scene[rng.integers(len(scene))]
-
-
-def _check_settings(counts, authentic, kinds, size) -> None:
+def _check_settings(counts, authentic, kinds, size, workers) -> None:
     for flag, value in zip(
         ("count", "count_val", "count_test"), counts.values(), strict=True
     ):
@@ -325,6 +173,8 @@ def _check_settings(counts, authentic, kinds, size) -> None:
             raise InputError(
                 f"--{flag}={value}: give a number from {int(flag == 'count')}."
             )
+    if workers is not None and workers < 0:
+        raise InputError(f"--workers={workers}: give a number of processes from 0.")
     if not 0 <= authentic <= 1:
         raise InputError(f"--authentic={authentic}: give a share from 0 to 1.")
     if size != 0 and not 16 <= size <= 16384:
@@ -361,10 +211,11 @@ def _tell_left_out(left_out: list[tuple[str, str]], strict: bool) -> None:
         raise InputError(
             f"{len(left_out)} file(s) cannot serve, the first is {name} ({reason})."
         )
-    for name, reason in left_out[:5]:
-        print(f"Left out: {name}: {reason}.")
-    if len(left_out) > 5:
-        print(f"Left out: {len(left_out) - 5} more.")
+    reasons = Counter(reason.split(":")[0] for _, reason in left_out)
+    for reason, number in reasons.items():
+        names = [name for name, why in left_out if why.split(":")[0] == reason]
+        more = f" and {number - 3} more" if number > 3 else ""
+        print(f"Left out, {reason}: {', '.join(names[:3])}{more}.")
 
 
 def _holds(out: Path, settings: dict) -> bool:
@@ -399,32 +250,22 @@ def _resume(partial: Path, settings: dict) -> dict[str, dict]:
         for split in settings["counts"]:
             (partial / kind / split).mkdir(parents=True)
     (partial / "done.jsonl").touch()
-    (partial / "forge.json").write_text(json.dumps(settings, indent=1))
+    write_json(partial / "forge.json", settings)
     return {}
 
 
 def _write_lists(folder: Path, records: list[dict]) -> None:
-    for split in SPLITS:
-        rows = [
-            (r["image"], r["mask"], None, r["label"], "forge", r["group"], r["kind"])
-            for r in records
-            if r["split"] == split
-        ]
+    # A word, not an empty cell, says that there is none, as in the lists of the field.
+    records = [{k: "None" if v is None else v for k, v in r.items()} for r in records]
+    for split in album.SPLITS:
+        rows = [record for record in records if record["split"] == split]
         if rows:
-            _write_csv(folder / f"paths_{split}.csv", LIST_COLUMNS, rows)
-    rows = [[_cell(r.get(column)) for column in RECORD_COLUMNS] for r in records]
-    _write_csv(folder / "forgeries.csv", RECORD_COLUMNS, rows)
-
-
-def _cell(value):
-    return json.dumps(value) if isinstance(value, dict) else value
-
-
-def _write_csv(path: Path, columns, rows) -> None:
-    with open(path, "w", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(columns)
-        writer.writerows([["None" if v is None else v for v in row] for row in rows])
+            write_csv(folder / f"paths_{split}.csv", rows, LIST_COLUMNS)
+    rows = [
+        {k: json.dumps(v) if isinstance(v, dict) else v for k, v in record.items()}
+        for record in records
+    ]
+    write_csv(folder / "forgeries.csv", rows, RECORD_COLUMNS)
 
 
 @one_line

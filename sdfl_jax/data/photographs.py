@@ -16,7 +16,7 @@ from pathlib import Path
 
 import cv2
 
-from sdfl_jax.data.album import read_photograph
+from sdfl_jax.data.images import read_image
 from sdfl_jax.errors import InputError, one_line
 
 _FOLDERS = {
@@ -78,7 +78,7 @@ def export(out: str | Path) -> dict[str, int]:
         if target.exists():
             continue
         target.parent.mkdir(parents=True, exist_ok=True)
-        pixels = read_photograph(str(source))
+        pixels = read_image(source)
         beside = target.with_suffix(".partial")
         beside.write_bytes(cv2.imencode(".png", pixels[..., ::-1])[1].tobytes())
         os.replace(beside, target)
