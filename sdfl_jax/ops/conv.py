@@ -1,8 +1,25 @@
 """Convolutions in the form that each platform runs best."""
 
+import functools
+from typing import NamedTuple
+
 import jax
+import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
+
+# At most this many output positions (batch x height x width) are unfolded for one
+# product: the copy is kh x kw times the features, and pays only on small maps.
+UNFOLDED_POSITIONS = 2048
+
+
+class _Window(NamedTuple):
+    """How a kernel moves over the features; hashable, so that it can be static."""
+
+    strides: int
+    padding: tuple[tuple[int, int], tuple[int, int]]
+    dilation: int
+    groups: int
 
 
 def conv2d(
@@ -17,17 +34,156 @@ def conv2d(
     """Convolves NHWC features with an HWIO kernel.
 
     `padding` is "SAME" (TensorFlow's), "VALID", one number for all sides (PyTorch's) or
-    ((top, bottom), (left, right)).
+    ((top, bottom), (left, right)).  The platform is chosen where the program is
+    lowered: a GPU gets one convolution instruction, a CPU what `_cpu_form` says.
+    Reverse-mode gradients only, of any order.
     """
     if isinstance(padding, int):
         padding = ((padding, padding), (padding, padding))
+    elif isinstance(padding, str):
+        reach = [(size - 1) * dilation + 1 for size in kernel.shape[:2]]
+        padding = lax.padtype_to_pads(x.shape[1:3], reach, (strides, strides), padding)
+    padding = tuple((int(low), int(high)) for low, high in padding)
+    return _conv(x, kernel, _Window(strides, padding, dilation, groups))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _conv(x, kernel, window):
+    forward, _ = _cpu_form(x, kernel, window)
+    return lax.platform_dependent(
+        x,
+        kernel,
+        cpu=functools.partial(forward, window=window),
+        default=functools.partial(_native, window=window),
+    )
+
+
+def _conv_forward(x, kernel, window):
+    return _conv(x, kernel, window), (x, kernel)
+
+
+def _conv_backward(window, saved, gradient):
+    _, backward = _cpu_form(*saved, window)
+    return lax.platform_dependent(
+        *saved,
+        gradient,
+        cpu=functools.partial(backward, window=window),
+        default=functools.partial(_backward_of(_native), window=window),
+    )
+
+
+_conv.defvjp(_conv_forward, _conv_backward)
+
+
+def _backward_of(forward):
+    """The gradients that JAX derives for a form of the convolution."""
+
+    def backward(x, kernel, gradient, *, window):
+        return jax.vjp(functools.partial(forward, window=window), x, kernel)[1](
+            gradient
+        )
+
+    return backward
+
+
+def _cpu_form(x, kernel, window):
+    """Which forward and which backward function a CPU runs."""
+    kh, kw, _, features = kernel.shape
+    channels = x.shape[-1]
+    plain = _native, _backward_of(_native)
+    if x.dtype != jnp.float32:
+        return plain
+    if window.groups == channels == features > 1:
+        return _depthwise, _depthwise_backward
+    if window.groups > 1:
+        return plain
+    h, w = _output_size(x, kernel, window)
+    if kh == kw == 1 or x.shape[0] * h * w <= UNFOLDED_POSITIONS:
+        return _unfolded, _backward_of(_unfolded)
+    return _native, _dense_backward
+
+
+def _native(x, kernel, *, window):
     return lax.conv_general_dilated(
         x,
         kernel,
-        (strides, strides),
-        padding,
-        rhs_dilation=(dilation, dilation),
+        (window.strides, window.strides),
+        window.padding,
+        rhs_dilation=(window.dilation, window.dilation),
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        feature_group_count=groups,
-        precision=jax.lax.Precision.DEFAULT,
+        feature_group_count=window.groups,
     )
+
+
+def _output_size(x, kernel, window):
+    return tuple(
+        (size + sum(pads) - (taps - 1) * window.dilation - 1) // window.strides + 1
+        for size, pads, taps in zip(
+            x.shape[1:3], window.padding, kernel.shape[:2], strict=True
+        )
+    )
+
+
+def _shifted(x, kernel, window):
+    """What each of the kernel's kh x kw taps sees, as views B h w C."""
+    (kh, kw), (h, w) = kernel.shape[:2], _output_size(x, kernel, window)
+    stride, dilation = window.strides, window.dilation
+    x = lax.pad(
+        x,
+        jnp.zeros((), x.dtype),
+        ((0, 0, 0), (*window.padding[0], 0), (*window.padding[1], 0), (0, 0, 0)),
+    )
+    return [
+        x[
+            :,
+            i * dilation : i * dilation + (h - 1) * stride + 1 : stride,
+            j * dilation : j * dilation + (w - 1) * stride + 1 : stride,
+        ]
+        for i in range(kh)
+        for j in range(kw)
+    ]
+
+
+def _unfolded(x, kernel, *, window):
+    """One matrix product of all that the taps see with the whole kernel."""
+    columns = jnp.concatenate(_shifted(x, kernel, window), axis=-1)  # B h w kh*kw*C
+    matrix = kernel.reshape(-1, kernel.shape[-1])
+    return lax.dot_general(columns, matrix, (((3,), (0,)), ((), ())))
+
+
+def _dense_backward(x, kernel, gradient, *, window):
+    """XLA's own gradient for the features; one product per tap for the kernel."""
+    by_features = jax.vjp(lambda x: _native(x, kernel, window=window), x)[1]
+    positions = (((0, 1, 2), (0, 1, 2)), ((), ()))
+    by_tap = [
+        lax.dot_general(seen, gradient, positions)
+        for seen in _shifted(x, kernel, window)
+    ]
+    return *by_features(gradient), jnp.stack(by_tap).reshape(kernel.shape)
+
+
+def _depthwise(x, kernel, *, window):
+    """Each tap's view times the tap's weights, summed in one fused loop."""
+    weights = kernel.reshape(-1, 1, 1, 1, x.shape[-1])
+    seen = _shifted(x, kernel, window)
+    return sum(view * weight for view, weight in zip(seen, weights, strict=True))
+
+
+def _depthwise_backward(x, kernel, gradient, *, window):
+    """The features' gradient is itself such a sum, with the kernel turned around."""
+    by_tap = [
+        jnp.sum(view * gradient, axis=(0, 1, 2)) for view in _shifted(x, kernel, window)
+    ]
+    spread = lax.pad(
+        gradient,
+        jnp.zeros((), gradient.dtype),
+        ((0, 0, 0), (0, 0, window.strides - 1), (0, 0, window.strides - 1), (0, 0, 0)),
+    )
+    padding = []
+    for axis in (0, 1):
+        reach = (kernel.shape[axis] - 1) * window.dilation
+        low = reach - window.padding[axis][0]
+        padding.append((low, x.shape[1 + axis] + reach - spread.shape[1 + axis] - low))
+    back = _Window(1, tuple(padding), window.dilation, window.groups)
+    by_features = _depthwise(spread, kernel[::-1, ::-1], window=back)
+    return by_features, jnp.stack(by_tap).reshape(kernel.shape)
