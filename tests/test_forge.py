@@ -4,7 +4,9 @@ import csv
 import hashlib
 import importlib.util
 import json
+import shutil
 from collections import Counter
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import cv2
@@ -178,7 +180,7 @@ def test_plain_copymove_is_an_exact_copy(rng):
     for _ in range(200):
         region, _ = random_region(60, 80, rng)
         try:
-            image, drawn = KINDS["copymove"](host, region, None, rng)
+            image, drawn = KINDS["copymove"](host, region, lambda h, w: host, rng)
         except Unsuitable:
             continue
         if drawn["scale"] == 1 and drawn["turn"] == 0 and drawn["feather"] == 0:
@@ -362,6 +364,27 @@ def test_whole_photographs_keep_their_size(photos, tmp_path):
     }
     assert all(35 <= h <= 105 and 45 <= w <= 135 for h, w, _ in shapes)
     assert not (tmp_path / "out/paths_test.csv").exists()
+
+
+def test_killed_worker_is_told_in_one_line(photos, tmp_path, monkeypatch):
+    class Pool(forge_module.ProcessPoolExecutor):
+        def map(self, *_, **__):
+            raise BrokenProcessPool
+            yield
+
+    monkeypatch.setattr(forge_module, "ProcessPoolExecutor", Pool)
+    with pytest.raises(InputError, match="fewer than --workers=2"):
+        small(photos, tmp_path / "out", count=128, workers=2)
+
+
+def test_photographs_beside_the_splits_are_named(photos, tmp_path, capsys):
+    shutil.copytree(photos, tmp_path / "photos")
+    shutil.copy(photos / "val/ihc.png", tmp_path / "photos/more.png")
+    shutil.copy(photos / "test/rocket.png", tmp_path / "photos/val/more.png")
+    small(tmp_path / "photos", tmp_path / "out")
+    printed = capsys.readouterr().out
+    assert "outside of train, val and test: more.png." in printed
+    assert "the same bytes as test/rocket.png: val/more.png." in printed
 
 
 def test_flat_photographs_are_refused(tmp_path, rng):

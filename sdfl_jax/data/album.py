@@ -39,8 +39,9 @@ def open_album(
 ) -> tuple[list[Photograph], list[tuple[str, str]]]:
     """The photographs below `folder`, and (name, reason) of each file left out.
 
-    Left out are unreadable files, those with a side below `size`, and label maps,
-    drawings and other pictures of flat areas. Files whose names agree before a double
+    Left out are unreadable files, those with a side below `size`, label maps, drawings
+    and other pictures of flat areas, and, where there is a top folder named as a split,
+    all that is outside of such folders. Files whose names agree before a double
     underscore (`street__left.png`, `street__right.png`), in the same folder, are one
     scene; a second file with the same bytes is left out.
     """
@@ -52,6 +53,13 @@ def open_album(
         raise InputError(
             f"{folder} holds no photographs ({', '.join(sorted(SUFFIXES))})."
         )
+    in_splits = [p for p in paths if _top_folder(p, folder) in SPLITS]
+    outside = sorted(set(paths) - set(in_splits)) if in_splits else []
+    left_out = [
+        (p.relative_to(folder).as_posix(), "outside of train, val and test")
+        for p in outside
+    ]
+    paths = in_splits or paths
 
     with ThreadPoolExecutor(4) as pool:
         inspected = list(
@@ -65,12 +73,8 @@ def open_album(
         )
     inspected = _drop_copies(inspected)
     photographs = [found for found in inspected if isinstance(found, Photograph)]
-    left_out = [found for found in inspected if not isinstance(found, Photograph)]
+    left_out += [found for found in inspected if not isinstance(found, Photograph)]
     return photographs, left_out
-
-
-def top_folder(photo: Photograph) -> str:
-    return photo.name.split("/")[0] if "/" in photo.name else ""
 
 
 def split_album(
@@ -81,11 +85,12 @@ def split_album(
     Top folders named train, val and test decide where they exist; without them the
     groups are dealt 8:1:1.
     """
-    if any(top_folder(photo) in SPLITS for photo in photographs):
-        return {
-            name: [photo for photo in photographs if top_folder(photo) == name]
-            for name in SPLITS
-        }
+    sides = {
+        name: [photo for photo in photographs if photo.name.startswith(f"{name}/")]
+        for name in SPLITS
+    }
+    if any(sides.values()):
+        return sides
 
     groups = sorted({photo.group for photo in photographs})
     rng.shuffle(groups)
@@ -96,6 +101,11 @@ def split_album(
         name: [p for p in photographs if side.get(p.group, "train") == name]
         for name in SPLITS
     }
+
+
+def _top_folder(path: Path, folder: Path) -> str:
+    parts = path.relative_to(folder).parts
+    return parts[0] if len(parts) > 1 else ""
 
 
 def _inspect(path: Path, folder: Path, size: int) -> Photograph | tuple[str, str]:

@@ -27,6 +27,7 @@ import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import cv2
@@ -84,8 +85,8 @@ def forge(
     counts |= {k: max(1, count // 8) for k, v in counts.items() if v is None}
     _check_settings(counts, authentic, kinds, size, workers)
     photographs, left_out = album.open_album(photos, size=size, progress=progress)
-    _tell_left_out(left_out, strict)
     sides = album.split_album(photographs, np.random.default_rng(seed))
+    _tell_left_out(left_out, strict)
     _check_sides(sides, counts, kinds, photos, size)
     settings = {
         "version": VERSION,
@@ -129,7 +130,7 @@ def forge(
 
 
 def _run(forger, tasks, folder, workers, progress) -> Iterator[tuple[Task, dict]]:
-    workers = len(os.sched_getaffinity(0)) if workers is None else workers
+    workers = os.cpu_count() if workers is None else workers
     workers = min(workers, max(1, len(tasks) // 64))  # a worker takes 1 s to start
     bar = dict(total=len(tasks), desc="forging", unit="image", disable=not progress)
     if workers <= 1:
@@ -143,7 +144,13 @@ def _run(forger, tasks, folder, workers, progress) -> Iterator[tuple[Task, dict]
         initargs=(forger, folder),
     ) as pool:
         results = pool.map(_make_in_worker, tasks, chunksize=8)
-        yield from zip(tasks, tqdm(results, **bar), strict=True)
+        try:
+            yield from zip(tasks, tqdm(results, **bar), strict=True)
+        except BrokenProcessPool:
+            raise InputError(
+                "A worker process was killed, perhaps for memory; the same command "
+                f"with fewer than --workers={workers} goes on from here."
+            ) from None
 
 
 def _start_worker(forger: Forger, folder: Path) -> None:

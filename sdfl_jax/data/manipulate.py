@@ -11,10 +11,14 @@ from collections.abc import Callable
 
 import cv2
 import numpy as np
+from jaxtyping import UInt8
 
 from sdfl_jax.data.regions import bounding_box
 
+Image = UInt8[np.ndarray, "H W 3"]
+Region = UInt8[np.ndarray, "H W"]
 Donor = Callable[[int, int], np.ndarray]
+Rng = np.random.Generator
 
 INTERPOLATIONS = {
     "linear": cv2.INTER_LINEAR,
@@ -33,7 +37,7 @@ class Unsuitable(Exception):
     """This host and this region do not go together."""
 
 
-def splice(host, region, donor: Donor, rng) -> tuple[np.ndarray, dict]:
+def splice(host: Image, region: Region, donor: Donor, rng: Rng) -> tuple[Image, dict]:
     """Another photograph's content in the region."""
     box = bounding_box(region)
     feather = _draw_feather(rng)
@@ -41,7 +45,7 @@ def splice(host, region, donor: Donor, rng) -> tuple[np.ndarray, dict]:
     return pasted, {"feather": feather}
 
 
-def copymove(host, region, donor: Donor, rng) -> tuple[np.ndarray, dict]:
+def copymove(host: Image, region: Region, donor: Donor, rng: Rng) -> tuple[Image, dict]:
     """The host's own content in the region, half the time turned, scaled, mirrored."""
     top, left, height, width = bounding_box(region)
     centre = np.array([left + (width - 1) / 2, top + (height - 1) / 2])
@@ -85,7 +89,9 @@ def copymove(host, region, donor: Donor, rng) -> tuple[np.ndarray, dict]:
     }
 
 
-def inpainting(host, region, donor: Donor, rng) -> tuple[np.ndarray, dict]:
+def inpainting(
+    host: Image, region: Region, donor: Donor, rng: Rng
+) -> tuple[Image, dict]:
     """The region removed and filled from its surroundings (Telea 2004, or
     Navier-Stokes, Bertalmio et al. 2001)."""
     method = str(rng.choice(["telea", "navier_stokes"]))
@@ -101,7 +107,7 @@ KINDS = {"splice": splice, "copymove": copymove, "inpainting": inpainting}
 NEED_DONOR = {"splice"}
 
 
-def _draw_feather(rng) -> int:
+def _draw_feather(rng: Rng) -> int:
     """Width in pixels of a paste's soft edge: 0, a hard edge, four times in five."""
     return int(rng.integers(1, 4)) if rng.random() < 0.2 else 0
 
@@ -124,7 +130,7 @@ def _paste(host, content, region, box, feather: int) -> np.ndarray:
     return image
 
 
-def draw_compression(rng, low: int, high: int) -> dict:
+def draw_compression(rng: Rng, low: int, high: int) -> dict:
     """A JPEG quality from `low` to `high` and a chroma subsampling."""
     return {
         "quality": int(rng.integers(low, high + 1)),
@@ -132,8 +138,8 @@ def draw_compression(rng, low: int, high: int) -> dict:
     }
 
 
-def encode_jpeg(image: np.ndarray, quality: int, subsampling: str) -> bytes:
-    """`image` (uint8 H W 3, RGB) as the bytes of a JPEG file."""
+def encode_jpeg(image: Image, quality: int, subsampling: str) -> bytes:
+    """`image` (RGB) as the bytes of a JPEG file."""
     options = [
         *(cv2.IMWRITE_JPEG_QUALITY, quality),
         *(cv2.IMWRITE_JPEG_SAMPLING_FACTOR, SUBSAMPLINGS[subsampling]),
@@ -142,8 +148,8 @@ def encode_jpeg(image: np.ndarray, quality: int, subsampling: str) -> bytes:
 
 
 def with_history(
-    photograph: np.ndarray, shape: tuple[int, int] | None, rng
-) -> tuple[np.ndarray, dict]:
+    photograph: Image, shape: tuple[int, int] | None, rng: Rng
+) -> tuple[UInt8[np.ndarray, "h w 3"], dict]:
     """A piece of `shape` (height, width; None: all of it) with a past, and that past.
 
     Half of the pieces come from a photograph resized by 0.5 to 1.5 (as far as the shape

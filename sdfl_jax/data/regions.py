@@ -2,14 +2,15 @@
 
 import cv2
 import numpy as np
+from jaxtyping import Float, UInt8
 
 # Areas as shares of the image, drawn log-uniformly: 14 % on average, as the usual
 # benchmarks have it, and many small ones.
 SMALLEST, LARGEST = 0.03, 0.40
 
 
-def blob(rng: np.random.Generator) -> np.ndarray:
-    """A smooth closed outline about the origin: points P 2, x and y."""
+def blob(rng: np.random.Generator) -> Float[np.ndarray, "P 2"]:
+    """A smooth closed outline about the origin, in x and y."""
     angle = np.linspace(0, 2 * np.pi, 96, endpoint=False)
     order = np.arange(1, 7)[:, None]
     swing = rng.normal(0, 0.45, order.shape) / order
@@ -18,8 +19,8 @@ def blob(rng: np.random.Generator) -> np.ndarray:
     return _around(angle, radius)
 
 
-def polygon(rng: np.random.Generator) -> np.ndarray:
-    """A straight-edged outline of 3 to 9 corners about the origin: points P 2."""
+def polygon(rng: np.random.Generator) -> Float[np.ndarray, "P 2"]:
+    """A straight-edged outline of 3 to 9 corners about the origin, in x and y."""
     corners = int(rng.integers(3, 10))
     # One corner per sector, never half a turn from the next: the origin stays inside.
     spread = rng.uniform(0.25, 0.75, corners)
@@ -32,8 +33,8 @@ OUTLINES = {"blob": blob, "polygon": polygon}
 
 def random_region(
     height: int, width: int, rng: np.random.Generator
-) -> tuple[np.ndarray, dict]:
-    """A region (uint8 H W, 0 or 255) and how it was drawn.
+) -> tuple[UInt8[np.ndarray, "{height} {width}"], dict]:
+    """A region (0 or 255) and how it was drawn.
 
     The centre is uniform over the frame and the outline is scaled until what lies
     inside the frame has the wanted area, so that a region cut off by the border is as
@@ -59,8 +60,8 @@ def random_region(
     return region, {"outline": name, "area": round(area, 4)}
 
 
-def bounding_box(region: np.ndarray) -> tuple[int, int, int, int]:
-    """Top, left, height and width of what is set in `region` (H W)."""
+def bounding_box(region: UInt8[np.ndarray, "H W"]) -> tuple[int, int, int, int]:
+    """Top, left, height and width of what is set in `region`."""
     left, top, width, height = cv2.boundingRect(region)
     return top, left, height, width
 
