@@ -20,9 +20,11 @@ import multiprocessing
 import multiprocessing.connection
 import os
 import shutil
+import signal
 import threading
 from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures.process import BrokenProcessPool
 
 from array_record.python.array_record_module import ArrayRecordWriter
 from tqdm import tqdm
@@ -106,6 +108,11 @@ def build(
         rejected += [Rejected(**row) for note in notes for row in note["rejected"]]
         if not any(note["examples"] for note in notes):
             raise _nothing_usable(paths_file, rejected)
+    except BrokenProcessPool:
+        raise InputError(
+            f"{out}: a worker process died, perhaps for lack of memory; finished "
+            "shards are kept, and the same command with fewer --workers goes on."
+        ) from None
     except InputError:  # nothing that a later build could use
         _clear(out, fresh)
         raise
@@ -216,9 +223,12 @@ def _write_shards(entries, out, settings, workers, strict, progress) -> list[dic
 
 def _write_in_processes(todo: list[tuple], workers: int, bar: tqdm):
     context = multiprocessing.get_context("spawn")  # safe beside any thread
-    counter = context.Value("q", 0)
+    counter, stop = context.Value("q", 0), context.Event()
     pool = concurrent.futures.ProcessPoolExecutor(
-        workers, mp_context=context, initializer=_start_worker, initargs=(counter,)
+        workers,
+        mp_context=context,
+        initializer=_start_worker,
+        initargs=(counter, stop),
     )
     start = bar.n
     try:
@@ -230,21 +240,23 @@ def _write_in_processes(todo: list[tuple], workers: int, bar: tqdm):
             bar.update(start + counter.value - bar.n)
             for future in done:
                 future.result()
-    except concurrent.futures.process.BrokenProcessPool:
-        raise RuntimeError(
-            "A worker process died, perhaps for lack of memory. Finished shards are "
-            "kept: the same command with fewer --workers goes on."
-        ) from None
     finally:
+        stop.set()  # after an error the others need not finish their shards
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-_counter = None  # of a worker process: images done, shared with the main process
+# Of a worker process, shared with the main one: images done, and the word to stop.
+_counter = _stop = None
 
 
-def _start_worker(counter):
-    global _counter
-    _counter = counter
+class _Stopped(Exception):
+    """The build has failed elsewhere or was interrupted."""
+
+
+def _start_worker(counter, stop):
+    global _counter, _stop
+    _counter, _stop = counter, stop
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process says when to stop
     parent = multiprocessing.parent_process().sentinel
 
     def follow():  # a killed build must not leave workers that go on writing
@@ -258,49 +270,51 @@ def _count(images_done: int):
     if _counter is not None:
         with _counter.get_lock():
             _counter.value += images_done
+        if _stop.is_set():
+            raise _Stopped
 
 
 def _write_shard(path, entries, settings, strict, done=_count):
     """Writes one shard and, last, the note of what it holds."""
     beside = f"{path}.{os.getpid()}.tmp"
-    note = {
-        "file": os.path.basename(path),
-        "labels": "",
-        "sources": Counter(),
-        "kinds": Counter(),
-        "rejected": [],
-        "warnings": {},
-    }
     try:
-        writer = ArrayRecordWriter(
-            beside, f"group_size:1,{COMPRESSION[settings['compression']]}"
-        )
-        for entry in entries:
-            try:
-                record, warnings = _record(entry, settings)
-            except InputError as error:
-                reason = str(error).removeprefix(f"{entry.image}: ")
-                row = Rejected(line=entry.line, path=entry.image, reason=reason)
-                if strict:
-                    raise _strict_error(row) from None
-                note["rejected"].append(vars(row))
-                done(1)
-                continue
-            writer.write(record)
-            note["labels"] += str(entry.label)
-            note["sources"][entry.source] += 1
-            note["kinds"][entry.kind] += 1
-            for warning in warnings:
-                note["warnings"].setdefault(warning, []).append(entry.line)
-            done(1)
-        writer.close()
+        note = _fill(beside, entries, settings, strict, done)
+        note["file"] = os.path.basename(path)
+        note["examples"] = len(note["labels"])
+        note["bytes"] = os.path.getsize(beside)
+        note["sha256"] = _sha256(beside)
+        os.replace(beside, path)
     except RuntimeError as error:  # how ArrayRecord tells what the disk refused
         raise _disk_error(error, path) from None
-    note["examples"] = len(note["labels"])
-    note["bytes"] = os.path.getsize(beside)
-    note["sha256"] = _sha256(beside)
-    os.replace(beside, path)
+    finally:
+        if os.path.exists(beside):
+            os.remove(beside)
     _write_json(_note_path(path), note)
+
+
+def _fill(path, entries, settings, strict, done) -> dict:
+    """Writes the records of one shard; what it holds."""
+    note = {"labels": "", "sources": [], "kinds": [], "rejected": [], "warnings": []}
+    compression = COMPRESSION[settings["compression"]]
+    writer = ArrayRecordWriter(path, f"group_size:1,{compression}")
+    for entry in entries:
+        done(1)
+        try:
+            record, warnings = _record(entry, settings)
+        except InputError as error:
+            reason = str(error).removeprefix(f"{entry.image}: ").removesuffix(".")
+            row = Rejected(line=entry.line, path=entry.image, reason=reason)
+            if strict:
+                raise _strict_error(row) from None
+            note["rejected"].append(vars(row))
+            continue
+        writer.write(record)
+        note["labels"] += str(entry.label)
+        note["sources"].append(entry.source)
+        note["kinds"].append(entry.kind)
+        note["warnings"] += [(warning, entry.line) for warning in warnings]
+    writer.close()
+    return note
 
 
 def _record(entry: Entry, settings: dict) -> tuple[bytes, list[str]]:
@@ -353,26 +367,34 @@ def _record(entry: Entry, settings: dict) -> tuple[bytes, list[str]]:
 def _finish(out, settings, notes, rejected, entries) -> dict:
     """Writes `rejected.csv`, then the manifest; the notes have served."""
     rejected = sorted(rejected, key=lambda row: row.line)
-    lost = {row.line for row in rejected}
-    kept = [entry for entry in entries if entry.line not in lost]
-    first_line = {}
+    labels = "".join(note["labels"] for note in notes)
+    sources = [source for note in notes for source in note["sources"]]
+    kinds = Counter(kind for note in notes for kind in note["kinds"])
+    counts = Counter(zip(sources, labels, strict=True))
+    classes = {label: labels.count(label) for label in "01"}
     warnings = {
-        name: [line for note in notes for line in note["warnings"].get(name, [])]
-        for name in WARNINGS
+        kind: [line for note in notes for k, line in note["warnings"] if k == kind]
+        for kind in WARNINGS
     }
-    for entry in kept:
-        if first_line.setdefault(entry.image, entry.line) != entry.line:
-            warnings["duplicate"].append(entry.line)
-    classes = {str(c): sum(n["labels"].count(str(c)) for n in notes) for c in (0, 1)}
-    warnings["one_class"] = [int(c) for c, count in classes.items() if not count]
+    lost = {row.line for row in rejected}
+    seen = set()
+    for entry in entries:
+        if entry.line not in lost:
+            if entry.image in seen:
+                warnings["duplicate"].append(entry.line)
+            seen.add(entry.image)
+    warnings["one_class"] = [int(label) for label in "01" if not classes[label]]
 
     manifest = {
         "version": records.VERSION,
         "settings": settings,
-        "examples": sum(note["examples"] for note in notes),
+        "examples": len(labels),
         "classes": classes,
-        "sources": sum((Counter(note["sources"]) for note in notes), Counter()),
-        "kinds": sum((Counter(note["kinds"]) for note in notes), Counter()),
+        "sources": {
+            source: {label: counts[source, label] for label in "01"}
+            for source in set(sources)
+        },
+        "kinds": kinds,
         "shards": [
             {
                 key: note[key]

@@ -16,6 +16,7 @@ The rules, so that nothing is left to a library's taste:
 import io
 import os
 import struct
+import warnings
 
 import cv2
 import imagecodecs
@@ -32,6 +33,9 @@ _FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF")
 
 # Pillow's own limit only warns at first; `MAX_PIXELS` is checked before any decoding.
 Image.MAX_IMAGE_PIXELS = None
+
+# Its remarks on odd metadata help nobody who prepares 30,000 images.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 # Images are decoded side by side; threads inside one resize would only compete.
 cv2.setNumThreads(1)

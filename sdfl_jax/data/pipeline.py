@@ -21,10 +21,9 @@ from sdfl_jax.errors import InputError
 GEOMETRIES = ("resize", "crop")
 MAX_SIDE = 1024  # of a tile in evaluation
 OVERLAP = 64  # of neighbouring tiles
-_MULTIPLE = 32  # the encoders' coarsest stride
 
-# Sides that "crop" pads to in evaluation. A network compiles once for each pair of
-# sides, so they are few: at most a third more than needed on each axis.
+# Sides that "crop" pads to in evaluation: multiples of 32, the encoders' coarsest
+# stride. A network compiles once for each pair of them, so they are few.
 SIDES = (64, 96, 128, 192, 256, 384, 512, 640, 768, 896, 1024)
 
 
@@ -80,7 +79,9 @@ def train_batches(
         .repeat()
         .map_with_index(order)
         .apply(steps)
-        .batch(part)[process::processes]  # consecutive parts make up a global batch
+        .batch(part, drop_remainder=True)[
+            process::processes
+        ]  # consecutive parts make up a global batch
     )
     return _prefetch(batches[start_step:], workers)
 

@@ -85,7 +85,10 @@ def decode(record: bytes, original_mask: bool = True) -> dict:
             else _raw(stored["small_mask"], (side, side, 1))
         )
     else:
-        example["image"] = images.read_image(stored["image"])
+        try:
+            example["image"] = images.read_image(stored["image"])
+        except InputError as error:  # was whole when the shards were built
+            raise InputError(f"{stored['name']} in the shards: {error}") from None
     if not side or original_mask:
         mask = (
             np.zeros((*size, 1), np.uint8)
@@ -153,7 +156,7 @@ class RecordSource:
     """
 
     def __init__(self, folder_or_glob: str | os.PathLike):
-        where = os.fspath(folder_or_glob)
+        self._where = where = os.fspath(folder_or_glob)
         if glob.has_magic(where) and not os.path.isdir(where):
             files = sorted(glob.glob(where))
             if not files:
@@ -163,10 +166,23 @@ class RecordSource:
                 os.path.join(where, shard["file"])
                 for shard in load_manifest(where)["shards"]
             ]
-        self._records = grain.sources.ArrayRecordDataSource(files)
+        try:
+            self._records = grain.sources.ArrayRecordDataSource(files)
+        except RuntimeError as error:
+            raise self._damaged("a shard", error) from None
 
     def __len__(self) -> int:
         return len(self._records)
 
     def __getitem__(self, index: int) -> bytes:
-        return self._records[index]
+        try:
+            return self._records[index]
+        except RuntimeError as error:  # a checksum that does not fit, a file gone
+            raise self._damaged(f"record {index}", error) from None
+
+    def _damaged(self, what: str, error: RuntimeError) -> InputError:
+        reason = " ".join(str(error).split())[:200]
+        return InputError(
+            f"{self._where}: {what} cannot be read ({reason}); copy the folder again "
+            "or build it anew."
+        )

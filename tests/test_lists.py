@@ -1,0 +1,136 @@
+"""Lists in every layout become entries; bad lines are named."""
+
+import os
+
+import pytest
+
+from sdfl_jax.data.lists import read_list
+from sdfl_jax.errors import InputError
+
+
+@pytest.fixture
+def listed(tmp_path):
+    def write(text, **options):
+        path = tmp_path / "paths.txt"
+        path.write_bytes(text.encode() if isinstance(text, str) else text)
+        return read_list(path, **{"root": "/r", **options})
+
+    return write
+
+
+def fields(entry):
+    return entry.image, entry.mask, entry.edge, entry.label
+
+
+BOTH = [
+    ("/r/a.jpg", "/r/m.png", "/r/e.png", 1),
+    ("/abs/b.jpg", None, None, 0),
+]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a.jpg m.png e.png 1\n/abs/b.jpg None None 0\n",
+        "a.jpg\tm.png\te.png\t1\r\n\r\n/abs/b.jpg\tNone\tnone\t0",
+        "a.jpg,m.png,e.png,1\n/abs/b.jpg,None,,0\n",
+        "\ufeffimage,mask,edge,label\na.jpg,m.png,e.png,1\n/abs/b.jpg,,,0\n",
+        "label\tedge\tmask\timage\n1\te.png\tm.png\ta.jpg\n0\t\t\t/abs/b.jpg\n",
+    ],
+)
+def test_layouts_say_the_same(listed, text):
+    entries, rejected = listed(text)
+    assert [fields(entry) for entry in entries] == BOTH and not rejected
+
+
+def test_three_columns_have_no_edge(listed):
+    entries, _ = listed("a.jpg m.png 1\nb.jpg None 0\n")
+    assert [fields(entry) for entry in entries] == [
+        ("/r/a.jpg", "/r/m.png", None, 1),
+        ("/r/b.jpg", None, None, 0),
+    ]
+
+
+def test_header_takes_any_order_and_needs_only_image_and_label(listed):
+    entries, _ = listed("Label,Image,kind,group,source,note\n1,a.jpg,splice,g,s,x\n")
+    one = entries[0]
+    assert (one.kind, one.group, one.source) == ("splice", "g", "s")
+    assert one.mask is None and one.line == 2
+    assert listed("image,label\na.jpg,0\n")[0][0].label == 0
+
+
+def test_paths_may_hold_blanks_between_tabs_and_commas(listed):
+    assert listed("my a.jpg\tNone\t1\n")[0][0].image == "/r/my a.jpg"
+    assert listed("my own a.jpg,None,1\n")[0][0].image == "/r/my own a.jpg"
+    quoted = 'image,label\n"a, b.jpg",1\n'
+    assert listed(quoted)[0][0].image == "/r/a, b.jpg"
+
+
+def test_bad_lines_are_rejected_by_number_and_the_rest_goes_on(listed):
+    entries, rejected = listed(
+        "a.jpg None None 0\n"
+        "b.jpg\n"
+        "my c.jpg None None 1\n"
+        "d.jpg None None 2\n"
+        "None None None 1\n"
+        "\n"
+        "e.jpg None None 1\n"
+    )
+    assert [entry.line for entry in entries] == [1, 7]
+    assert [row.line for row in rejected] == [2, 3, 4, 5]
+    reasons = [row.reason for row in rejected]
+    assert "1 columns" in reasons[0] and "blanks need tabs" in reasons[1]
+    assert "label '2'" in reasons[2] and "no image" in reasons[3]
+
+
+def test_csv_line_that_ends_early_is_rejected(listed):
+    entries, rejected = listed("image,mask,label\na.jpg,,1\nb.jpg\n")
+    assert len(entries) == 1 and "label ''" in rejected[0].reason
+
+
+def test_prefixes_are_replaced_before_the_root(listed):
+    entries, _ = listed(
+        "/old/a.jpg None 0\n/other/b.jpg None 0\nold/c.jpg None 0\n",
+        replace=["/old/=/new/", "/other/="],
+    )
+    assert [e.image for e in entries] == ["/new/a.jpg", "/r/b.jpg", "/r/old/c.jpg"]
+    with pytest.raises(InputError, match="OLD=NEW"):
+        listed("a None 0", replace=["nothing"])
+
+
+def test_relative_paths_count_from_the_list_by_default(listed, tmp_path):
+    entries, _ = listed("sub/a.jpg None 0\n", root=None)
+    assert entries[0].image == str(tmp_path / "sub/a.jpg")
+    assert entries[0].name == "sub/a.jpg"
+
+
+def test_names_stay_inside(listed):
+    text = (
+        "/r/x/a.jpg None 0\n/abs/b.jpg None 0\n../../c.jpg None 0\n./y/../d.jpg None 0"
+    )
+    names = [entry.name for entry in listed(text)[0]]
+    assert names == ["x/a.jpg", "abs/b.jpg", "c.jpg", "d.jpg"]
+
+
+def test_names_that_are_not_utf8_survive(listed, tmp_path):
+    entries, _ = listed(b"\xff\xe9.jpg None 0\n")
+    assert os.fsencode(entries[0].image) == b"/r/\xff\xe9.jpg"
+
+
+@pytest.mark.parametrize(
+    "content, reason",
+    [
+        ("", "is empty"),
+        ("\n  \n", "is empty"),
+        ("image,label\n", "no line"),
+        (b"\x89PNG\0\0", "not a text file"),
+    ],
+)
+def test_what_is_no_list_is_an_error(listed, content, reason):
+    with pytest.raises(InputError, match=reason):
+        listed(content)
+
+
+def test_missing_list_is_an_error(tmp_path):
+    with pytest.raises(InputError, match="no such list"):
+        read_list(tmp_path / "none.txt")
