@@ -352,7 +352,7 @@ def test_shard_without_a_usable_line_is_left_out(folder):
 def test_disk_too_small_is_told_before_anything_is_written(folder, monkeypatch):
     usage = shutil.disk_usage(folder)._replace(free=10)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
-    with pytest.raises(InputError, match="the shards need about .* GB free"):
+    with pytest.raises(InputError, match="the shards need about .* MB free"):
         build_here(folder)
     assert not (folder / "out").exists()
 
@@ -381,7 +381,7 @@ def test_full_disk_is_one_line_and_leaves_no_half_shard(folder):
 
 def test_resized_storage_prints_its_size_first(folder, capsys):
     build_here(folder, storage="resized", image_size=100)
-    assert "about 0.00 GB on disk (12 images of 100x100 raw)" in capsys.readouterr().out
+    assert "about 0.4 MB on disk (12 images of 100x100 raw)" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

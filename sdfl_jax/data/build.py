@@ -162,7 +162,7 @@ def _check_space(entries: list[Entry], out: str, settings: dict):
         files = (entry.image for entry in entries)
         need = sum(os.path.getsize(path) for path in files if os.path.exists(path))
         detail = f"{len(entries)} image files as they are"
-    print(f"{out}: about {need / 1e9:.2f} GB on disk ({detail}).")
+    print(f"{out}: about {_gigabytes(need)} on disk ({detail}).")
     have = sum(
         os.path.getsize(path)
         for path in glob.glob(os.path.join(glob.escape(out), "*.array_record"))
@@ -173,9 +173,13 @@ def _check_space(entries: list[Entry], out: str, settings: dict):
     free = shutil.disk_usage(place).free + have
     if need > free:
         raise InputError(
-            f"{out}: the shards need about {need / 1e9:.2f} GB and the disk has "
-            f"{free / 1e9:.2f} GB free."
+            f"{out}: the shards need about {_gigabytes(need)} and the disk has "
+            f"{_gigabytes(free)} free."
         )
+
+
+def _gigabytes(size: int) -> str:
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
 
 
 def _make_folder(out: str):
@@ -329,10 +333,13 @@ def _record(entry: Entry, settings: dict) -> tuple[bytes, list[str]]:
         mask = images.read_mask(entry.mask, settings["mask_inverted"])
         if mask.shape[:2] != (height, width):
             warnings.append("mask_size")
-        if entry.label == 0 and mask.any():
-            raise InputError(
-                f"{entry.mask}: marks manipulated pixels where the label says authentic"
-            )
+        if entry.label == 0:
+            if mask.max() >= 128:
+                raise InputError(
+                    f"{entry.mask}: marks manipulated pixels in an image whose label "
+                    "says authentic"
+                )
+            mask[:] = 0  # fainter values are the noise of lossy masks
         if entry.label == 1 and mask.max() < 128:
             warnings.append("empty_mask")
         if not mask.any():

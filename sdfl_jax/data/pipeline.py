@@ -5,29 +5,30 @@ for any number of workers and processes, and from any step on, so that a resumed
 sees what an uninterrupted one would have seen.
 """
 
-import collections
 import dataclasses
 import os
 from collections.abc import Iterator, Sequence
 
-import cv2
 import grain
 import numpy as np
 from absl import flags
 
-from sdfl_jax.data import images, records, transforms
+from sdfl_jax.data import images, records, tiling, transforms
+from sdfl_jax.data.tiling import Assembler, Batch, Tile
 from sdfl_jax.errors import InputError
 
+__all__ = [
+    "Assembler",
+    "Batch",
+    "FileSource",
+    "Tile",
+    "eval_batches",
+    "steps_per_epoch",
+    "train_batches",
+]
+
 GEOMETRIES = ("resize", "crop")
-MAX_SIDE = 1024  # of a tile in evaluation
-OVERLAP = 64  # of neighbouring tiles
-
-# Sides that "crop" pads to in evaluation: multiples of 32, the encoders' coarsest
-# stride. A network compiles once for each pair of them, so they are few.
-SIDES = (64, 96, 128, 192, 256, 384, 512, 640, 768, 896, 1024)
-
-
-# -- Training ---
+_PATIENCE = 8  # batches of rows that an evaluation row waits for others of its shape
 
 
 def train_batches(
@@ -190,39 +191,6 @@ def _prefetch(dataset: grain.MapDataset, workers: int) -> Iterator:
     return iter(ahead)
 
 
-# -- Evaluation ---
-
-
-@dataclasses.dataclass(frozen=True)
-class Tile:
-    """One row of a batch: the part `box` (top, left, height, width) of an example.
-
-    `index` is the example's place in its source, `parts` how many tiles it has. Below
-    and to the right of `box` the row is padding. `resized`: the box covers the whole
-    image, stretched to the row.
-    """
-
-    example: dict
-    index: int
-    box: tuple[int, int, int, int]
-    parts: int
-    resized: bool
-
-
-@dataclasses.dataclass(frozen=True)
-class Batch:
-    """Rows of one shape: arrays, and the tile of each row up to the last valid one.
-
-    `arrays` holds `image` uint8 B H W 3, `mask` uint8 B H W 1, `label` and `has_mask`
-    float32 B, `valid` bool B; rows that are not valid repeat the first. `errors` are
-    examples that could not be read: `name`, `index` and `error`.
-    """
-
-    arrays: dict[str, np.ndarray]
-    tiles: list[Tile]
-    errors: list[dict]
-
-
 class FileSource:
     """Image files as a source of examples without masks, in the order given.
 
@@ -273,15 +241,15 @@ def eval_batches(
     geometry: str,
     workers: int = 0,
     keep_images: bool = False,
-    max_side: int = MAX_SIDE,
+    max_side: int = tiling.MAX_SIDE,
 ) -> Iterator[Batch]:
     """Every example of `source` exactly once, in batches of `batch_size` rows.
 
     `source` is a shard folder, a `RecordSource` or a `FileSource`. With `geometry`
     "resize" a row is a whole image stretched to `image_size`. With "crop" it is the
-    image at native resolution, mirrored up to one of a few sides (`SIDES`), or one of
-    several overlapping tiles where a side exceeds `max_side`; `Assembler` joins them
-    again.
+    image at native resolution, mirrored up to one of a few sides (`tiling.SIDES`), or
+    one of several overlapping tiles where a side exceeds `max_side`; `Assembler` joins
+    them again.
 
     Batches hold one shape. To keep them full, rows wait for others of their shape, but
     never longer than eight batches of rows. `keep_images` leaves the image in the
@@ -292,183 +260,67 @@ def eval_batches(
     if isinstance(source, str | os.PathLike):
         _fitting_manifest(source, image_size, geometry)
         source = records.RecordSource(source)
-    cut = _Cut(source, image_size, geometry, max_side, keep_images)
-    examples = grain.MapDataset.range(len(source)).map(cut)
-    return _group(_prefetch(examples, workers), len(source), batch_size)
+    rows = _Rows(
+        source,
+        {
+            "image_size": image_size,
+            "geometry": geometry,
+            "max_side": max_side,
+            "keep_image": keep_images,
+        },
+    )
+    examples = grain.MapDataset.range(len(source)).map(rows)
+    return _group(_prefetch(examples, workers), batch_size)
 
 
-class _Cut:
-    """A place in the source to the example's rows: (tile, image, mask, label) each."""
+class _Rows:
+    """An example's place in the source to its rows, or to what hinders reading it."""
 
-    def __init__(self, source, image_size, geometry, max_side, keep_images):
+    def __init__(self, source, settings: dict):
         self._source = source
-        self._image_size = image_size
-        self._geometry = geometry
-        self._max_side = max_side
-        self._keep_images = keep_images
+        self._settings = settings
 
-    def __call__(self, index: int):
+    def __call__(self, index: int) -> list[tiling.Row] | dict:
         example = self._source[index]
         if isinstance(example, bytes):
             example = records.decode(example)
         example["index"] = index
-        if "error" in example:
-            return example
-        image, mask = example["image"], example["mask"]
-        if not self._keep_images:
-            del example["image"]
-        del example["mask"]
-        if self._geometry == "resize":
-            side = self._image_size
-            box = (0, 0, example["height"], example["width"])
-            image = images.resize_image(image, side, side)
-            mask = images.resize_mask(mask, side, side)
-            tile = Tile(example, index, box, parts=1, resized=True)
-            return [(tile, image, mask, example["label"])]
-
-        height, width = image.shape[:2]
-        rows, tall = _spans(height, self._max_side)
-        columns, wide = _spans(width, self._max_side)
-        parts = len(rows) * len(columns)
-        cuts = []
-        for top in rows:
-            for left in columns:
-                window = np.s_[top : top + tall, left : left + wide]
-                box = (top, left, *image[window].shape[:2])
-                label = example["label"]
-                if parts > 1:
-                    label = transforms.label_of_part(example, mask[window])
-                cuts.append(
-                    (
-                        Tile(example, index, box, parts, resized=False),
-                        transforms.pad(image[window], tall, wide),
-                        transforms.pad(mask[window], tall, wide),
-                        label,
-                    )
-                )
-        return cuts
+        return example if "error" in example else tiling.cut(example, **self._settings)
 
 
-def _spans(length: int, max_side: int) -> tuple[list[int], int]:
-    """Where tiles start along an axis, and their side."""
-    if length <= max_side:
-        return [0], min((side for side in SIDES if side >= length), default=max_side)
-    overlap = min(OVERLAP, max_side // 2)
-    count = -(-(length - overlap) // (max_side - overlap))
-    return np.linspace(0, length - max_side, count).astype(int).tolist(), max_side
-
-
-def _group(examples: Iterator, count: int, batch_size: int) -> Iterator[Batch]:
+def _group(examples: Iterator, batch_size: int) -> Iterator[Batch]:
     """Batches of one shape; errors go with the batch that follows them."""
-    waiting = collections.OrderedDict()  # shape -> rows, oldest first
-    errors, arrived, unread, first_error = [], 0, 0, None
+    waiting = {}  # shape -> (number, row) of each row of this shape, in order
+    errors, unread, number = [], [], 0
     ready = None  # one batch is held back, so that late errors find one to go with
+
+    def due():
+        """The shape to send now: a full one, or one whose first row waits too long."""
+        for shape, rows in waiting.items():
+            if len(rows) == batch_size or number - rows[0][0] > _PATIENCE * batch_size:
+                return shape
+        return None
+
+    def send(shape):
+        nonlocal ready, errors
+        rows = [row for _, row in waiting.pop(shape)]
+        before, ready = ready, tiling.stack(rows, batch_size, errors)
+        errors = []
+        return [] if before is None else [before]
+
     for example in examples:
         if isinstance(example, dict):
             errors.append(example)
-            unread += 1
-            first_error = first_error or example["error"]
+            unread.append(example["error"])
             continue
         for row in example:
-            rows = waiting.setdefault(row[1].shape, [])
-            rows.append((arrived, row))
-            arrived += 1
-            full = row[1].shape if len(rows) == batch_size else None
-            oldest = min(waiting, key=lambda shape: waiting[shape][0][0])
-            if full is None and arrived - waiting[oldest][0][0] > 8 * batch_size:
-                full = oldest
-            if full is not None:
-                if ready is not None:
-                    yield ready
-                ready = _batch(waiting.pop(full), batch_size, errors)
-                errors = []
-    for rows in waiting.values():
-        if ready is not None:
-            yield ready
-        ready = _batch(rows, batch_size, errors)
-        errors = []
-    if ready is None:
-        if unread:
-            raise InputError(f"None of {unread} files can be read; {first_error}")
-        return
-    yield dataclasses.replace(ready, errors=ready.errors + errors)
-
-
-def _batch(rows: list, batch_size: int, errors: list[dict]) -> Batch:
-    rows = [row for _, row in rows]
-    filled = rows + [rows[0]] * (batch_size - len(rows))
-    arrays = {
-        "image": np.stack([image for _, image, _, _ in filled]),
-        "mask": np.stack([mask for _, _, mask, _ in filled]),
-        "label": np.array([label for _, _, _, label in filled], np.float32),
-        "has_mask": np.array(
-            [row[0].example["has_mask"] for row in filled], np.float32
-        ),
-        "valid": np.arange(batch_size) < len(rows),
-    }
-    return Batch(arrays, [row[0] for row in rows], errors)
-
-
-class Assembler:
-    """Joins the maps of tiles into maps of whole images, in the source's order."""
-
-    def __init__(self):
-        self._open = {}  # index -> [example, tiles missing, sum, weights, score]
-        self._done = {}  # index -> finished, waiting for its turn
-        self._next = 0
-
-    def add(
-        self, batch: Batch, mask_probs: np.ndarray, scores: np.ndarray
-    ) -> list[tuple[dict, np.ndarray, float]]:
-        """Takes a batch's `mask_probs` B H W and `scores` B.
-
-        Returns the examples that are complete and next in order, each with its
-        probabilities float32 h w at the original size and its score, the maximum over
-        its tiles. Where tiles overlap, each counts the less the nearer its border is.
-        """
-        for example in batch.errors:
-            self._done[example["index"]] = None
-        for row, tile in enumerate(batch.tiles):
-            probs = np.asarray(mask_probs[row], np.float32)
-            score = float(scores[row])
-            if tile.parts == 1:
-                whole = self._untile(tile, probs)
-                self._done[tile.index] = (tile.example, whole, score)
-            else:
-                self._blend(tile, probs, score)
-        finished = []
-        while self._next in self._done:
-            one = self._done.pop(self._next)
-            if one is not None:
-                finished.append(one)
-            self._next += 1
-        return finished
-
-    def _untile(self, tile: Tile, probs: np.ndarray) -> np.ndarray:
-        height, width = tile.box[2:]
-        if tile.resized and probs.shape != (height, width):
-            return cv2.resize(probs, (width, height), interpolation=cv2.INTER_LINEAR)
-        return probs[:height, :width].copy()  # a view would keep the whole batch alive
-
-    def _blend(self, tile: Tile, probs: np.ndarray, score: float):
-        top, left, height, width = tile.box
-        if tile.index not in self._open:
-            size = (tile.example["height"], tile.example["width"])
-            sums = np.zeros(size, np.float32), np.zeros(size, np.float32)
-            self._open[tile.index] = [tile.parts, -np.inf, *sums]
-        state = self._open[tile.index]
-        weights = np.outer(_taper(height), _taper(width))
-        window = np.s_[top : top + height, left : left + width]
-        state[0] -= 1
-        state[1] = max(state[1], score)
-        state[2][window] += weights * probs[:height, :width]
-        state[3][window] += weights
-        if not state[0]:
-            _, score, total, weight = self._open.pop(tile.index)
-            self._done[tile.index] = (tile.example, total / weight, score)
-
-
-def _taper(length: int) -> np.ndarray:
-    """Weights along a tile: rising over the overlap, 1 inside, falling again."""
-    rise = np.arange(1, length + 1, dtype=np.float32) / OVERLAP
-    return np.minimum(1, np.minimum(rise, rise[::-1]))
+            waiting.setdefault(row.image.shape, []).append((number, row))
+            number += 1
+            while (shape := due()) is not None:
+                yield from send(shape)
+    for shape in list(waiting):
+        yield from send(shape)
+    if ready is not None:
+        yield dataclasses.replace(ready, errors=ready.errors + errors)
+    elif unread:
+        raise InputError(f"None of {len(unread)} files can be read; {unread[0]}")

@@ -1,0 +1,187 @@
+"""Images cut into rows of a batch for evaluation, and the answers joined again."""
+
+import dataclasses
+import itertools
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from sdfl_jax.data import images, transforms
+from sdfl_jax.errors import InputError
+
+MAX_SIDE = 1024  # of a tile in evaluation
+OVERLAP = 64  # of neighbouring tiles
+
+# Sides that "crop" pads to in evaluation: multiples of 32, the encoders' coarsest
+# stride. A network compiles once for each pair of them, so they are few.
+SIDES = (64, 96, 128, 192, 256, 384, 512, 640, 768, 896, 1024)
+
+
+@dataclasses.dataclass(frozen=True)
+class Tile:
+    """One row of a batch: the part `box` (top, left, height, width) of an example.
+
+    `index` is the example's place in its source, `parts` how many tiles it has. Below
+    and to the right of `box` the row is padding. `resized`: the box covers the whole
+    image, stretched to the row.
+    """
+
+    example: dict
+    index: int
+    box: tuple[int, int, int, int]
+    parts: int
+    resized: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """Rows of one shape: arrays, and the tile of each row up to the last valid one.
+
+    `arrays` holds `image` uint8 B H W 3, `mask` uint8 B H W 1, `label` and `has_mask`
+    float32 B, `valid` bool B; rows that are not valid repeat the first. `errors` are
+    examples that could not be read: `name`, `index` and `error`.
+    """
+
+    arrays: dict[str, np.ndarray]
+    tiles: list[Tile]
+    errors: list[dict]
+
+
+class Row(NamedTuple):
+    """What one row of a batch is made of: planes H W C and the label of the part."""
+
+    tile: Tile
+    image: np.ndarray
+    mask: np.ndarray
+    label: int
+
+
+def cut(
+    example: dict, *, image_size: int, geometry: str, max_side: int, keep_image: bool
+) -> list[Row]:
+    """The rows of one example (`pipeline.eval_batches` says which).
+
+    The label of a whole image is its own; that of one tile of several follows its mask.
+    """
+    image, mask = example["image"], example["mask"]
+    dropped = ("mask",) if keep_image else ("mask", "image")
+    example = {name: value for name, value in example.items() if name not in dropped}
+    size = (example["height"], example["width"])
+    index, label = example["index"], example["label"]
+    if geometry == "resize":
+        tile = Tile(example, index, box=(0, 0, *size), parts=1, resized=True)
+        image = images.resize_image(image, image_size, image_size)
+        mask = images.resize_mask(mask, image_size, image_size)
+        return [Row(tile, image, mask, label)]
+
+    if image.shape[:2] != size:
+        raise InputError(
+            f"{example['name']}: stored resized, and geometry 'crop' needs native "
+            "resolution; build with --storage=original."
+        )
+    tops, tall = _spans(size[0], max_side)
+    lefts, wide = _spans(size[1], max_side)
+    parts = len(tops) * len(lefts)
+    rows = []
+    for top, left in itertools.product(tops, lefts):
+        window = np.s_[top : top + tall, left : left + wide]
+        box = (top, left, *mask[window].shape[:2])
+        part = transforms.label_of_part(example, mask[window]) if parts > 1 else label
+        rows.append(
+            Row(
+                Tile(example, index, box, parts, resized=False),
+                transforms.pad(image[window], tall, wide),
+                transforms.pad(mask[window], tall, wide),
+                part,
+            )
+        )
+    return rows
+
+
+def _spans(length: int, max_side: int) -> tuple[list[int], int]:
+    """Where tiles start along an axis, and their side."""
+    if length <= max_side:
+        return [0], min((side for side in SIDES if side >= length), default=max_side)
+    overlap = min(OVERLAP, max_side // 2)
+    count = -(-(length - overlap) // (max_side - overlap))
+    return np.linspace(0, length - max_side, count).astype(int).tolist(), max_side
+
+
+def stack(rows: list[Row], batch_size: int, errors: list[dict]) -> Batch:
+    """A batch of `batch_size` rows, the first one repeated for those that lack."""
+    filled = rows + rows[:1] * (batch_size - len(rows))
+    has_mask = [row.tile.example["has_mask"] for row in filled]
+    arrays = {
+        "image": np.stack([row.image for row in filled]),
+        "mask": np.stack([row.mask for row in filled]),
+        "label": np.array([row.label for row in filled], np.float32),
+        "has_mask": np.array(has_mask, np.float32),
+        "valid": np.arange(batch_size) < len(rows),
+    }
+    return Batch(arrays, [row.tile for row in rows], errors)
+
+
+class Assembler:
+    """Joins the maps of tiles into maps of whole images, in the source's order."""
+
+    def __init__(self):
+        self._open = {}  # index -> [tiles missing, score, weighted sum, weights]
+        self._done = {}  # index -> finished and waiting for its turn; None: unreadable
+        self._next = 0
+
+    def add(
+        self, batch: Batch, mask_probs: np.ndarray, scores: np.ndarray
+    ) -> list[tuple[dict, np.ndarray, float]]:
+        """Takes a batch's `mask_probs` B H W and `scores` B.
+
+        Returns the examples that are complete and next in order, each with its
+        probabilities float32 h w at the original size and its score, the maximum over
+        its tiles. Where tiles overlap, each counts the less the nearer its border is.
+        """
+        for example in batch.errors:
+            self._done[example["index"]] = None
+        for row, tile in enumerate(batch.tiles):
+            probs = np.asarray(mask_probs[row], np.float32)
+            score = float(scores[row])
+            if tile.parts == 1:
+                whole = self._untile(tile, probs)
+                self._done[tile.index] = (tile.example, whole, score)
+            else:
+                self._blend(tile, probs, score)
+        finished = []
+        while self._next in self._done:
+            one = self._done.pop(self._next)
+            if one is not None:
+                finished.append(one)
+            self._next += 1
+        return finished
+
+    def _untile(self, tile: Tile, probs: np.ndarray) -> np.ndarray:
+        height, width = tile.box[2:]
+        if tile.resized and probs.shape != (height, width):
+            return cv2.resize(probs, (width, height), interpolation=cv2.INTER_LINEAR)
+        return probs[:height, :width].copy()  # a view would keep the whole batch alive
+
+    def _blend(self, tile: Tile, probs: np.ndarray, score: float):
+        top, left, height, width = tile.box
+        if tile.index not in self._open:
+            size = (tile.example["height"], tile.example["width"])
+            sums = np.zeros(size, np.float32), np.zeros(size, np.float32)
+            self._open[tile.index] = [tile.parts, -np.inf, *sums]
+        state = self._open[tile.index]
+        weights = np.outer(_taper(height), _taper(width))
+        window = np.s_[top : top + height, left : left + width]
+        state[0] -= 1
+        state[1] = max(state[1], score)
+        state[2][window] += weights * probs[:height, :width]
+        state[3][window] += weights
+        if not state[0]:
+            _, score, total, weight = self._open.pop(tile.index)
+            self._done[tile.index] = (tile.example, total / weight, score)
+
+
+def _taper(length: int) -> np.ndarray:
+    """Weights along a tile: rising over the overlap, 1 inside, falling again."""
+    rise = np.arange(1, length + 1, dtype=np.float32) / OVERLAP
+    return np.minimum(1, np.minimum(rise, rise[::-1]))
