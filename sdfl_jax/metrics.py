@@ -41,8 +41,10 @@ def levels(mask_probs: np.ndarray) -> np.ndarray:
         raise InputError(
             f"mask_probs has type {mask_probs.dtype}; give floats in [0, 1] or uint8."
         )
-    if mask_probs.size and not (mask_probs.min() >= 0 and mask_probs.max() <= 1):
-        bad = np.count_nonzero(~((mask_probs >= 0) & (mask_probs <= 1)))
+    # A blend of float32 probabilities may come out a rounding above 1.
+    least, most = -1e-5, 1 + 1e-5
+    if mask_probs.size and not (mask_probs.min() >= least and mask_probs.max() <= most):
+        bad = np.count_nonzero(~((mask_probs >= least) & (mask_probs <= most)))
         raise InputError(
             f"mask_probs holds {bad} values that are NaN or outside [0, 1]; give"
             " probabilities (after the sigmoid), or uint8 with 255 for 1."

@@ -52,12 +52,24 @@ class Log:
         self._file.write(json.dumps(line, allow_nan=False) + "\n")
 
     def images(self, step: int, name: str, images: np.ndarray) -> None:
-        """Shows uint8 images (B H W 3) as one grid."""
-        self._events.add_images(name, images, int(step), dataformats="NHWC")
+        """Shows uint8 images (B H W 3) as one grid, about as wide as high."""
+        grid = _grid(np.asarray(images))
+        self._events.add_image(name, grid, int(step), dataformats="HWC")
 
     def close(self) -> None:
         self._file.close()
         self._events.close()
+
+
+def _grid(images: np.ndarray) -> np.ndarray:
+    """Images (B H W 3) row by row with grey seams, uint8 H W 3."""
+    count, height, width, _ = images.shape
+    columns = max(1, round(math.sqrt(count * height / width)))
+    rows = -(-count // columns)
+    grid = np.full((rows, height + 2, columns, width + 2, 3), 128, np.uint8)
+    for i, image in enumerate(images):
+        grid[i // columns, 1:-1, i % columns, 1:-1] = image
+    return grid.reshape(rows * (height + 2), columns * (width + 2), 3)
 
 
 def _drop_later_lines(path: Path, step: int) -> None:
@@ -181,7 +193,8 @@ def picture_sheet(rows: Iterable[Mapping], path: str | os.PathLike, title: str) 
     figure.text(
         0.15 / size[0],
         1 - 0.22 / size[1],
-        title,
+        _printable(title),
+        parse_math=False,
         fontsize=13,
         weight="bold",
         color=_INK,
@@ -253,7 +266,8 @@ def _row_text(figure, row: Mapping, x: float, y: float) -> None:
     figure.text(
         x, y + 0.012, result, color=_INK, fontsize=12, weight="bold", va="bottom"
     )
-    figure.text(x, y, "\n".join(details), color=_FAINT, fontsize=8.5, va="top")
+    text = _printable("\n".join(details))
+    figure.text(x, y, text, parse_math=False, color=_FAINT, fontsize=8.5, va="top")
 
 
 def roc_plot(
@@ -291,6 +305,11 @@ def roc_plot(
 
 def _plane(array: np.ndarray) -> np.ndarray:
     return array[..., 0] if array.ndim == 3 else array
+
+
+def _printable(text: str) -> str:
+    """File names may hold bytes that are no text, and dollars that are no formula."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def _save(figure: Figure, path: str | os.PathLike) -> None:

@@ -180,13 +180,16 @@ class _Tally:
 
     def __init__(self):
         self._examples = []
-        self._names = set()
-        self._begun = set()
+        self._tiles = collections.Counter()  # seen so far, by place in the source
+        self._finished = set()
         self._loss = collections.Counter()
         self._rows = 0
 
     def begin(self, batch: Batch, loss: dict):
-        self._begun.update(tile.example["name"] for tile in batch.tiles)
+        for tile in batch.tiles:
+            self._tiles[tile.index] += 1
+            if self._tiles[tile.index] > tile.parts:
+                raise RuntimeError(f"{tile.example['name']} was delivered twice.")
         valid_rows = int(np.count_nonzero(batch.arrays["valid"]))
         self._rows += valid_rows
         for name, value in loss.items():
@@ -194,9 +197,7 @@ class _Tally:
 
     def add(self, example: dict, mask_probs: np.ndarray, score: float):
         name = example["name"]
-        if name in self._names:
-            raise RuntimeError(f"{name} was delivered twice.")
-        self._names.add(name)
+        self._finished.add(example["index"])
         mask = example["original_mask"]
         height, width = mask_probs.shape
         try:
@@ -217,11 +218,11 @@ class _Tally:
         )
 
     def evaluation(self, threshold: float) -> Evaluation:
+        missing = sorted(self._tiles.keys() - self._finished)
+        if missing:
+            raise RuntimeError(f"{len(missing)} examples did not end: {missing[:5]}.")
         if not self._examples:
             raise InputError("There are no examples to evaluate.")
-        if self._begun != self._names:
-            partial = sorted(self._begun - self._names)
-            raise RuntimeError(f"{len(partial)} examples came in part: {partial[:3]}.")
         columns = {
             name: [example[name] for example in self._examples]
             for name in self._examples[0]
