@@ -172,13 +172,13 @@ def test_worker_that_dies_is_one_line_and_finished_shards_stay(long_list):
     script = folder / "dying.py"
     script.write_text(
         "import os, sys\n"
-        "from sdfl_jax.data import build, lists\n"
-        "record = build._record\n"
+        "from sdfl_jax.data import build, shards\n"
+        "record = shards._record\n"
         "def dying(entry, settings):\n"
         "    if entry.line == 50:\n"
         "        os._exit(1)\n"
         "    return record(entry, settings)\n"
-        "build._record = dying\n"
+        "shards._record = dying\n"
         "if __name__ == '__main__':\n"
         "    main = build.one_line(build.build)\n"
         "    main(sys.argv[1], sys.argv[2], workers=2, lines_per_shard=8)\n"
@@ -263,6 +263,10 @@ def test_second_run_skips_and_other_settings_are_refused(folder, capsys):
     assert (folder / "out" / "manifest.json").stat().st_mtime_ns == stamp
     with pytest.raises(InputError, match="other settings .*storage 'original'"):
         build_here(folder, storage="resized")
+    with (folder / "0.png").open("ab") as file:
+        file.write(b"more")
+    with pytest.raises(InputError, match="files of other sizes"):
+        build_here(folder)
     edit_list(folder, lambda lines: lines.pop())
     with pytest.raises(InputError, match="another list"):
         build_here(folder)

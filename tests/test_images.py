@@ -225,6 +225,16 @@ def test_stored_mask_is_taken_literally():
     np.testing.assert_array_equal(images.decode_mask(images.encode_mask(mask)), mask)
 
 
+def test_png_is_written_whole_into_folders_it_makes(tmp_path):
+    for planes in (smooth(), smooth()[..., 0], smooth()[..., :1]):
+        images.write_png(tmp_path / "a" / "b.png", planes)
+        read = images.read_image(tmp_path / "a" / "b.png")
+        np.testing.assert_array_equal(
+            read[..., :1], planes.reshape(40, 60, -1)[..., :1]
+        )
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["b.png"]
+
+
 def test_resizing_is_the_reference_s():
     image = smooth()
     expected = cv2.resize(image, (32, 32), interpolation=cv2.INTER_LINEAR)

@@ -9,32 +9,30 @@ the number of workers.
 """
 
 import argparse
-import concurrent.futures
-import csv
-import errno
 import glob
 import hashlib
-import io
 import json
-import multiprocessing
-import multiprocessing.connection
 import os
 import shutil
-import signal
-import threading
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures.process import BrokenProcessPool
 
-from array_record.python.array_record_module import ArrayRecordWriter
 from tqdm import tqdm
 
-from sdfl_jax.data import images, records
+from sdfl_jax import files
+from sdfl_jax.data import records
 from sdfl_jax.data.lists import Entry, Rejected, read_list
+from sdfl_jax.data.shards import (
+    COMPRESSION,
+    read_note,
+    strict_error,
+    write_shard,
+    write_shards,
+)
 from sdfl_jax.errors import InputError, one_line
 
 STORAGE = ("original", "resized")
-COMPRESSION = {"raw": "uncompressed", "zstd": "zstd:3"}
 REJECTED = "rejected.csv"
 LINES_PER_SHARD = 256  # about 270 MB of 512x512 images, 10 MB of small JPEG files
 
@@ -72,10 +70,8 @@ def build(
     """
     paths_file, out = os.fspath(paths_file), os.fspath(out)
     entries, rejected = read_list(paths_file, root=root, replace=replace)
-    with open(paths_file, "rb") as file:
-        digest = hashlib.sha256(file.read()).hexdigest()
     settings = {
-        "list_sha256": digest,
+        "list": _digest(entries, rejected),
         "image_size": image_size if storage == "resized" else 0,
         "storage": storage,
         "compression": compression,
@@ -94,17 +90,17 @@ def build(
         return manifest
 
     if strict and rejected:
-        raise _strict_error(rejected[0])
+        raise strict_error(rejected[0])
     if not entries:
         raise _nothing_usable(paths_file, rejected)
     _check_space(entries, out, settings)
     fresh = not os.path.exists(out)
     _make_folder(out)
-    _write_json(os.path.join(out, records.UNFINISHED), settings)
-    for stale in glob.glob(os.path.join(glob.escape(out), "*.tmp")):
+    files.write_json(os.path.join(out, records.UNFINISHED), settings)
+    for stale in glob.glob(os.path.join(glob.escape(out), ".*.partial")):
         os.remove(stale)
     try:
-        notes = _write_shards(entries, out, settings, workers, strict, progress)
+        notes = _write_missing(entries, out, settings, workers, strict, progress)
         rejected += [Rejected(**row) for note in notes for row in note["rejected"]]
         if not any(note["examples"] for note in notes):
             raise _nothing_usable(paths_file, rejected)
@@ -117,6 +113,18 @@ def build(
         _clear(out, fresh)
         raise
     return _finish(out, settings, notes, rejected, entries)
+
+
+def _digest(entries: list[Entry], rejected: list[Rejected]) -> str:
+    """Tells lists apart, and files of the same names by their sizes."""
+    digest = hashlib.sha256(repr([(row.line, row.reason) for row in rejected]).encode())
+    for entry in entries:
+        known = (entry.line, entry.name, entry.label)
+        known += (entry.source, entry.group, entry.kind)
+        paths = [path for path in (entry.image, entry.mask) if path is not None]
+        sizes = [os.path.getsize(p) if os.path.exists(p) else None for p in paths]
+        digest.update(repr((known, sizes)).encode(errors="backslashreplace"))
+    return digest.hexdigest()
 
 
 def _finished(out: str, settings: dict) -> dict | None:
@@ -132,9 +140,9 @@ def _finished(out: str, settings: dict) -> dict | None:
         differing = [key for key in settings if other.get(key) != settings[key]]
         if differing:
             what = ", ".join(
-                f"{key} {other.get(key)!r}, now {settings[key]!r}"
-                if key != "list_sha256"
-                else "another list"
+                "another list or files of other sizes"
+                if key == "list"
+                else f"{key} {other.get(key)!r}, now {settings[key]!r}"
                 for key in differing
             )
             raise InputError(
@@ -159,8 +167,8 @@ def _check_space(entries: list[Entry], out: str, settings: dict):
         if settings["compression"] == "zstd":
             detail += " before compression"
     else:
-        files = (entry.image for entry in entries)
-        need = sum(os.path.getsize(path) for path in files if os.path.exists(path))
+        paths = (entry.image for entry in entries)
+        need = sum(os.path.getsize(path) for path in paths if os.path.exists(path))
         detail = f"{len(entries)} image files as they are"
     print(f"{out}: about {_gigabytes(need)} on disk ({detail}).")
     have = sum(
@@ -189,7 +197,7 @@ def _make_folder(out: str):
         raise InputError(f"{out}: a file, where a folder is to be made.") from None
 
 
-def _write_shards(entries, out, settings, workers, strict, progress) -> list[dict]:
+def _write_missing(entries, out, settings, workers, strict, progress) -> list[dict]:
     """Writes what is missing; the notes of all shards in order."""
     size = settings["lines_per_shard"]
     parts = [entries[start : start + size] for start in range(0, len(entries), size)]
@@ -200,7 +208,7 @@ def _write_shards(entries, out, settings, workers, strict, progress) -> list[dic
     todo = [
         (name, part, settings, strict)
         for name, part in zip(names, parts, strict=True)
-        if not _is_written(name)
+        if read_note(name) is None
     ]
     missing = sum(len(part) for _, part, _, _ in todo)
     if missing < len(entries):
@@ -215,160 +223,10 @@ def _write_shards(entries, out, settings, workers, strict, progress) -> list[dic
     with bar:
         if workers <= 1 or len(todo) <= 1:
             for task in todo:
-                _write_shard(*task, done=bar.update)
+                write_shard(*task, bar.update)
         else:
-            _write_in_processes(todo, min(workers, len(todo)), bar)
-    notes = []
-    for name in names:
-        with open(_note_path(name), encoding="utf-8") as file:
-            notes.append(json.load(file))
-    return notes
-
-
-def _write_in_processes(todo: list[tuple], workers: int, bar: tqdm):
-    context = multiprocessing.get_context("spawn")  # safe beside any thread
-    counter, stop = context.Value("q", 0), context.Event()
-    pool = concurrent.futures.ProcessPoolExecutor(
-        workers,
-        mp_context=context,
-        initializer=_start_worker,
-        initargs=(counter, stop),
-    )
-    start = bar.n
-    try:
-        waiting = {pool.submit(_write_shard, *task) for task in todo}
-        while waiting:
-            done, waiting = concurrent.futures.wait(
-                waiting, timeout=0.5, return_when=concurrent.futures.FIRST_EXCEPTION
-            )
-            bar.update(start + counter.value - bar.n)
-            for future in done:
-                future.result()
-    finally:
-        stop.set()  # after an error the others need not finish their shards
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-# Of a worker process, shared with the main one: images done, and the word to stop.
-_counter = _stop = None
-
-
-class _Stopped(Exception):
-    """The build has failed elsewhere or was interrupted."""
-
-
-def _start_worker(counter, stop):
-    global _counter, _stop
-    _counter, _stop = counter, stop
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process says when to stop
-    parent = multiprocessing.parent_process().sentinel
-
-    def follow():  # a killed build must not leave workers that go on writing
-        multiprocessing.connection.wait([parent])
-        os._exit(1)
-
-    threading.Thread(target=follow, daemon=True).start()
-
-
-def _count(images_done: int):
-    if _counter is not None:
-        with _counter.get_lock():
-            _counter.value += images_done
-        if _stop.is_set():
-            raise _Stopped
-
-
-def _write_shard(path, entries, settings, strict, done=_count):
-    """Writes one shard and, last, the note of what it holds."""
-    beside = f"{path}.{os.getpid()}.tmp"
-    try:
-        note = _fill(beside, entries, settings, strict, done)
-        note["file"] = os.path.basename(path)
-        note["examples"] = len(note["labels"])
-        note["bytes"] = os.path.getsize(beside)
-        note["sha256"] = _sha256(beside)
-        os.replace(beside, path)
-    except RuntimeError as error:  # how ArrayRecord tells what the disk refused
-        raise _disk_error(error, path) from None
-    finally:
-        if os.path.exists(beside):
-            os.remove(beside)
-    _write_json(_note_path(path), note)
-
-
-def _fill(path, entries, settings, strict, done) -> dict:
-    """Writes the records of one shard; what it holds."""
-    note = {"labels": "", "sources": [], "kinds": [], "rejected": [], "warnings": []}
-    compression = COMPRESSION[settings["compression"]]
-    writer = ArrayRecordWriter(path, f"group_size:1,{compression}")
-    for entry in entries:
-        done(1)
-        try:
-            record, warnings = _record(entry, settings)
-        except InputError as error:
-            reason = str(error).removeprefix(f"{entry.image}: ").removesuffix(".")
-            row = Rejected(line=entry.line, path=entry.image, reason=reason)
-            if strict:
-                raise _strict_error(row) from None
-            note["rejected"].append(vars(row))
-            continue
-        writer.write(record)
-        note["labels"] += str(entry.label)
-        note["sources"].append(entry.source)
-        note["kinds"].append(entry.kind)
-        note["warnings"] += [(warning, entry.line) for warning in warnings]
-    writer.close()
-    return note
-
-
-def _record(entry: Entry, settings: dict) -> tuple[bytes, list[str]]:
-    """An entry's record and what is odd about it; `InputError` if it cannot be used."""
-    warnings = []
-    data = images.read_bytes(entry.image)
-    image = images.read_image(data)
-    height, width = image.shape[:2]
-
-    mask = None
-    if entry.mask is not None:
-        mask = images.read_mask(entry.mask, settings["mask_inverted"])
-        if mask.shape[:2] != (height, width):
-            warnings.append("mask_size")
-        if entry.label == 0:
-            if mask.max() >= 128:
-                raise InputError(
-                    f"{entry.mask}: marks manipulated pixels in an image whose label "
-                    "says authentic"
-                )
-            mask[:] = 0  # fainter values are the noise of lossy masks
-        if entry.label == 1 and mask.max() < 128:
-            warnings.append("empty_mask")
-        if not mask.any():
-            mask = None
-    elif entry.label == 1:
-        warnings.append("no_mask")
-
-    small = {}
-    side = settings["image_size"]
-    if settings["storage"] == "resized":
-        data = images.resize_image(image, side, side).tobytes()
-        small["image_size"] = side
-        if mask is not None:
-            fitted = images.resize_mask(mask, height, width)
-            small["small_mask"] = images.resize_mask(fitted, side, side).tobytes()
-    record = records.encode(
-        name=entry.name,
-        source=entry.source,
-        group=entry.group,
-        kind=entry.kind,
-        label=entry.label,
-        has_mask=entry.label == 0 or entry.mask is not None,
-        height=height,
-        width=width,
-        image=data,
-        mask=None if mask is None else images.encode_mask(mask),
-        **small,
-    )
-    return record, warnings
+            write_shards(todo, min(workers, len(todo)), bar)
+    return [read_note(name) for name in names]
 
 
 def _finish(out, settings, notes, rejected, entries) -> dict:
@@ -399,7 +257,7 @@ def _finish(out, settings, notes, rejected, entries) -> dict:
         "classes": classes,
         "sources": {
             source: {label: counts[source, label] for label in "01"}
-            for source in set(sources)
+            for source in sorted(set(sources))
         },
         "kinds": kinds,
         "shards": [
@@ -414,12 +272,9 @@ def _finish(out, settings, notes, rejected, entries) -> dict:
         # Lines of the list; for `one_class`, the class.
         "warnings": {name: lines for name, lines in warnings.items() if lines},
     }
-    table = io.StringIO()
-    writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(("line", "path", "reason"))
-    writer.writerows((row.line, row.path, row.reason) for row in rejected)
-    _write_text(os.path.join(out, REJECTED), table.getvalue())
-    _write_json(os.path.join(out, records.MANIFEST), manifest)
+    columns = ("line", "path", "reason")
+    files.write_csv(os.path.join(out, REJECTED), _printable(rejected), columns)
+    files.write_json(os.path.join(out, records.MANIFEST), manifest)
     _tidy(out, manifest)
 
     print(
@@ -434,6 +289,17 @@ def _finish(out, settings, notes, rejected, entries) -> dict:
     return manifest
 
 
+def _printable(rejected: list[Rejected]) -> list[dict]:
+    """Rows for a table; bytes of file names that are no text become \\xff."""
+    return [
+        {
+            name: str(value).encode(errors="backslashreplace").decode()
+            for name, value in vars(row).items()
+        }
+        for row in rejected
+    ]
+
+
 def _tidy(out: str, manifest: dict):
     """Removes what served the build: notes, shards that turned out empty."""
     keep = {os.path.join(out, shard["file"]) for shard in manifest["shards"]}
@@ -444,30 +310,12 @@ def _tidy(out: str, manifest: dict):
         os.remove(os.path.join(out, records.UNFINISHED))
 
 
-def _strict_error(row: Rejected) -> InputError:
-    return InputError(f"line {row.line}: {row.path or 'no path'}: {row.reason}")
-
-
 def _nothing_usable(paths_file: str, rejected: list[Rejected]) -> InputError:
     first = min(rejected, key=lambda row: row.line)
     return InputError(
         f"{paths_file}: none of {len(rejected)} lines can be used; the first, line "
         f"{first.line}: {first.reason}"
     )
-
-
-def _disk_error(error: RuntimeError, path: str) -> Exception:
-    known = {
-        "No space left": errno.ENOSPC,
-        "File too large": errno.ENOSPC,
-        "quota exceeded": errno.EDQUOT,
-        "Permission denied": errno.EACCES,
-        "Read-only": errno.EROFS,
-    }
-    for text, number in known.items():
-        if text in str(error):
-            return OSError(number, os.strerror(number), path)
-    return error
 
 
 def _clear(out: str, fresh: bool):
@@ -477,36 +325,6 @@ def _clear(out: str, fresh: bool):
             os.remove(path)
     if fresh:
         os.rmdir(out)
-
-
-def _note_path(shard: str) -> str:
-    return f"{shard}.json"
-
-
-def _is_written(shard: str) -> bool:
-    if not os.path.exists(_note_path(shard)) or not os.path.exists(shard):
-        return False
-    with open(_note_path(shard), encoding="utf-8") as file:
-        return json.load(file)["bytes"] == os.path.getsize(shard)
-
-
-def _sha256(path: str) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _write_json(path: str, content):
-    _write_text(path, json.dumps(content, indent=1, sort_keys=True) + "\n")
-
-
-def _write_text(path: str, text: str):
-    """Whole or not at all: beside its place first, then renamed."""
-    beside = f"{path}.{os.getpid()}.tmp"
-    with open(beside, "w", encoding="utf-8", errors="surrogateescape") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(beside, path)
 
 
 @one_line

@@ -24,6 +24,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
+from sdfl_jax import files
 from sdfl_jax.errors import InputError
 
 MAX_PIXELS = 200_000_000  # 600 MB as RGB; beyond any camera, within most memories
@@ -96,6 +97,13 @@ def encode_mask(mask: UInt8[np.ndarray, "H W 1"]) -> bytes:
 def decode_mask(png: bytes) -> UInt8[np.ndarray, "H W 1"]:
     """Reverses `encode_mask`, taking every value literally (unlike `read_mask`)."""
     return imagecodecs.png_decode(png)[..., None]
+
+
+def write_png(path: str | os.PathLike, planes: UInt8[np.ndarray, "..."]):
+    """Writes uint8 H W, H W 1 or H W 3 (RGB) as a PNG file, whole or not at all."""
+    planes = planes[..., 0] if planes.shape[2:] == (1,) else planes
+    with files.replacing(path) as beside:
+        beside.write_bytes(imagecodecs.png_encode(np.ascontiguousarray(planes)))
 
 
 def resize_image(image: UInt8[np.ndarray, "H W 3"], height: int, width: int):
