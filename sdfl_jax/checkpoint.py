@@ -16,7 +16,7 @@ import jax
 import ml_collections as mlc
 import orbax.checkpoint as ocp
 
-from sdfl_jax import models
+from sdfl_jax import models, weights
 from sdfl_jax.errors import InputError
 from sdfl_jax.files import write_json
 from sdfl_jax.state import TrainState, init_variables
@@ -180,13 +180,4 @@ def _refuse_other_network(manager, step, wanted: dict):
     """Compares names and shapes, which orbax itself reports at length or not at all."""
     saved = manager.item_metadata(step)["model"]
     saved = getattr(saved, "tree", saved) or {}
-    models.weights_must_match(
-        f"The checkpoint {manager.directory}/{step}", _shapes(saved), _shapes(wanted)
-    )
-
-
-def _shapes(tree) -> dict[str, tuple]:
-    return {
-        "/".join(str(getattr(key, "key", key)) for key in path): tuple(leaf.shape)
-        for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]
-    }
+    weights.must_match(f"The checkpoint {manager.directory}/{step}", saved, wanted)

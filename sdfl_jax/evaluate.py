@@ -4,17 +4,18 @@ python -m sdfl_jax.evaluate --workdir=DIR --data=SHARDS --out=DIR
 """
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
 import numpy as np
 from tqdm import tqdm
 
-from sdfl_jax import __version__, checkpoint, metrics, report, sharding
+from sdfl_jax import __version__, checkpoint, report, sharding
 from sdfl_jax.data import images, pipeline
 from sdfl_jax.data.records import RecordSource, load_manifest
 from sdfl_jax.errors import InputError, one_line
-from sdfl_jax.evaluators import LocalizationEvaluator
+from sdfl_jax.evaluators import Evaluation, LocalizationEvaluator
 from sdfl_jax.files import new_folder, write_csv, write_json
 from sdfl_jax.steps import make_evaluate_step
 
@@ -28,6 +29,7 @@ def main(argv=None):
     if not 0 < args.threshold < 1:
         raise InputError(f"--threshold={args.threshold}: must lie between 0 and 1.")
     print(evaluate(**vars(args)))
+    print(f"\nReport: {args.out}; pictures: {Path(args.out) / 'pictures.png'}")
 
 
 def evaluate(
@@ -39,11 +41,13 @@ def evaluate(
     threshold: float = 0.5,
     batch_size: int = 8,
     workers: int = 0,
+    subsets: Sequence[str] = (),
 ) -> str:
     """Scores the examples of `data` at each image's own resolution.
 
-    Writes `metrics.json`, `per_image.csv`, `masks/`, `roc.png` and `pictures.png` to
-    `out`, all or nothing.
+    Writes `metrics.json`, `per_image.csv`, `masks/`, `report.md`, `roc.png` and
+    `pictures.png` to `out`, all or nothing. `subsets` names unions of kinds, such as
+    "splice+inpainting", that are scored on their own beside each single kind.
 
     Returns:
       The table of scores, Markdown.
@@ -91,14 +95,17 @@ def evaluate(
         result = evaluator.run(variables, on_example=on_example)
         bar.close()
 
-        calibrated = trained.progress.get("pixel_threshold")
+        if len(result.rows) != manifest["examples"]:
+            raise RuntimeError(
+                f"{len(result.rows)} of {manifest['examples']} examples were scored."
+            )
         scores = {
             **result.figures,
             "loss": result.loss,
-            "validation_threshold": calibrated
-            and {"threshold": calibrated, **result.at_threshold(calibrated)},
-            "baselines": result.baselines(),
+            "validation_threshold": _at_validation_threshold(result, trained.progress),
             "kinds": result.by_kind(),
+            "subsets": {name: _subset(result, name) for name in subsets},
+            "baselines": result.baselines(),
         }
         setting = {
             "data": Path(data).name,
@@ -110,11 +117,28 @@ def evaluate(
         }
         write_json(folder / "metrics.json", scores | {"setting": setting})
         write_csv(folder / "per_image.csv", result.rows, list(result.rows[0]))
+        table = report.score_table(scores)
+        (folder / "report.md").write_text(table + "\n")
         report.roc_plot(result.label, result.score, folder / "roc.png")
         report.picture_sheet(
             pictures.rows, folder / "pictures.png", title="Image, mask, prediction"
         )
-    return metrics.table(scores) + f"\n\nReport: {out} (pictures.png, metrics.json)"
+    return table
+
+
+def _at_validation_threshold(result: Evaluation, progress: dict) -> dict | None:
+    """The figures at the thresholds that were best on the validation data."""
+    pixel, image = progress.get("pixel_threshold"), progress.get("image_threshold")
+    if pixel is None:
+        return None
+    figures = result.at_threshold(pixel, image)
+    return {"threshold": pixel, "image_threshold": image, **figures}
+
+
+def _subset(result: Evaluation, name: str) -> dict:
+    """Standard figures of a union of kinds and its baselines; all authentic images."""
+    part = result.of_kinds(name.split("+"))
+    return {"standard": part.figures["standard"], "baselines": part.baselines()}
 
 
 class _Pictures:
@@ -133,8 +157,10 @@ class _Pictures:
                     "image": example["image"],
                     "mask": example["original_mask"],
                     "mask_probs": mask_probs,
-                    "name": example["kind"] or example["name"],
+                    "name": example["name"],
+                    "kind": example["kind"],
                     "label": example["label"],
+                    "has_mask": example["has_mask"],
                 }
             )
         self._seen += 1
@@ -158,6 +184,12 @@ def _arguments() -> argparse.ArgumentParser:
     )
     parser.add_argument("--batch_size", type=int, default=8)
     parser.add_argument("--workers", type=int, default=0, help="processes that decode")
+    parser.add_argument(
+        "--subsets",
+        type=lambda text: text.split(","),
+        default=(),
+        help="unions of kinds to score on their own: splice+inpainting,...",
+    )
     return parser
 
 

@@ -14,8 +14,10 @@ from tqdm import tqdm
 
 from sdfl_jax import checkpoint, report, sharding
 from sdfl_jax.data import images, pipeline
-from sdfl_jax.errors import one_line
+from sdfl_jax.errors import InputError, one_line
 from sdfl_jax.steps import make_evaluate_step
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".gif")
 
 
 @one_line
@@ -62,7 +64,7 @@ def predict(
     Raises:
       InputError: no such file, no image among them, no checkpoint.
     """
-    source = pipeline.FileSource(files)
+    source = pipeline.FileSource(images_in(files))
     trained = checkpoint.load(workdir, checkpoint_name)
     mesh = sharding.data_mesh()
     evaluate_step = make_evaluate_step(trained.model, mesh)
@@ -109,6 +111,22 @@ def predict(
                 "overlay": str(overlay),
             }
     bar.close()
+
+
+def images_in(paths: list[str]) -> list[Path]:
+    """The files among `paths`, and the images anywhere below its folders."""
+    found = []
+    for path in map(Path, paths):
+        if path.is_dir():
+            below = [p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES]
+            if not below:
+                raise InputError(f"{path}: no image in it ({', '.join(SUFFIXES)}).")
+            found += sorted(below)
+        elif path.exists():
+            found.append(path)
+        else:
+            raise InputError(f"{path}: no such file or folder.")
+    return found
 
 
 def _arguments() -> argparse.ArgumentParser:
