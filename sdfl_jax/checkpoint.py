@@ -127,7 +127,14 @@ def read_config(workdir: str | os.PathLike) -> mlc.ConfigDict:
 
 def _manager(folder: Path, keep: int) -> ocp.CheckpointManager:
     return ocp.CheckpointManager(
-        folder, options=ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
+        folder,
+        options=ocp.CheckpointManagerOptions(max_to_keep=keep, create=True),
+        # Named, so that shapes can be read before anything is restored.
+        item_handlers={
+            "model": ocp.StandardCheckpointHandler(),
+            "training": ocp.StandardCheckpointHandler(),
+            "progress": ocp.JsonCheckpointHandler(),
+        },
     )
 
 

@@ -1,4 +1,4 @@
-"""Every field of an experiment's config: its name, its type, its default, its meaning."""
+"""The fields of an experiment's config: name, type, default and meaning of each."""
 
 import ml_collections as mlc
 
