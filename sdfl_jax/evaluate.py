@@ -85,7 +85,7 @@ def evaluate(
 
         def on_example(example, mask_probs):
             images.write_png(
-                folder / "masks" / f"{example['name']}.png",
+                folder / "masks" / images.png_name(example["name"]),
                 np.round(255 * mask_probs).astype(np.uint8),
             )
             pictures.offer(example, mask_probs)
@@ -121,7 +121,9 @@ def evaluate(
         (folder / "report.md").write_text(table + "\n")
         report.roc_plot(result.label, result.score, folder / "roc.png")
         report.picture_sheet(
-            pictures.rows, folder / "pictures.png", title="Image, mask, prediction"
+            pictures.rows,
+            folder / "pictures.png",
+            title=f"{setting['data']}: {len(result.rows)} images, every n-th of them",
         )
     return table
 

@@ -95,8 +95,8 @@ def predict(
             batch, np.asarray(outputs["mask_probs"]), np.asarray(outputs["score"])
         )
         for example, mask_probs, score in done:
-            mask = out / "masks" / f"{example['name']}.png"
-            overlay = out / "overlays" / f"{example['name']}.png"
+            name = images.png_name(example["name"])
+            mask, overlay = out / "masks" / name, out / "overlays" / name
             images.write_png(mask, np.round(255 * mask_probs).astype(np.uint8))
             images.write_png(overlay, report.overlay(example["image"], mask_probs))
             bar.update()

@@ -1,11 +1,17 @@
 """Eight CPU devices for every test, and no silent broadcasting."""
 
+import tempfile
+
 import jax
 from absl import flags
 
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# Tests compile much and compute little. What one test compiled serves the next.
+jax.config.update("jax_disable_most_optimizations", True)
+jax.config.update("jax_compilation_cache_dir", tempfile.mkdtemp(prefix="sdfl_jax_"))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 # grain's worker processes read absl flags, which only `absl.app.run` would parse.
 flags.FLAGS.mark_as_parsed()

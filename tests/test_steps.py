@@ -9,15 +9,15 @@ import pytest
 from sdfl_jax import losses, models, sharding
 from sdfl_jax.state import init_state, init_variables
 from sdfl_jax.steps import make_evaluate_step, make_train_step
+from tests.tiny import SIDE
 
-SIDE = 32
 LOSS = dict(weights={"mask": 0.16, "label": 0.04, "edge": 0.0}, mask_losses=("dice",))
 
 
 def make_model(**settings):
     return models.build(
         "sdfl",
-        encoder="resnet18",
+        encoder="tiny",
         width=8,
         pyramid_width=8,
         bins=(2,),  # a 1x1 map of one image has no variance

@@ -96,7 +96,9 @@ def test_a_finished_run_has_nothing_left_to_do(run, shards):
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_harms_nothing(shards, tmp_path):
-    config = tiny.config(*shards, total_steps=40, optimizer__lr=1e38, save_every=100)
+    config = tiny.config(
+        *shards, total_steps=40, optimizer__lr=1e38, validate_every=50, save_every=50
+    )
     with pytest.raises(InputError, match="not finite 10 times in a row"):
         train(config, str(tmp_path))
 

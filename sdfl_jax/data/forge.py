@@ -267,6 +267,8 @@ def _write_lists(folder: Path, records: list[dict]) -> None:
     for split in album.SPLITS:
         rows = [record for record in records if record["split"] == split]
         if rows:
+            # Only a manipulation has a kind.
+            rows = [row | {"kind": row["kind"] * row["label"]} for row in rows]
             write_csv(folder / f"paths_{split}.csv", rows, LIST_COLUMNS)
     rows = [
         {k: json.dumps(v) if isinstance(v, dict) else v for k, v in record.items()}

@@ -99,6 +99,14 @@ def decode_mask(png: bytes) -> UInt8[np.ndarray, "H W 1"]:
     return imagecodecs.png_decode(png)[..., None]
 
 
+def png_name(name: str) -> str:
+    """Where the PNG that belongs to an image goes: photo.jpg to photo.jpg.png.
+
+    The old ending stays, for photo.jpg and photo.tif may lie side by side.
+    """
+    return name if name.lower().endswith(".png") else f"{name}.png"
+
+
 def write_png(path: str | os.PathLike, planes: UInt8[np.ndarray, "..."]):
     """Writes uint8 H W, H W 1 or H W 3 (RGB) as a PNG file, whole or not at all."""
     planes = planes[..., 0] if planes.shape[2:] == (1,) else planes
