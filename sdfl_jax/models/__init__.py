@@ -6,17 +6,17 @@ import inspect
 from flax import linen as nn
 
 from sdfl_jax.errors import InputError
+from sdfl_jax.models import sdfl
 from sdfl_jax.models.bayar import project
 from sdfl_jax.models.encoders import ENCODERS
 from sdfl_jax.models.names import valid
 from sdfl_jax.models.outputs import Outputs
-from sdfl_jax.models.sdfl import sdfl
 
 __all__ = ["ENCODERS", "MODELS", "Outputs", "build", "project"]
 
 MODELS = {
-    "sdfl": sdfl,
-    "upernet": functools.partial(sdfl, noise_branch=False),
+    "sdfl": sdfl.build,
+    "upernet": functools.partial(sdfl.build, noise_branch=False),
 }
 
 

@@ -1,11 +1,12 @@
 """A convolution that sees prediction errors, not content (Bayar & Stamm, 2018)."""
 
+import functools
+import math
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
-
-from sdfl_jax.ops.conv import conv2d
 
 NAME = "bayar_conv"  # under which networks keep this layer, and `project` finds it
 
@@ -27,20 +28,33 @@ class BayarConv(nn.Module):
     def __call__(
         self, x: Float[Array, "B H W C"]
     ) -> Float[Array, "B H W {self.features}"]:
-        around = self.kernel**2 - 1
-        stored = self.param(
-            "kernel",
-            nn.initializers.uniform(1.0),
-            (around, x.shape[-1], self.features),
-            jnp.float32,
-        )
+        shape = (self.kernel**2 - 1, x.shape[-1], self.features)
+        stored = self.param("kernel", nn.initializers.uniform(1.0), shape, jnp.float32)
         weights = stored + jax.lax.stop_gradient(normalise(stored) - stored)
-        centre = -jnp.ones((1, *weights.shape[1:]))
-        before, after = weights[: around // 2], weights[around // 2 :]
-        kernel = jnp.concatenate([before, centre, after])
-        kernel = kernel.reshape(self.kernel, self.kernel, *weights.shape[1:])
-        # In float32 in any network: the result is a small difference of large values.
-        return conv2d(x.astype(jnp.float32), kernel, padding=self.kernel // 2)
+        return constrained_conv(x, weights)
+
+
+def constrained_conv(
+    x: Float[Array, "B H W C"], weights: Float[Array, "n C F"]
+) -> Float[Array, "B H W F"]:
+    """Convolves with `weights` around a centre of -1, in float32, zeros beyond the map.
+
+    The result is a small difference of large values, which a batch norm magnifies. So
+    each neighbour is first compared with the centre; what this leaves of the centre's
+    weight is the sum of `weights` less 1, almost nothing.
+    """
+    size = math.isqrt(len(weights) + 1)
+    (_, H, W, _), reach = x.shape, size // 2
+    x = x.astype(jnp.float32)
+    padded = jnp.pad(x, ((0, 0), (reach, reach), (reach, reach), (0, 0)))
+    places = [divmod(i, size) for i in range(size**2) if i != size**2 // 2]
+    differences = jnp.concatenate(
+        [padded[:, i : i + H, j : j + W] - x for i, j in places], axis=-1
+    )  # B H W n*C
+    product = functools.partial(jnp.dot, precision=jax.lax.Precision.HIGHEST)
+    return product(differences, weights.reshape(-1, weights.shape[-1])) + product(
+        x, jnp.sum(weights, axis=0) - 1
+    )
 
 
 def normalise(kernel: Float[Array, "n I O"]) -> Float[Array, "n I O"]:

@@ -1,5 +1,6 @@
 """The few layers that every network here is made of."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -79,35 +80,85 @@ class BatchNorm(nn.Module):
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, (C,))
         running_var = self.variable("batch_stats", "var", jnp.ones, (C,))
 
+        if not train or self.frozen:
+            mean, var = running_mean.value[None], running_var.value[None]  # 1 C
+            centred = x.astype(jnp.float32) - mean[:, None, None]
+            factor = scale[None] * jax.lax.rsqrt(var + self.eps)
+            y = centred * factor[:, None, None] + bias[None, None, None]
+            return y.astype(self.dtype)
+
         n = self.group or B
-        if train and not self.frozen:
-            if B % n:
-                raise InputError(f"bn_group={n} does not divide a batch of {B}.")
-            x = x.astype(jnp.float32).reshape(B // n, n, H, W, C)
-            mean = jnp.mean(x, axis=(1, 2, 3))  # G C
-            centred = x - mean[:, None, None, None]
-            var = jnp.mean(jnp.square(centred), axis=(1, 2, 3))  # G C
-            if not self.is_initializing():
-                self._move(running_mean, jnp.mean(mean, axis=0))
-                count = n * H * W
-                if count > 1:
-                    self._move(running_var, jnp.mean(var, axis=0) * count / (count - 1))
-            factor = jax.lax.rsqrt(var + self.eps) * scale[None]
-            x = centred * factor[:, None, None, None]
-        else:
-            mean, var = running_mean.value, running_var.value
-            factor = jax.lax.rsqrt(var + self.eps) * scale
-            x = (x.astype(jnp.float32) - mean[None, None, None])[None]
-            x = x * factor[None, None, None, None]
-        x = x + bias[None, None, None, None]
-        return x.reshape(B, H, W, C).astype(self.dtype)
+        if B % n:
+            raise InputError(f"bn_group={n} does not divide a batch of {B}.")
+        groups = x.astype(jnp.float32).reshape(B // n, n, H, W, C)
+        y, mean, var = normalise(groups, scale, bias, self.eps)
+        if not self.is_initializing():
+            self._move(running_mean, jnp.mean(mean, axis=0))
+            count = n * H * W
+            if count > 1:
+                self._move(running_var, jnp.mean(var, axis=0) * count / (count - 1))
+        return y.reshape(B, H, W, C).astype(self.dtype)
 
     def _move(self, running, value):
         running.value = self.momentum * running.value + (1 - self.momentum) * value
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def normalise(
+    x: Float[Array, "G n H W C"],
+    scale: Float[Array, "C"],
+    bias: Float[Array, "C"],
+    eps: float,
+) -> tuple[Float[Array, "G n H W C"], Float[Array, "G C"], Float[Array, "G C"]]:
+    """Each group to mean `bias` and deviation `scale`; its mean and biased variance.
+
+    The gradients are those of the first result; the statistics have none.
+    """
+    return _normalise_forward(x, scale, bias, eps)[0]
+
+
+def _normalise_forward(x, scale, bias, eps):
+    mean = _group_mean(x)
+    centred = x - _spread(mean)
+    var = _group_mean(jnp.square(centred))
+    inverse = jax.lax.rsqrt(var + eps)  # G C
+    factor = inverse * scale[None]
+    y = centred * _spread(factor) + _spread(bias[None])
+    return (y, mean, var), (x, mean, inverse, scale)
+
+
+def _normalise_backward(eps, saved, gradients):
+    x, mean, inverse, scale = saved
+    dy, *_ = gradients
+    unit = (x - _spread(mean)) * _spread(inverse)
+    dy_mean, along_mean = _group_mean(dy), _group_mean(dy * unit)  # G C
+    dx = dy - _spread(dy_mean) - unit * _spread(along_mean)
+    count = x[0, ..., 0].size
+    return (
+        dx * _spread(inverse * scale[None]),
+        count * jnp.sum(along_mean, axis=0),
+        count * jnp.sum(dy_mean, axis=0),
+    )
+
+
+normalise.defvjp(_normalise_forward, _normalise_backward)
+
+
+def _group_mean(x: Float[Array, "G n H W C"]) -> Float[Array, "G C"]:
+    return jnp.mean(x, axis=(1, 2, 3))
+
+
+def _spread(values: Float[Array, "G C"]) -> Float[Array, "G 1 1 1 C"]:
+    return values[:, None, None, None]
+
+
 class ConvBlock(nn.Module):
-    """Convolution, batch norm, ReLU."""
+    """Convolution, batch norm, ReLU.
+
+    With `size`, resized in between. To resize before a 1x1 convolution is the same, but
+    for more work and, where all positions hold one value, rounding that the batch norm
+    would blow up.
+    """
 
     features: int
     kernel: int = 3
@@ -116,9 +167,14 @@ class ConvBlock(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "B H W _"], *, train: bool
-    ) -> Float[Array, "B H W {self.features}"]:
+        self,
+        x: Float[Array, "B H W _"],
+        *,
+        size: tuple[int, int] | None = None,
+        train: bool,
+    ) -> Float[Array, "B h w {self.features}"]:
         x = Conv(self.features, self.kernel, dtype=self.dtype, name="conv")(x)
+        x = x if size is None else resize(x, *size)
         return nn.relu(self.norm(name="bn")(x, train=train))
 
 

@@ -22,7 +22,7 @@ LABEL_INPUTS = ("pyramid", "pyramid+mask")
 class Sdfl(nn.Module):
     """Finds manipulated pixels by content and, given a noise encoder, by noise.
 
-    Built by `sdfl`, which says what the settings mean.
+    Made by `build`, which says what the settings mean.
     """
 
     encoder: nn.Module
@@ -64,7 +64,7 @@ class Sdfl(nn.Module):
         )
 
 
-def sdfl(
+def build(
     *,
     encoder: str = "resnet50_deep",
     noise_branch: bool = True,

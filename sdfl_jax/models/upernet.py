@@ -31,8 +31,10 @@ class Decoder(nn.Module):
         *finer, top = levels
         parts = [top]
         for i, cells in enumerate(pyramid_pool(top, self.bins)):
-            cells = block(self.pyramid_width, 1, f"pyramid{i}")(cells, train=train)
-            parts.append(resize(cells, *top.shape[1:3]))
+            # Each grid is resized before its batch norm, as in the reference: so the
+            # statistics count a cell as often as it covers positions.
+            grid = block(self.pyramid_width, 1, f"pyramid{i}")
+            parts.append(grid(cells, size=top.shape[1:3], train=train))
         pyramid = jnp.concatenate(parts, axis=-1)
         pyramid = block(self.width, 3, "pyramid_out")(pyramid, train=train)
 
