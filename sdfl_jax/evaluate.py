@@ -140,7 +140,11 @@ def _at_validation_threshold(result: Evaluation, progress: dict) -> dict | None:
 def _subset(result: Evaluation, name: str) -> dict:
     """Standard figures of a union of kinds and its baselines; all authentic images."""
     part = result.of_kinds(name.split("+"))
-    return {"standard": part.figures["standard"], "baselines": part.baselines()}
+    return {
+        "manipulated": int(np.count_nonzero(part.label)),
+        "standard": part.figures["standard"],
+        "baselines": part.baselines(),
+    }
 
 
 class _Pictures:

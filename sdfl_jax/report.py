@@ -133,7 +133,7 @@ def score_table(scores: Mapping) -> str:
     """The standard figures of an evaluation beside those of its baselines, Markdown.
 
     `scores` is what `metrics.json` holds: `standard`, `reference` and, where there
-    are any, `validation_threshold`, `kinds` and `baselines`.
+    are any, `validation_threshold`, `kinds`, `subsets` and `baselines`.
     """
     threshold = scores["reference"]["threshold"]
     rows = [{"what": f"threshold {threshold:.3g}", **scores["standard"]}]
@@ -144,6 +144,11 @@ def score_table(scores: Mapping) -> str:
     for kind, figures in (scores.get("kinds") or {}).items():
         what = f"- {kind or 'of unknown kind'} ({figures['manipulated']})"
         rows.append({"what": what, **figures})
+    for name, subset in (scores.get("subsets") or {}).items():
+        what = f"- {name} ({subset['manipulated']})"
+        rows.append({"what": what, **subset["standard"]})
+        everything = subset["baselines"]["everything_manipulated"]
+        rows.append({"what": f"  baseline: all of it, {name}", **everything})
     for name, figures in (scores.get("baselines") or {}).items():
         rows.append({"what": f"baseline: {name.replace('_', ' ')}", **figures})
     return table(rows, _SCORE_COLUMNS)

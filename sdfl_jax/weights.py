@@ -97,10 +97,49 @@ def load_encoder(
         raise InputError(f"This network has no part {part!r}; there are {parts}.")
     if str(path) == "efficientnet_lite0":
         path = _packaged_efficientnet_lite0()
-    state_dict = _without(read_weights(path), CLASSIFIER_LAYERS)
+    return fit_encoder(path, read_weights(path), variables, part)
+
+
+def fit_encoder(
+    source: str | os.PathLike, state_dict: dict, variables: dict, part: str = "encoder"
+) -> dict:
+    """As `load_encoder`, from arrays at hand; `source` names them in an error."""
+    used = _without(state_dict, CLASSIFIER_LAYERS)
     template = {kind: tree[part] for kind, tree in variables.items()}
-    fitted = _fit(f"{path} as {part!r}", state_dict, template)
+    fitted = _fit(f"{source} as {part!r}", used, template)
     return {kind: tree | {part: fitted[kind]} for kind, tree in variables.items()}
+
+
+def must_match(what: str, found: dict, wanted: dict):
+    """Compares the names and shapes of two trees of arrays.
+
+    Raises InputError where they differ: `what` does not fit the network, with a list.
+    """
+    found, wanted = (
+        {
+            path: tuple(leaf.shape)
+            for path, leaf in traverse_util.flatten_dict(tree, sep="/").items()
+        }
+        for tree in (found, wanted)
+    )
+    _refuse(what, found, wanted, unknown=sorted(found.keys() - wanted.keys()))
+
+
+def _refuse(what: str, found: dict, wanted: dict, unknown: list[str]):
+    """Raises InputError unless `found` has the places and shapes of `wanted`."""
+    both = sorted(found.keys() & wanted.keys())
+    other = [
+        f"{path}: given {found[path]}, network {wanted[path]}"
+        for path in both
+        if found[path] != wanted[path]
+    ]
+    problems = [
+        *_listed("-", "missing", sorted(wanted.keys() - found.keys())),
+        *_listed("+", "unknown", unknown),
+        *_listed("~", "of another shape", other),
+    ]
+    if problems:
+        raise InputError(f"{what} does not fit the network:\n" + "\n".join(problems))
 
 
 def _packaged_efficientnet_lite0() -> pathlib.Path:
@@ -137,34 +176,25 @@ def _fit(what: str, state_dict: dict, template: dict) -> dict:
     places = traverse_util.flatten_dict(template, sep="/")
     arrays, unknown = {}, []
     for name, array in state_dict.items():
-        path = _path(name, array)
+        path = path_of(name, np.ndim(array))
         if path in places:
             arrays[path] = _to_our_layout(path, array)
         else:
             unknown.append(name)
 
-    missing = sorted(places.keys() - arrays.keys())
-    other = sorted(p for p, array in arrays.items() if array.shape != places[p].shape)
-    problems = [
-        *_listed("-", "missing", missing),
-        *_listed("+", "unknown", sorted(unknown)),
-        *_listed(
-            "~",
-            "of another shape",
-            [f"{p}: file {arrays[p].shape}, network {places[p].shape}" for p in other],
-        ),
-    ]
-    if problems:
-        raise InputError(f"{what} does not fit the network:\n" + "\n".join(problems))
+    shapes = {path: array.shape for path, array in arrays.items()}
+    wanted = {path: place.shape for path, place in places.items()}
+    _refuse(what, shapes, wanted, unknown=sorted(unknown))
     return traverse_util.unflatten_dict(arrays, sep="/")
 
 
-def _path(name: str, array: np.ndarray) -> str:
+def path_of(name: str, ndim: int) -> str:
+    """Where a network keeps, in params or batch_stats, PyTorch's array of that name."""
     path = name
     for pattern, replacement in RULES:
         path = re.sub(pattern, replacement, path)
     kind = "batch_stats" if re.search(r"/(mean|var)$", path) else "params"
-    leaf = "scale" if np.ndim(array) == 1 else "kernel"
+    leaf = "scale" if ndim == 1 else "kernel"
     return f"{kind}/" + re.sub(r"/weight$", f"/{leaf}", path)
 
 
