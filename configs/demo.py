@@ -11,7 +11,7 @@ from sdfl_jax.config import defaults, parse_arg
 def get_config(arg: str = ""):
     parse_arg(arg)
     config = defaults()
-    config.total_steps = 550
+    config.total_steps = 800
     config.batch_size = 8
     config.image_size = 128
     config.data = dict(
@@ -40,7 +40,7 @@ def get_config(arg: str = ""):
     config.optimizer = dict(name="adamw", lr=1e-3, weight_decay=1e-2, clip=5.0)
     config.schedule = dict(name="cosine", warmup_steps=50)
     config.log_every = 10
-    config.validate_every = 275
-    config.save_every = 275
+    config.validate_every = 200
+    config.save_every = 200
     config.keep = 1
     return config
