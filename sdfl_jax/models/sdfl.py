@@ -73,6 +73,7 @@ def build(
     bins: Sequence[int] = (1, 2, 3, 6),
     label_input: str = "pyramid",
     bn_group: int = 0,
+    bn_momentum: float = 0.999,
     freeze_encoder_bn: bool = False,
     dtype: Any = jnp.float32,
 ) -> Sdfl:
@@ -86,6 +87,8 @@ def build(
     bins              the grids' sizes
     label_input       "pyramid", or "pyramid+mask": see `LabelHead`
     bn_group          see `BatchNorm`; 0 takes the statistics of the whole batch
+    bn_momentum       how much of its running statistics a step keeps; the reference's
+                      0.999 suits long runs from pretrained weights, 0.9 short ones
     freeze_encoder_bn the image encoder keeps its running statistics in training. The
                       noise encoder does not: its input is unlike what they come from
     dtype             of the computation; parameters, statistics and outputs are float32
@@ -97,7 +100,9 @@ def build(
             f"No label_input {label_input!r}; {valid(label_input, LABEL_INPUTS)}"
         )
     dtype = jnp.dtype(dtype)
-    norm = functools.partial(BatchNorm, group=bn_group, dtype=dtype)
+    norm = functools.partial(
+        BatchNorm, momentum=bn_momentum, group=bn_group, dtype=dtype
+    )
     make = functools.partial(ENCODERS[encoder], dtype=dtype)
     return Sdfl(
         encoder=make(norm=functools.partial(norm, frozen=freeze_encoder_bn)),

