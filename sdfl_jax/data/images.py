@@ -5,15 +5,23 @@ evaluation and prediction all read through this file.
 
 The rules, so that nothing is left to a library's taste:
 
-* 16 bits become 8 by `>> 8`; floating point in [0, 1] is scaled by 255, other floating
-  point is clipped to 0..255.
+* 16 bits become 8 by `>> 8`, 32 bits by `>> 24` unless they only hold 16. Floating
+  point in [0, 1] is scaled by 255, in [0, 255] it is taken as it is and any larger
+  range is scaled so that its maximum becomes 255; so is a maximum between 1 and 2,
+  which is a [0, 1] that overshoots rather than a black picture. Below 0 becomes 0; NaN
+  and infinity are refused, for they stand for no colour.
 * An alpha channel is dropped, not blended: blending needs a background that the file
   does not hold, and would alter the very pixels that are looked at.
 * The EXIF orientation is applied. Palettes become colours, an animation its first
-  frame, CMYK the RGB that Pillow makes of it without a colour profile.
+  frame, a TIFF of many pages its first, CMYK the RGB that Pillow makes of it without a
+  colour profile.
+* What a file claims about its size is checked before any pixel is decoded, and no
+  decoder gets more room than that.
 """
 
 import io
+import logging
+import math
 import os
 import struct
 import warnings
@@ -21,6 +29,7 @@ import warnings
 import cv2
 import imagecodecs
 import numpy as np
+import tifffile
 from jaxtyping import UInt8
 from PIL import Image
 
@@ -28,6 +37,8 @@ from sdfl_jax import files
 from sdfl_jax.errors import InputError
 
 MAX_PIXELS = 200_000_000  # 600 MB as RGB; beyond any camera, within most memories
+MAX_BYTES = 1_200_000_000  # of decoded planes: that many pixels of 16-bit RGB
+MAX_FILE_BYTES = 1_300_000_000  # the same without compression, and some metadata
 
 # Formats that Pillow may open; it knows others that start external programs.
 _FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF")
@@ -37,11 +48,19 @@ Image.MAX_IMAGE_PIXELS = None
 
 # Its remarks on odd metadata help nobody who prepares 30,000 images.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+logging.getLogger("tifffile").setLevel(logging.CRITICAL)
 
 # Images are decoded side by side; threads inside one resize would only compete.
 cv2.setNumThreads(1)
 
 _ORIENTATION = 0x0112  # the EXIF tag
+
+_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the latter two: BigTIFF
+_TIFF_COLOURS = (
+    tifffile.PHOTOMETRIC.MINISWHITE,
+    tifffile.PHOTOMETRIC.MINISBLACK,
+    tifffile.PHOTOMETRIC.RGB,
+)
 
 # What brings pixels stored with each EXIF orientation upright.
 _UPRIGHT = {
@@ -59,10 +78,11 @@ def read_image(
     path_or_bytes: str | os.PathLike | bytes, max_pixels: int = MAX_PIXELS
 ) -> UInt8[np.ndarray, "H W 3"]:
     """RGB of an image file, upright. `InputError` where it cannot be read whole."""
-    planes = _eight_bits(_decode(path_or_bytes, max_pixels))
+    planes = _decode(path_or_bytes, max_pixels)
     if planes.shape[2] < 3:  # grey, with or without alpha
-        return cv2.cvtColor(np.ascontiguousarray(planes[..., 0]), cv2.COLOR_GRAY2RGB)
-    return np.ascontiguousarray(planes[..., :3])
+        grey = np.ascontiguousarray(_eight_bits(planes[..., 0]))
+        return cv2.cvtColor(grey, cv2.COLOR_GRAY2RGB)
+    return np.ascontiguousarray(_eight_bits(planes[..., :3]))
 
 
 def read_mask(
@@ -130,18 +150,20 @@ def resize_mask(mask: UInt8[np.ndarray, "H W 1"], height: int, width: int):
 
 
 def read_bytes(path: str | os.PathLike) -> bytes:
-    """A file's content; `InputError` where there is no such file or it is empty."""
+    """A file's content; `InputError` if there is no such file, or none of an image."""
     if not os.path.exists(path):
         raise InputError(f"{path}: no such file.")
     if not os.path.isfile(path):  # a pipe would be waited for
         raise InputError(f"{path}: not a file.")
     try:
         with open(path, "rb") as file:
-            data = file.read()
+            data = file.read(MAX_FILE_BYTES + 1)
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}.") from None
     if not data:
         raise InputError(f"{path}: the file is empty (0 bytes).")
+    if len(data) > MAX_FILE_BYTES:
+        raise InputError(f"{path}: a file of more than {MAX_FILE_BYTES:,} bytes.")
     return data
 
 
@@ -152,46 +174,125 @@ def _decode(path_or_bytes, max_pixels: int) -> np.ndarray:
     else:
         where, data = f"{os.fspath(path_or_bytes)}: ", read_bytes(path_or_bytes)
     try:
-        with Image.open(io.BytesIO(data), formats=_FORMATS) as picture:
-            width, height = picture.size
-            if width * height > max_pixels:
-                raise InputError(
-                    f"{where}{width}x{height} pixels; at most {max_pixels:,} are read."
-                )
-            planes, orientation = _pixels(picture, data)
-    except InputError:
-        raise
-    except Image.UnidentifiedImageError:
-        raise InputError(f"{where}not an image ({_looks_like(data)}).") from None
+        planes, orientation = _open(data, max_pixels)
+        if (
+            planes.ndim not in (2, 3)
+            or not planes.size
+            or planes.dtype.kind not in "buif"
+        ):
+            raise InputError("cannot be decoded (no planes of numbers).")
+        if planes.dtype.kind == "f" and not np.isfinite(planes).all():
+            raise InputError("holds values that are no numbers (NaN or infinity).")
+    except InputError as error:
+        raise InputError(f"{where}{error}") from None
     except MemoryError:
         raise InputError(f"{where}not enough memory to decode it.") from None
     # Decoders fed with broken files raise almost anything.
     except Exception as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise InputError(f"{where}cannot be decoded ({reason}).") from None
     if planes.ndim == 2:
         planes = planes[..., None]
     return _UPRIGHT.get(orientation, lambda x: x)(planes)
 
 
-def _pixels(picture: Image.Image, data: bytes) -> tuple[np.ndarray, int]:
+def _open(data: bytes, max_pixels: int) -> tuple[np.ndarray, int]:
     """Decodes by the fastest decoder for the format; the EXIF orientation beside it."""
-    if picture.format in ("JPEG", "MPO"):
-        if picture.mode in ("L", "RGB") and picture.bits == 8:
+    try:
+        picture = Image.open(io.BytesIO(data), formats=_FORMATS)
+    except Image.UnidentifiedImageError:
+        if data[:4] in _TIFF:
+            return _open_tiff(data, max_pixels)
+        raise InputError(f"not an image ({_looks_like(data)}).") from None
+    with picture:
+        if picture.format == "TIFF" and max(picture.tag_v2.get(258, (1,))) > 8:
+            return _open_tiff(data, max_pixels)
+        _refuse_large(*picture.size, len(picture.getbands()), max_pixels)
+        if picture.format == "PNG":
+            return _open_png(data, max_pixels), _orientation(picture)
+        if picture.format in ("JPEG", "MPO"):
             _refuse_truncated_jpeg(data)
-            orientation = picture.getexif().get(_ORIENTATION, 1)
-            return imagecodecs.jpeg8_decode(data), orientation
-    if picture.format == "PNG":
-        exif = Image.Exif()
+            if picture.mode in ("L", "RGB") and picture.bits == 8:
+                channels = (3,) if picture.mode == "RGB" else ()
+                room = np.empty((*picture.size[::-1], *channels), np.uint8)
+                return imagecodecs.jpeg8_decode(data, out=room), _orientation(picture)
+        # A TIFF is turned upright by Pillow while it loads.
+        orientation = 1 if picture.format == "TIFF" else _orientation(picture)
+        if picture.mode in ("P", "PA", "CMYK", "YCbCr", "LAB", "HSV", "RGBX", "RGBa"):
+            return np.asarray(picture.convert("RGB")), orientation
+        if picture.mode == "1":
+            return np.asarray(picture.convert("L")), orientation
+        return np.asarray(picture), orientation
+
+
+def _open_png(data: bytes, max_pixels: int) -> np.ndarray:
+    if data[12:16] != b"IHDR":
+        raise InputError("cannot be decoded (a PNG file without its header).")
+    width, height, depth = struct.unpack(">IIB", data[16:25])
+    _refuse_large(width, height, 4 * max(depth // 8, 1), max_pixels)
+    return imagecodecs.png_decode(data)
+
+
+def _open_tiff(data: bytes, max_pixels: int) -> tuple[np.ndarray, int]:
+    """The first page of a TIFF deeper than 8 bits or unknown to Pillow.
+
+    Pillow reads some of these wrongly without a word (16 bits in separate planes, 32
+    bits, 16 bits with white at 0).
+    """
+    with tifffile.TiffFile(io.BytesIO(data)) as file:
+        page = file.pages[0]
+        bits, axes = page.bitspersample, page.axes
+        if axes not in ("YX", "YXS", "SYX") or not isinstance(bits, int):
+            raise InputError(f"cannot be decoded (a TIFF of shape {page.shape}).")
+        if page.dtype is None or page.dtype.kind not in "uif":
+            raise InputError(f"cannot be decoded (a TIFF of {bits}-bit {page.dtype}).")
+        photometric = tifffile.PHOTOMETRIC(page.photometric)
+        if photometric not in _TIFF_COLOURS:
+            raise InputError(
+                f"cannot be decoded (a {bits}-bit {photometric.name} TIFF)."
+            )
+        pixel = page.samplesperpixel * page.dtype.itemsize
+        _refuse_large(page.imagewidth, page.imagelength, pixel, max_pixels)
+        if page.is_tiled:
+            _refuse_large(page.tilewidth, page.tilelength, pixel, max_pixels)
+        # Parts that are not there would be filled with zeros.
+        parts = list(zip(page.dataoffsets, page.databytecounts, strict=True))
+        if len(parts) != math.prod(page.chunked) or not all(
+            size > 0 and start + size <= len(data) for start, size in parts
+        ):
+            raise InputError("cannot be decoded (the file is truncated).")
+        planes = page.asarray(maxworkers=1)
+        orientation = page.tags.valueof(_ORIENTATION, default=1)
+    if 8 < bits < 16:
+        planes = planes << (16 - bits)
+    if photometric == tifffile.PHOTOMETRIC.MINISWHITE:
+        if planes.dtype.kind != "u":
+            raise InputError("cannot be decoded (white at 0, but no unsigned numbers).")
+        planes = np.iinfo(planes.dtype).max - planes
+    return (planes.transpose(1, 2, 0) if axes == "SYX" else planes), orientation
+
+
+def _refuse_large(width: int, height: int, bytes_per_pixel: int, max_pixels: int):
+    pixels = width * height
+    if pixels > max_pixels:
+        raise InputError(f"{width}x{height} pixels; at most {max_pixels:,} are read.")
+    if pixels * bytes_per_pixel > MAX_BYTES:
+        raise InputError(
+            f"{width}x{height} pixels of {bytes_per_pixel} bytes; at most "
+            f"{MAX_BYTES:,} bytes are decoded."
+        )
+
+
+def _orientation(picture: Image.Image) -> int:
+    """The EXIF orientation; 1 (upright) where the metadata are damaged."""
+    try:
+        if picture.format != "PNG":
+            return picture.getexif().get(_ORIENTATION, 1)
+        exif = Image.Exif()  # `getexif` would decode a PNG first
         exif.load(picture.info.get("exif"))
-        return imagecodecs.png_decode(data), exif.get(_ORIENTATION, 1)
-    # A TIFF is turned upright by Pillow while it loads.
-    orientation = 1 if picture.format == "TIFF" else picture.getexif().get(0x0112, 1)
-    if picture.mode in ("P", "PA", "CMYK", "YCbCr", "LAB", "HSV", "RGBX", "RGBa"):
-        picture = picture.convert("RGB")
-    elif picture.mode == "1":
-        picture = picture.convert("L")
-    return np.asarray(picture), orientation
+        return exif.get(_ORIENTATION, 1)
+    except Exception:
+        return 1
 
 
 def _refuse_truncated_jpeg(data: bytes):
@@ -212,18 +313,25 @@ def _refuse_truncated_jpeg(data: bytes):
         raise EOFError("the file is truncated")
 
 
-def _eight_bits(planes: np.ndarray) -> UInt8[np.ndarray, "H W C"]:
+def _eight_bits(planes: np.ndarray) -> UInt8[np.ndarray, "..."]:
     if planes.dtype == np.uint8:
         return planes
     if planes.dtype == bool:
         return planes.astype(np.uint8) * 255
     if planes.dtype == np.uint16:
         return (planes >> 8).astype(np.uint8)
-    if np.issubdtype(planes.dtype, np.integer):  # 16 bits in a wider container
+    if np.issubdtype(planes.dtype, np.integer):
+        if planes.max() > 65535:
+            return (np.maximum(planes, 0) >> 24).astype(np.uint8)
         return (np.clip(planes, 0, 65535) >> 8).astype(np.uint8)
-    planes = np.nan_to_num(planes)
-    scale = 255 if planes.min() >= 0 and planes.max() <= 1 else 1
-    return np.clip(np.rint(planes * scale), 0, 255).astype(np.uint8)
+    planes = np.maximum(planes, 0, dtype=np.result_type(planes, np.float32))
+    top = planes.max()
+    if top <= 1:
+        planes *= 255
+    elif top <= 2 or top > 255:
+        planes /= top
+        planes *= 255
+    return np.rint(planes, out=planes).astype(np.uint8)
 
 
 def _looks_like(data: bytes) -> str:
