@@ -128,6 +128,8 @@ def test_evaluation_refuses_in_one_line(workdir, shards, tmp_path, capsys):
     assert "a part of the path is a file" in error(
         *common, f"--out={tmp_path / 'mine.txt' / 'out'}"
     )
+    # Where not even root may write.
+    assert "permission denied" in error(*common, "--out=/sys/report")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["mine.txt"]
 
 

@@ -103,6 +103,27 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_harms_nothing(shards, tmp_p
         train(config, str(tmp_path))
 
 
+def test_validation_without_manipulated_images_says_what_it_needs(shards, tmp_path):
+    val = tiny.write_shards(tmp_path / "val", 1)  # the first is authentic
+    config = tiny.config(shards[0], val, total_steps=2)
+    with pytest.raises(InputError, match="not defined on config.data.val"):
+        train(config, str(tmp_path / "run"))
+
+
+def test_training_without_manipulated_images_is_refused(shards, tmp_path):
+    only = tiny.write_shards(tmp_path / "train", 1)
+    with pytest.raises(InputError, match="no manipulated image to balance"):
+        train(tiny.config(only, shards[1]), str(tmp_path / "run"))
+
+
+def test_an_epoch_takes_every_example_once(shards, tmp_path):
+    config = tiny.config(*shards, total_steps=0, total_epochs=3, validate_every=0)
+    state = train(config, str(tmp_path))
+    assert int(state.step) == 3 * 16 // 8
+    validated = [x["step"] for x in lines_of(tmp_path) if "val/loss" in x]
+    assert validated == [2, 4, 6]
+
+
 def test_a_checkpoint_of_another_network_is_refused(run, shards):
     config = tiny.config(*shards, total_steps=6, model__width=16)
     with pytest.raises(InputError, match="decoder"):
