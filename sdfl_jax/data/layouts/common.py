@@ -1,0 +1,212 @@
+"""What all layouts share: found images, refused files, and how files are matched."""
+
+import dataclasses
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from sdfl_jax.errors import InputError
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".gif")
+
+SPLITS = ("train", "val", "test")
+TRAIN_VAL = "train+val"  # published as training images, some of which shall validate
+
+_SPLIT_WORDS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Item:
+    """An image that a layout found.
+
+    `convert` names what turns its mask white on black (see `masks.CONVERSIONS`).
+    `parents` are the photographs or videos it stems from, by any unique name; images
+    that share one, even by way of others, stay in one split. `split` is where the data
+    set itself puts the image, "" if nowhere.
+    """
+
+    image: str
+    label: int
+    mask: str | None = None
+    edge: str | None = None
+    convert: str = ""
+    source: str = ""
+    kind: str = ""
+    parents: tuple[str, ...] = ()
+    split: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Refused:
+    """A file or folder that is not in the lists; the reason's class ends at a colon."""
+
+    path: str
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options:
+    """What a layout may need beside the folder of the data set."""
+
+    out: Path
+    seed: int = 0
+    workers: int = 1
+    progress: bool = True
+    splits: Path | None = None
+    frames: int = 8
+    compression: str = ""
+
+
+Found = tuple[list[Item], list[Refused]]
+
+
+def open_root(root: Path) -> Path:
+    """The folder of the data set, below a lone wrapping folder if there is one."""
+    if not root.is_dir():
+        raise InputError(f"--root={root}: no such folder.")
+    while True:
+        entries = [e for e in os.scandir(root) if not e.name.startswith((".", "__"))]
+        if len(entries) != 1 or not entries[0].is_dir():
+            return root
+        if entries[0].name.lower() in _WORDS_OF_LAYOUTS:
+            return root
+        root = Path(entries[0].path)
+
+
+# Folders that mean something; a lone one is the data set, not its wrapping.
+_WORDS_OF_LAYOUTS = {
+    *("au", "tp", "gt", "sp", "cm", "image", "images", "mask", "masks", "probe"),
+    *("4cam_auth", "4cam_splc", "real", "fake", "synthetic", *_SPLIT_WORDS),
+    *("original_sequences", "manipulated_sequences"),
+}
+
+
+def pictures(folder: Path, skip: Path | None = None) -> list[Path]:
+    """All image files below `folder`, sorted; nothing below `skip`."""
+    skip = None if skip is None else os.path.abspath(skip)
+    found = []
+    for place, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = [
+            name
+            for name in folders
+            if not name.startswith((".", "__MACOSX"))
+            and os.path.abspath(os.path.join(place, name)) != skip
+        ]
+        found += [
+            Path(place, name)
+            for name in names
+            if os.path.splitext(name)[1].lower() in SUFFIXES
+            and not name.startswith(".")
+        ]
+    return sorted(found)
+
+
+def child(folder: Path, *names: str) -> Path | None:
+    """The first subfolder with one of `names` in any case; None if there is none."""
+    found = {p.name.lower(): p for p in folder.iterdir() if p.is_dir()}
+    return next((found[n.lower()] for n in names if n.lower() in found), None)
+
+
+def missing_folder(path: Path) -> Refused:
+    return Refused(str(path), "folder missing: the layout expects it")
+
+
+def plain_stem(path: Path) -> str:
+    """The name without its ending and without what marks a mask, in lower case."""
+    return re.sub(r"[_-]?(gt|mask|forged|edgemask)$", "", path.stem.lower())
+
+
+def match_masks(
+    images: Iterable[Path],
+    masks: Iterable[Path],
+    image_key=lambda path: path.stem.lower(),
+    mask_key=plain_stem,
+) -> tuple[dict[Path, Path], list[Refused]]:
+    """Masks by image, matched by name alone, and what is left over on both sides."""
+    by_key: dict[str, list[Path]] = {}
+    for mask in masks:
+        by_key.setdefault(mask_key(mask), []).append(mask)
+    pairs, refused, used = {}, [], set()
+    for image in images:
+        key = image_key(image)
+        found = by_key.get(key, [])
+        used.add(key)
+        if len(found) == 1:
+            pairs[image] = found[0]
+        elif not found:
+            refused.append(Refused(str(image), "no mask: none of its name"))
+        else:
+            names = ", ".join(sorted(str(mask) for mask in found))
+            refused.append(Refused(str(image), f"several masks: {names}"))
+    for key, found in by_key.items():
+        if key not in used:
+            reason = "mask without image: no image of its name"
+            refused += [Refused(str(mask), reason) for mask in found]
+    return pairs, refused
+
+
+def split_of(path: Path, root: Path) -> str:
+    """The split that a folder between `root` and the file names; "" if none does."""
+    for part in path.relative_to(root).parts[:-1]:
+        if part.lower() in _SPLIT_WORDS:
+            return _SPLIT_WORDS[part.lower()]
+    return ""
+
+
+def split_in_name(name: str) -> str:
+    """The split that a word in a file name gives; "" if none or several do."""
+    words = re.split(r"[^a-z]+", name.lower())
+    found = {_SPLIT_WORDS[word] for word in words if word in _SPLIT_WORDS}
+    return found.pop() if len(found) == 1 else ""
+
+
+_CASIA = re.compile(r"(?<![a-z])(ani|arc|art|cha|ind|nat|pla|sec|txt)_?(\d{4,5})(?!\d)")
+_METHODS = "Deepfakes|Face2Face|FaceSwap|NeuralTextures"
+_SWAP = re.compile(rf"(?:{_METHODS})[_/](?:.*?[_/])?(\d{{3}})_(\d{{3}})(?!\d)")
+_YOUTUBE = re.compile(r"youtube[_/](?:.*?[_/])?(\d{3})(?!\d)")
+_ACTOR = re.compile(r"actors[_/](?:.*?[_/])?(\d{2})__")
+
+
+def known_parents(path: str | Path) -> tuple[str, ...]:
+    """The source photographs or videos that a path names, in the sets whose names do.
+
+    CASIA: Tp_D_CRN_S_N_cha00036_art00053_11741 stems from Au_cha_00036 and
+    Au_art_00053. FaceForensics++: Deepfakes_005_010_30 shows videos 005 and 010.
+    """
+    stem = Path(path).stem
+    if stem.startswith(("Au_", "Tp_", "Sp_", "CM_")):
+        return tuple(f"casia/{kind}{number}" for kind, number in _CASIA.findall(stem))
+    tail = "/".join(Path(path).parts[-4:-1] + (stem,))
+    if found := _SWAP.search(tail):
+        return tuple(f"youtube/{number}" for number in found.groups())
+    if found := _YOUTUBE.search(tail):
+        return (f"youtube/{found[1]}",)
+    if found := _ACTOR.search(tail):
+        return (f"actors/{found[1]}",)
+    return ()
+
+
+class Groups:
+    """Union-find: names joined directly or by way of others are one group."""
+
+    def __init__(self):
+        self._parent: dict[str, str] = {}
+
+    def join(self, names: Iterable[str]):
+        roots = sorted({self.find(name) for name in names})
+        for root in roots[1:]:
+            self._parent[root] = roots[0]
+
+    def find(self, name: str) -> str:
+        """The alphabetically first name of the group that holds `name`."""
+        root = name
+        while (above := self._parent.setdefault(root, root)) != root:
+            root = above
+        while name != root:  # shortens the way for the next search
+            self._parent[name], name = root, self._parent[name]
+        return root

@@ -1,0 +1,86 @@
+"""Every found image is looked at: its size, its mask's size, its mask's colours."""
+
+import dataclasses
+import os
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from sdfl_jax.data import images
+from sdfl_jax.data.layouts.common import Item, Refused
+from sdfl_jax.errors import InputError
+
+_ORIENTATION = 0x0112  # the EXIF tag; from 5 on the picture lies on its side
+
+
+def inverted(path: str) -> UInt8[np.ndarray, "H W 1"]:
+    """A mask in which 0 marks the manipulated pixels; shades are kept."""
+    return images.read_mask(path, inverted=True)
+
+
+def green(path: str) -> UInt8[np.ndarray, "H W 1"]:
+    """Columbia's edgemask: green is the spliced region, red what it was put into.
+
+    Bright or dark, green is above 128 there and red below; between them lie only the
+    blurs of JPEG.
+    """
+    colours = images.read_image(path)
+    region = (colours[..., 1] > 128) & (colours[..., 0] < 128)
+    return region[..., None].astype(np.uint8) * 255
+
+
+CONVERSIONS = {"inverted": inverted, "green": green}
+
+
+@dataclasses.dataclass(frozen=True)
+class Check:
+    """Looks at one item at a time; picklable, so that worker processes can."""
+
+    root: str
+    out: str
+
+    def __call__(self, item: Item) -> tuple[Item | Refused, float | None]:
+        """The item, its mask converted, or why it is refused; the share it marks.
+
+        The share is known only of masks that were converted.
+        """
+        try:
+            size = picture_size(item.image)
+            if item.mask is None:
+                return item, None
+            mask = None
+            if item.convert:
+                mask = CONVERSIONS[item.convert](item.mask)
+            mask_size = picture_size(item.mask) if mask is None else mask.shape[:2]
+        except InputError as error:
+            return Refused(item.image, f"unreadable: {error}"), None
+        if mask_size != size:
+            reason = "wrong size: mask {1}x{0}, image {3}x{2}"
+            return Refused(item.image, reason.format(*mask_size, *size)), None
+        if mask is None:
+            return item, None
+        if mask.max() < 128:
+            reason = f"empty mask: {item.mask} marks no pixel"
+            return Refused(item.image, reason), None
+        inside = os.path.relpath(item.mask, self.root).replace("..", "_")
+        path = Path(self.out, "masks", images.png_name(inside))
+        images.write_png(path, mask)
+        item = dataclasses.replace(item, mask=str(path), convert="")
+        return item, float((mask >= 128).mean())
+
+
+def picture_size(path: str) -> tuple[int, int]:
+    """Height and width of an upright image, from the file's head alone."""
+    if not os.path.isfile(path):
+        raise InputError(f"{path}: no such file.")
+    try:
+        with Image.open(path) as picture:
+            width, height = picture.size
+            turned = picture.getexif().get(_ORIENTATION, 1) >= 5
+    except Image.UnidentifiedImageError:
+        raise InputError(f"{path}: not an image.") from None
+    except Exception as error:  # decoders fed with broken files raise almost anything
+        raise InputError(f"{path}: cannot be decoded ({error}).") from None
+    return (width, height) if turned else (height, width)
