@@ -24,7 +24,7 @@ def columbia(root: Path, options: Options) -> Found:
     The masks are colours (`masks.green`). Names tell the cameras and the series, not
     the photographs that went into a splice.
     """
-    root = open_root(root)
+    root = open_root(root, "4cam_auth", "4cam_splc")
     items, refused = [], []
     series = lambda path: re.sub(r"_sub_\d+$", "", path.stem.lower())
     for name, label in (("4cam_auth", 0), ("4cam_splc", 1)):
@@ -91,7 +91,7 @@ def nist16(root: Path, options: Options) -> Found:
     An image is manipulated if any table says so, and authentic if the table of all
     manipulations says it is no target. Masks hold 0 = manipulated.
     """
-    root = open_root(root)
+    root = open_root(root, "reference")
     tables = sorted(root.rglob("*-ref.csv"), key=lambda p: "manipulation" not in p.name)
     if not tables:
         raise InputError(f"--root={root}: no NC2016-*-ref.csv below it (NIST16).")

@@ -65,25 +65,19 @@ class Options:
 Found = tuple[list[Item], list[Refused]]
 
 
-def open_root(root: Path) -> Path:
-    """The folder of the data set, below a lone wrapping folder if there is one."""
+def open_root(root: Path, *names: str) -> Path:
+    """The folder of the data set; with `names`, the one that has any of them in it.
+
+    Archives wrap their content: a folder that holds a single folder is passed by.
+    """
     if not root.is_dir():
         raise InputError(f"--root={root}: no such folder.")
-    while True:
-        entries = [e for e in os.scandir(root) if not e.name.startswith((".", "__"))]
-        if len(entries) != 1 or not entries[0].is_dir():
-            return root
-        if entries[0].name.lower() in _WORDS_OF_LAYOUTS:
-            return root
-        root = Path(entries[0].path)
-
-
-# Folders that mean something; a lone one is the data set, not its wrapping.
-_WORDS_OF_LAYOUTS = {
-    *("au", "tp", "gt", "sp", "cm", "image", "images", "mask", "masks", "probe"),
-    *("4cam_auth", "4cam_splc", "real", "fake", "synthetic", *_SPLIT_WORDS),
-    *("original_sequences", "manipulated_sequences"),
-}
+    while names and child(root, *names) is None:
+        folders = [p for p in root.iterdir() if p.is_dir() and p.name[0] not in "._"]
+        if len(folders) != 1:
+            break
+        root = folders[0]
+    return root
 
 
 def pictures(folder: Path, skip: Path | None = None) -> list[Path]:
@@ -167,9 +161,9 @@ def split_in_name(name: str) -> str:
 
 _CASIA = re.compile(r"(?<![a-z])(ani|arc|art|cha|ind|nat|pla|sec|txt)_?(\d{4,5})(?!\d)")
 _METHODS = "Deepfakes|Face2Face|FaceSwap|NeuralTextures"
-_SWAP = re.compile(rf"(?:{_METHODS})[_/](?:.*?[_/])?(\d{{3}})_(\d{{3}})(?!\d)")
-_YOUTUBE = re.compile(r"youtube[_/](?:.*?[_/])?(\d{3})(?!\d)")
-_ACTOR = re.compile(r"actors[_/](?:.*?[_/])?(\d{2})__")
+_SWAP = re.compile(rf"(?:{_METHODS})[_/](?:.*?[_/])??(\d{{3}})_(\d{{3}})(?!\d)")
+_YOUTUBE = re.compile(r"youtube[_/](?:.*?[_/])??(\d{3})(?!\d)")
+_ACTOR = re.compile(r"actors[_/](?:.*?[_/])??(\d{2})__")
 
 
 def known_parents(path: str | Path) -> tuple[str, ...]:

@@ -64,22 +64,28 @@ def deal(
     names.sort(key=lambda name: -len(members[name]))  # stable
 
     labels = np.array([item.label for item in items], int)
-    totals = np.bincount(labels, minlength=2)
+    count = lambda indices: np.bincount(labels[indices], minlength=2) @ _COUNTED
+    totals = count(range(len(items)))
     shares = np.array([np.array(part) / sum(part) for part in ratios])
-    need = totals[:, None] * shares  # images of each label that each split still lacks
+    need = _COUNTED.T @ (totals[:2, None] * shares)  # images that each split lacks
     dealt = {}
     for name in names:
-        counts = np.bincount(labels[members[name]], minlength=2)
+        counts = count(members[name])
         gain = counts @ (need / np.maximum(totals, 1)[:, None])
-        gain[(counts @ shares) == 0] = -np.inf
+        gain[counts[:2] @ shares == 0] = -np.inf
         dealt[name] = int(np.argmax(gain))
         need[:, dealt[name]] -= counts
-    _fill_empty(dealt, names, wanted=np.flatnonzero(totals @ shares > 0))
+    _fill_empty(dealt, names, wanted=np.flatnonzero(totals[:2] @ shares > 0))
     splits = [""] * len(items)
     for name, indices in members.items():
         for index in indices:
             splits[index] = SPLITS[dealt[name]]
     return splits
+
+
+# From images of each label to those that a split is to have: authentic, manipulated,
+# and both, without which the remainders of both would fall to the same split.
+_COUNTED = np.array([[1, 0, 1], [0, 1, 1]])
 
 
 def _fill_empty(dealt: dict[str, int], names: list[str], wanted: Sequence[int]):
@@ -110,6 +116,8 @@ def keep_or_deal(
     train_val = tuple((part[0], part[1], 0) for part in ratios)
     for given, shares in (("", ratios), (TRAIN_VAL, train_val)):
         chosen = [index for index, split in enumerate(splits) if split == given]
+        if not chosen:
+            continue
         some = [items[index] for index in chosen], [groups[index] for index in chosen]
         for index, split in zip(chosen, deal(*some, shares, seed), strict=True):
             splits[index] = split

@@ -50,7 +50,7 @@ def faceforensics(root: Path, options: Options) -> Found:
     manipulated_sequences/METHOD/{COMPRESSION,masks}/videos/. Frames: image/SOURCE/,
     mask/SOURCE/ and, if any, edge/SOURCE/ with the same names.
     """
-    root = open_root(root)
+    root = open_root(root, "original_sequences", "manipulated_sequences", "image")
     official = _official(root, options.splits)
     if child(root, "original_sequences") or child(root, "manipulated_sequences"):
         items, refused = _from_videos(root, options)

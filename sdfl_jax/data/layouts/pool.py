@@ -25,6 +25,8 @@ def each(
     progress: bool,
 ) -> Iterator:
     """`function` of each task, in order; a worker takes `chunk` tasks at a time."""
+    if not tasks:
+        return
     bar = dict(total=len(tasks), desc=desc, unit=unit, disable=not progress)
     workers = min(workers, len(tasks) // chunk)
     if workers <= 1:
