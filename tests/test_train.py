@@ -116,6 +116,15 @@ def test_training_without_manipulated_images_is_refused(shards, tmp_path):
         train(tiny.config(only, shards[1]), str(tmp_path / "run"))
 
 
+def test_a_run_with_validations_compiles_each_step_once(shards, tmp_path, caplog):
+    with jax.log_compiles():
+        train(tiny.config(*shards, total_steps=6), str(tmp_path))
+    compiled = [record.getMessage() for record in caplog.records]
+    for name in ("jit(train_step)", "jit(evaluate_step)"):
+        times = [x for x in compiled if x.startswith(f"Compiling {name} ")]
+        assert len(times) == 1, (name, len(times))
+
+
 def test_an_epoch_takes_every_example_once(shards, tmp_path):
     config = tiny.config(*shards, total_steps=0, total_epochs=3, validate_every=0)
     state = train(config, str(tmp_path))
