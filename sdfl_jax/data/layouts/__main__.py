@@ -64,6 +64,12 @@ def lay_out(
         raise InputError(f"--out={out}: the data set lies there; give another folder.")
     if (split == "published") < (lists is not None):
         raise InputError(f"--lists={lists}: needs --split=published.")
+    if settings.get("splits") and split not in (None, "published"):
+        raise InputError(
+            f"--split={split}: --splits says it already; give one of them."
+        )
+    if seed < 0:
+        raise InputError(f"--seed={seed}: 0 or more is expected.")
     ratios = DEFAULT if split in (None, "study", "published") else parse_ratios(split)
     if split == "study":
         ratios = parse_ratios(STUDY.get(name, DEEP))
@@ -231,9 +237,11 @@ def _tell(name: str, counts, rows, groups, refused):
     each_split = ", ".join(
         f"{split} {part['0']} + {part['1']}" for split, part in counts.items()
     )
+    sizes = Counter(filter(None, groups))
     print(
         f"{name}: {total['0']} authentic + {total['1']} manipulated images in "
-        f"{len(set(groups) - {''})} groups; {each_split}."
+        f"{len(sizes)} groups (the largest has {max(sizes.values(), default=0)}); "
+        f"{each_split}."
     )
     reasons = Counter(row.reason.split(":")[0] for row in refused)
     told = ", ".join(f"{number} {reason}" for reason, number in reasons.most_common())

@@ -52,9 +52,10 @@ def deal(
 ) -> list[str]:
     """A split for each item; no group is in two.
 
-    Groups are taken in seeded order, large ones first, each to the split that still
-    lacks most of what the group holds, so that both classes come near their ratios. No
-    split that is asked for stays empty while another holds several groups.
+    Groups are taken in seeded order, large ones first, each to the split that remains
+    emptiest, in relation to what it is to hold of either class. So all splits fill at
+    the same rate with groups of the same makeup. No split that is asked for stays empty
+    while another holds several groups.
     """
     members = defaultdict(list)
     for index in sorted(range(len(items)), key=lambda i: items[i].image):
@@ -63,29 +64,29 @@ def deal(
     np.random.default_rng(seed).shuffle(names)
     names.sort(key=lambda name: -len(members[name]))  # stable
 
-    labels = np.array([item.label for item in items], int)
-    count = lambda indices: np.bincount(labels[indices], minlength=2) @ _COUNTED
+    def count(indices) -> np.ndarray:  # authentic, manipulated, both
+        manipulated = sum(items[index].label for index in indices)
+        return np.array([len(indices) - manipulated, manipulated, len(indices)])
+
     totals = count(range(len(items)))
     shares = np.array([np.array(part) / sum(part) for part in ratios])
-    need = _COUNTED.T @ (totals[:2, None] * shares)  # images that each split lacks
+    targets = totals[:2, None] * shares  # label, split
+    targets = np.concatenate([targets, targets.sum(axis=0, keepdims=True)])
+    need, targets = targets.copy(), np.maximum(targets, 1e-9)
+    totals = np.maximum(totals, 1)
     dealt = {}
     for name in names:
         counts = count(members[name])
-        gain = counts @ (need / np.maximum(totals, 1)[:, None])
-        gain[counts[:2] @ shares == 0] = -np.inf
-        dealt[name] = int(np.argmax(gain))
+        # The third row keeps the remainders of both classes out of the same split.
+        empty = (counts / totals) @ ((need - counts[:, None]) / targets)
+        dealt[name] = int(np.argmax(empty))
         need[:, dealt[name]] -= counts
-    _fill_empty(dealt, names, wanted=np.flatnonzero(totals[:2] @ shares > 0))
+    _fill_empty(dealt, names, wanted=np.flatnonzero(targets[2] > 1e-6))
     splits = [""] * len(items)
     for name, indices in members.items():
         for index in indices:
             splits[index] = SPLITS[dealt[name]]
     return splits
-
-
-# From images of each label to those that a split is to have: authentic, manipulated,
-# and both, without which the remainders of both would fall to the same split.
-_COUNTED = np.array([[1, 0, 1], [0, 1, 1]])
 
 
 def _fill_empty(dealt: dict[str, int], names: list[str], wanted: Sequence[int]):

@@ -40,7 +40,6 @@ VERSION = 1  # counts up when the same video and settings give other frames
 
 _SUFFIXES = (".mp4", ".avi", ".mkv", ".mov")
 _DIFFERENT = 24  # grey levels beyond what coding a frame twice changes
-_NEAR = 64  # frames; up to here reading on beats a jump
 
 
 def faceforensics(root: Path, options: Options) -> Found:
@@ -401,19 +400,12 @@ def read_frames(
 ) -> Iterator[UInt8[np.ndarray, "H W 3"] | None]:
     """RGB of the frames `wanted` (ascending); None for each that cannot be decoded.
 
-    Jumps where that saves time and the video then says it is where it should be; reads
-    on from the start in videos that do not.
+    Every frame up to the last is decoded: a jump lands where the file says, which in
+    some is a few frames off, and mask and image must be of the same frame.
     """
-    capture, position, jumps = _open(path), 0, True
+    capture, position = _open(path), 0
     try:
         for index in wanted:
-            if jumps and index - position > _NEAR:
-                capture.set(cv2.CAP_PROP_POS_FRAMES, index)
-                if int(capture.get(cv2.CAP_PROP_POS_FRAMES)) == index:
-                    position = index
-                else:
-                    capture.release()
-                    capture, position, jumps = _open(path), 0, False
             while position < index and capture.grab():
                 position += 1
             read, frame = capture.read() if position == index else (False, None)

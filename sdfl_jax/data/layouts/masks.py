@@ -46,6 +46,9 @@ class Check:
 
         The share is known only of masks that were converted.
         """
+        for plane, path in (("image", item.image), ("mask", item.mask)):
+            if path is not None and not os.path.isfile(path):
+                return Refused(item.image, f"no {plane}: {path} does not exist"), None
         try:
             size = picture_size(item.image)
             if item.mask is None:
@@ -73,8 +76,6 @@ class Check:
 
 def picture_size(path: str) -> tuple[int, int]:
     """Height and width of an upright image, from the file's head alone."""
-    if not os.path.isfile(path):
-        raise InputError(f"{path}: no such file.")
     try:
         with Image.open(path) as picture:
             width, height = picture.size
