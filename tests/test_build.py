@@ -1,9 +1,7 @@
 """Lists become shards: complete, exact, atomic, and resumed after a kill."""
 
 import csv
-import hashlib
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -20,50 +18,20 @@ from sdfl_jax.data import build as building
 from sdfl_jax.data import records
 from sdfl_jax.data.build import build, main
 from sdfl_jax.errors import InputError
+from tests.pictures import (
+    build_here,
+    content,
+    edit_list,
+    environment,
+    examples,
+    make_list,
+)
 
 
 @pytest.fixture
 def folder(tmp_path):
-    """Twelve pictures, every third authentic, and their list."""
-    rng = np.random.default_rng(0)
-    lines = ["image,mask,label,source,group,kind"]
-    for index in range(12):
-        image = rng.integers(0, 256, (20 + index, 30, 3), np.uint8)
-        Image.fromarray(image).save(tmp_path / f"{index}.png")
-        mask = ""
-        if index % 3:
-            mask = f"{index}_gt.png"
-            region = np.zeros((20 + index, 30), np.uint8)
-            region[5:15, index : index + 9] = 255 - index
-            Image.fromarray(region).save(tmp_path / mask)
-        source = "one" if index < 5 else "two"
-        lines.append(f"{index}.png,{mask},{int(index % 3 > 0)},{source},g{index},k")
-    (tmp_path / "list.csv").write_text("\n".join(lines) + "\n")
+    make_list(tmp_path)
     return tmp_path
-
-
-def examples(out) -> list[dict]:
-    source = records.RecordSource(out)
-    return [records.decode(source[index]) for index in range(len(source))]
-
-
-def content(out) -> dict[str, str]:
-    """Every file of a folder by its checksum."""
-    return {
-        path.name: hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(out.iterdir())
-    }
-
-
-def edit_list(folder, edit):
-    lines = (folder / "list.csv").read_text().splitlines()
-    edit(lines)
-    (folder / "list.csv").write_text("\n".join(lines) + "\n")
-
-
-def build_here(folder, out="out", **options):
-    options = {"lines_per_shard": 5, "progress": False, **options}
-    return build(folder / "list.csv", folder / out, **options)
 
 
 def test_original_storage_keeps_the_file_s_bytes_and_the_mask(folder):
@@ -167,35 +135,6 @@ def test_strict_makes_the_first_bad_line_an_error_and_leaves_nothing(folder, cap
     assert not (folder / "out").exists()
 
 
-def test_worker_that_dies_is_one_line_and_finished_shards_stay(long_list):
-    folder = long_list
-    script = folder / "dying.py"
-    script.write_text(
-        "import os, sys\n"
-        "from sdfl_jax.data import build, shards\n"
-        "record = shards._record\n"
-        "def dying(entry, settings):\n"
-        "    if entry.line == 50:\n"
-        "        os._exit(1)\n"
-        "    return record(entry, settings)\n"
-        "shards._record = dying\n"
-        "if __name__ == '__main__':\n"
-        "    main = build.one_line(build.build)\n"
-        "    main(sys.argv[1], sys.argv[2], workers=2, lines_per_shard=8)\n"
-    )
-    run = subprocess.run(
-        [sys.executable, str(script), str(folder / "list.csv"), str(folder / "out")],
-        env=environment(),
-        capture_output=True,
-        text=True,
-    )
-    assert run.returncode == 2 and "a worker process died" in run.stderr
-    assert list((folder / "out").glob("*.array_record"))
-    build_here(folder, lines_per_shard=8)
-    build_here(folder, "whole", lines_per_shard=8)
-    assert content(folder / "out") == content(folder / "whole")
-
-
 def test_nothing_usable_is_an_error_that_leaves_nothing(folder):
     (folder / "list.csv").write_text("a.png None 0\nb.png None 1\n")
     with pytest.raises(InputError, match="none of 2 lines can be used; .* line 1: no"):
@@ -291,13 +230,9 @@ def slow_build(folder) -> list[str]:
 
 @pytest.fixture
 def long_list(folder):
+    """Sixty lines."""
     edit_list(folder, lambda lines: lines.extend(lines[1:] * 4))
     return folder
-
-
-def environment():
-    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    return {**os.environ, "PYTHONPATH": root}
 
 
 def test_build_killed_midway_resumes_to_the_same_bytes(long_list):
@@ -340,6 +275,43 @@ def test_build_killed_between_manifest_and_tidying_counts_as_done(folder, monkey
             build_here(folder)
     build_here(folder)
     assert content(folder / "out") == content(folder / "whole")
+
+
+def test_build_killed_at_any_rename_resumes_to_the_same_bytes(folder):
+    """Before and after each file that gets its name, by SIGKILL, and all over again."""
+    build_here(folder, "whole", lines_per_shard=3)
+    script = folder / "killed.py"
+    script.write_text(
+        "import os, signal, sys\n"
+        "from sdfl_jax.data.build import build\n"
+        "replace, calls, kill_at, after = os.replace, 0, 0, False\n"
+        "def killing(*paths):\n"
+        "    global calls\n"
+        "    calls += 1\n"
+        "    if calls == kill_at and not after:\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    replace(*paths)\n"
+        "    if calls == kill_at:\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "os.replace = killing\n"
+        "for kill_at in range(1, 12):\n"
+        "    for after in (False, True):\n"
+        "        out = f'{sys.argv[2]}/{kill_at}{after}'\n"
+        "        for again in range(3):  # the second time less is left to do\n"
+        "            child = os.fork()\n"
+        "            if not child:\n"
+        "                kill_at = kill_at if again < 2 else 0\n"
+        "                build(sys.argv[1], out, lines_per_shard=3, progress=False)\n"
+        "                os._exit(0)\n"
+        "            status = os.waitpid(child, 0)[1]\n"
+        "            assert again == 1 or status == (signal.SIGKILL, 0, 0)[again]\n"
+    )
+    command = [sys.executable, script, folder / "list.csv", folder / "outs"]
+    subprocess.run(command, env=environment(), check=True, capture_output=True)
+    outs = list((folder / "outs").iterdir())
+    assert len(outs) == 22
+    for out in outs:
+        assert content(out) == content(folder / "whole"), out
 
 
 def test_shard_without_a_usable_line_is_left_out(folder):
@@ -392,6 +364,7 @@ def test_resized_storage_prints_its_size_first(folder, capsys):
     "arguments, reason",
     [
         (["--image_size=0"], "--image_size=0"),
+        (["--workers=-1"], "--workers=-1"),
         (["--replace=x"], "OLD=NEW"),
         (["--paths_file=none.txt"], "no such list"),
         (["--out=list.csv"], "a file, where a folder"),

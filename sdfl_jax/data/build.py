@@ -1,11 +1,13 @@
 """A list of images becomes a folder of shards.
 
 python -m sdfl_jax.data.build --paths_file=paths_train.txt --out=shards/train
+python -m sdfl_jax.data.build --verify --out=shards/train
 
 Shards are written by worker processes, each beside its place and then renamed, with a
-note of what it holds; a build that was killed goes on after the last finished shard and
-ends in the same bytes. The same list, settings and files give the same shards, whatever
-the number of workers.
+note of what it holds; a build that was killed goes on with the shards that are not
+finished and ends in the same bytes. The same list, settings and files give the same
+shards, whatever the number of workers. An image that crashes its decoder, or takes all
+memory or forever, costs a worker process and is rejected; it does not end the build.
 """
 
 import argparse
@@ -14,6 +16,7 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures.process import BrokenProcessPool
@@ -21,15 +24,16 @@ from concurrent.futures.process import BrokenProcessPool
 from tqdm import tqdm
 
 from sdfl_jax import files
-from sdfl_jax.data import records
+from sdfl_jax.data import crew, records
 from sdfl_jax.data.lists import Entry, Rejected, read_list
 from sdfl_jax.data.shards import (
     COMPRESSION,
     read_note,
     strict_error,
+    try_entry,
     write_shard,
-    write_shards,
 )
+from sdfl_jax.data.verify import verify
 from sdfl_jax.errors import InputError, one_line
 
 STORAGE = ("original", "resized")
@@ -55,7 +59,7 @@ def build(
     root: str | None = None,
     replace: Sequence[str] = (),
     mask_inverted: bool = False,
-    workers: int = 1,
+    workers: int = 0,
     strict: bool = False,
     lines_per_shard: int = LINES_PER_SHARD,
     progress: bool = True,
@@ -66,7 +70,8 @@ def build(
     holds raw pixels at `image_size`, and both keep the mask at its own size. Lines that
     cannot be used are left out and listed in `rejected.csv`; with `strict` the first of
     them is an error. `InputError` if nothing can be used, the disk is too small or
-    `out` holds a build with other settings.
+    `out` holds a build with other settings. With no `workers` all is done in this
+    process, which a decoder that crashes would then end.
     """
     paths_file, out = os.fspath(paths_file), os.fspath(out)
     entries, rejected = read_list(paths_file, root=root, replace=replace)
@@ -106,8 +111,8 @@ def build(
             raise _nothing_usable(paths_file, rejected)
     except BrokenProcessPool:
         raise InputError(
-            f"{out}: a worker process died, perhaps for lack of memory; finished "
-            "shards are kept, and the same command with fewer --workers goes on."
+            f"{out}: worker processes die, perhaps for lack of memory; finished "
+            "shards are kept, and the same command goes on."
         ) from None
     except InputError:  # nothing that a later build could use
         _clear(out, fresh)
@@ -133,8 +138,11 @@ def _finished(out: str, settings: dict) -> dict | None:
         path = os.path.join(out, name)
         if not os.path.exists(path):
             continue
-        with open(path, encoding="utf-8") as file:
-            stored = json.load(file)
+        try:
+            with open(path, encoding="utf-8") as file:
+                stored = json.load(file)
+        except ValueError:
+            raise InputError(f"{path}: damaged; delete {out}.") from None
         done = name == records.MANIFEST
         other = stored["settings"] if done else stored
         differing = [key for key in settings if other.get(key) != settings[key]]
@@ -221,11 +229,14 @@ def _write_missing(entries, out, settings, workers, strict, progress) -> list[di
         disable=not progress,
     )
     with bar:
-        if workers <= 1 or len(todo) <= 1:
-            for task in todo:
-                write_shard(*task, bar.update)
-        else:
-            write_shards(todo, min(workers, len(todo)), bar)
+        crew.work(
+            write_shard,
+            todo,
+            [len(part) for _, part, _, _ in todo],
+            attempt=try_entry,
+            workers=workers,
+            bar=bar,
+        )
     return [read_note(name) for name in names]
 
 
@@ -335,7 +346,7 @@ def main(argv: Sequence[str] | None = None):
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add("--paths_file", required=True, help="list: image mask edge label, see lists.py")
+    add("--paths_file", help="list: image mask edge label, see lists.py")
     add("--out", required=True, help="folder of the shards")
     add("--image_size", type=int, default=512, help="side of resized images")
     add("--storage", choices=STORAGE, default="original", help="files, or raw pixels")
@@ -345,12 +356,33 @@ def main(argv: Sequence[str] | None = None):
     add("--mask_inverted", action="store_true", help="masks hold 0 = manipulated")
     add("--workers", type=int, default=os.cpu_count(), help="processes")
     add("--strict", action="store_true", help="the first bad line is an error")
+    add("--verify", action="store_true", help="read all of --out again; 1 if damaged")
     arguments = vars(parser.parse_args(argv))
-    if arguments["image_size"] < 1:
-        raise InputError(
-            f"--image_size={arguments['image_size']}: 1 or more is expected."
-        )
+    for name, least in (("image_size", 1), ("workers", 0)):
+        if arguments[name] < least:
+            raise InputError(
+                f"--{name}={arguments[name]}: {least} or more is expected."
+            )
+    if arguments.pop("verify"):
+        sys.exit(_verify(arguments["out"], arguments["workers"]))
+    if arguments["paths_file"] is None:
+        raise InputError("--paths_file: the list to build from is expected.")
     build(arguments.pop("paths_file"), arguments.pop("out"), **arguments)
+
+
+def _verify(out: str, workers: int) -> int:
+    problems = verify(out, workers=workers)
+    for problem in problems:
+        print(problem)
+    if not problems:
+        manifest = records.read_manifest(out)
+        print(
+            f"{out}: {manifest['examples']} examples in {len(manifest['shards'])} "
+            "shards are whole."
+        )
+        return 0
+    print(f"{out}: damaged; copy it again, or delete it and build it anew.")
+    return 1
 
 
 if __name__ == "__main__":

@@ -167,6 +167,15 @@ def read_bytes(path: str | os.PathLike) -> bytes:
     return data
 
 
+def claimed_pixels(data: bytes) -> float:
+    """Height times width as a file claims; infinity if its first bytes do not tell."""
+    try:
+        with Image.open(io.BytesIO(data), formats=_FORMATS) as picture:
+            return picture.size[0] * picture.size[1]
+    except Exception:
+        return math.inf
+
+
 def _decode(path_or_bytes, max_pixels: int) -> np.ndarray:
     """Pixels H W C upright, in the depth of the file; errors name its path, if any."""
     if isinstance(path_or_bytes, bytes):

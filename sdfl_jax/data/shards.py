@@ -4,36 +4,42 @@ A shard is written beside its place and renamed; then a note beside it says what
 holds, its part of the manifest. A shard without its note is not finished.
 """
 
-import concurrent.futures
+import contextlib
 import errno
 import hashlib
 import json
-import multiprocessing
-import multiprocessing.connection
 import os
-import signal
-import threading
+from collections.abc import Callable
 
 from array_record.python.array_record_module import ArrayRecordWriter
-from tqdm import tqdm
 
-from sdfl_jax.data import images, records
+from sdfl_jax.data import crew, images, records
 from sdfl_jax.data.lists import Entry, Rejected
 from sdfl_jax.errors import InputError
 from sdfl_jax.files import replacing, write_json
 
 COMPRESSION = {"raw": "uncompressed", "zstd": "zstd:3"}
 
+LARGE = 64_000_000  # pixels; more than cameras make, and 200 MB as RGB
 
-def write_shard(path: str, entries: list[Entry], settings: dict, strict: bool, done):
+
+def write_shard(
+    path: str,
+    entries: list[Entry],
+    settings: dict,
+    strict: bool,
+    begin: Callable[[int], None],
+    condemned: dict[int, str],
+):
     """Writes one shard and, last, the note of what it holds.
 
-    `done` is called with 1 for every entry. With `strict` the first entry that cannot
-    be used is an `InputError`.
+    `begin` is called with the line of every entry before it is read; the lines in
+    `condemned` are rejected unread, for the reasons there. With `strict` the first
+    entry that cannot be used is an `InputError`.
     """
     try:
         with replacing(path) as beside:
-            note = _fill(str(beside), entries, settings, strict, done)
+            note = _fill(str(beside), entries, settings, strict, begin, condemned)
             note["file"] = os.path.basename(path)
             note["examples"] = len(note["labels"])
             note["bytes"] = os.path.getsize(beside)
@@ -48,26 +54,39 @@ def read_note(path: str) -> dict | None:
     """What the shard at `path` holds; None if it is not written whole."""
     if not os.path.exists(f"{path}.json") or not os.path.exists(path):
         return None
-    with open(f"{path}.json", encoding="utf-8") as file:
-        note = json.load(file)
+    try:
+        with open(f"{path}.json", encoding="utf-8") as file:
+            note = json.load(file)
+    except ValueError:  # the machine went down before it was on the disk
+        return None
     return note if note["bytes"] == os.path.getsize(path) else None
+
+
+def try_entry(path: str, entries: list[Entry], settings: dict, strict: bool, line: int):
+    """Reads one entry as `write_shard` does, to see what becomes of the process."""
+    for entry in entries:
+        if entry.line == line:
+            make_record(entry, settings)
 
 
 def strict_error(row: Rejected) -> InputError:
     return InputError(f"line {row.line}: {row.path or 'no path'}: {row.reason}")
 
 
-def _fill(path, entries, settings, strict, done) -> dict:
+def _fill(path, entries, settings, strict, begin, condemned) -> dict:
     """Writes the records of one shard; what it holds."""
     note = {"labels": "", "sources": [], "kinds": [], "rejected": [], "warnings": []}
     compression = COMPRESSION[settings["compression"]]
     writer = ArrayRecordWriter(path, f"group_size:1,{compression}")
     for entry in entries:
-        done(1)
+        begin(entry.line)
         try:
-            record, warnings = _record(entry, settings)
-        except InputError as error:
-            reason = str(error).removeprefix(f"{entry.image}: ").removesuffix(".")
+            if entry.line in condemned:
+                raise InputError(condemned[entry.line])
+            record, warnings = make_record(entry, settings)
+        except (InputError, MemoryError) as error:
+            reason = str(error) or "not enough memory"
+            reason = reason.removeprefix(f"{entry.image}: ").removesuffix(".")
             row = Rejected(line=entry.line, path=entry.image, reason=reason)
             if strict:
                 raise strict_error(row) from None
@@ -82,16 +101,26 @@ def _fill(path, entries, settings, strict, done) -> dict:
     return note
 
 
-def _record(entry: Entry, settings: dict) -> tuple[bytes, list[str]]:
+def make_record(entry: Entry, settings: dict) -> tuple[bytes, list[str]]:
     """An entry's record and what is odd about it; `InputError` if it cannot be used."""
-    warnings = []
     data = images.read_bytes(entry.image)
+    mask = None if entry.mask is None else images.read_bytes(entry.mask)
+    pixels = max(images.claimed_pixels(file) for file in (data, mask) if file)
+    # Large images one at a time, so that memory does not grow with the workers.
+    with crew.large() if pixels > LARGE else contextlib.nullcontext():
+        return _encode(entry, settings, data, mask)
+
+
+def _encode(entry, settings, data: bytes, mask: bytes | None):
+    warnings = []
     image = images.read_image(data)
     height, width = image.shape[:2]
 
-    mask = None
-    if entry.mask is not None:
-        mask = images.read_mask(entry.mask, settings["mask_inverted"])
+    if mask is not None:
+        try:
+            mask = images.read_mask(mask, settings["mask_inverted"])
+        except InputError as error:
+            raise InputError(f"{entry.mask}: {error}") from None
         if mask.shape[:2] != (height, width):
             warnings.append("mask_size")
         if entry.label == 0:
@@ -144,60 +173,3 @@ def _disk_error(error: RuntimeError, path: str) -> Exception:
         if text in str(error):
             return OSError(number, os.strerror(number), path)
     return error
-
-
-def write_shards(todo: list[tuple], workers: int, bar: tqdm):
-    """Writes shards in worker processes; `todo` holds arguments of `write_shard`.
-
-    `bar` advances by the images done. The first error ends all workers.
-    """
-    context = multiprocessing.get_context("spawn")  # safe beside any thread
-    counter, stop = context.Value("q", 0), context.Event()
-    pool = concurrent.futures.ProcessPoolExecutor(
-        workers,
-        mp_context=context,
-        initializer=_start_worker,
-        initargs=(counter, stop),
-    )
-    start = bar.n
-    try:
-        waiting = {pool.submit(write_shard, *task, _count) for task in todo}
-        while waiting:
-            done, waiting = concurrent.futures.wait(
-                waiting, timeout=0.5, return_when=concurrent.futures.FIRST_EXCEPTION
-            )
-            bar.update(start + counter.value - bar.n)
-            for future in done:
-                future.result()
-    finally:
-        stop.set()  # after an error the others need not finish their shards
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-# Of a worker process, shared with the main one: images done, and the word to stop.
-_counter = _stop = None
-
-
-class _Stopped(Exception):
-    """The build has failed elsewhere or was interrupted."""
-
-
-def _start_worker(counter, stop):
-    global _counter, _stop
-    _counter, _stop = counter, stop
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process says when to stop
-    parent = multiprocessing.parent_process().sentinel
-
-    def follow():  # a killed build must not leave workers that go on writing
-        multiprocessing.connection.wait([parent])
-        os._exit(1)
-
-    threading.Thread(target=follow, daemon=True).start()
-
-
-def _count(images_done: int):
-    if _counter is not None:
-        with _counter.get_lock():
-            _counter.value += images_done
-        if _stop.is_set():
-            raise _Stopped

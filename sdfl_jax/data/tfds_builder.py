@@ -1,0 +1,189 @@
+"""The same examples as a TensorFlow Datasets data set; TensorFlow is not needed.
+
+python -m sdfl_jax.data.tfds_builder --name=casia --data_dir=DIR \
+    --train=shards/train --test=paths_test.csv
+
+Each split comes from a folder of shards or from a paths file. Anyone who has
+`tensorflow_datasets` then reads it, with no code of ours:
+
+    import tensorflow_datasets as tfds
+    examples = tfds.data_source("sdfl/casia", split="train", data_dir=DIR)
+    examples[0]["image"]  # uint8 H W 3; also mask, label, has_mask, name, source, ...
+
+Images and masks are stored as PNG, in the very pixels that the shards decode to: the
+decoders of other libraries treat orientation, colours or depth in other ways. This
+takes more room than JPEG files do.
+"""
+
+import argparse
+import io
+import os
+from collections.abc import Iterator, Mapping, Sequence
+
+import imagecodecs
+import numpy as np
+import tensorflow_datasets as tfds
+
+from sdfl_jax.data import records, shards
+from sdfl_jax.data.lists import read_list
+from sdfl_jax.errors import InputError, one_line
+
+SPLITS = ("train", "val", "test")
+
+
+class Sdfl(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """Builds `sdfl/NAME`; unregistered, so that reading needs the prepared files only.
+
+    `sources` maps splits to iterators of examples as `records.decode` gives them.
+    """
+
+    name = "sdfl"
+    VERSION = tfds.core.Version("1.0.0")
+    url_infos = None  # nothing is downloaded, so there are no checksums to look for
+
+    def __init__(self, *, sources: Mapping[str, Iterator[dict]], **settings):
+        self._sources = sources
+        super().__init__(file_format="array_record", **settings)
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        plane = tfds.features.Image
+        features = {
+            "image": plane(shape=(None, None, 3), encoding_format="png"),
+            "mask": plane(shape=(None, None, 1), encoding_format="png"),
+            "label": tfds.features.ClassLabel(names=["authentic", "manipulated"]),
+            "has_mask": np.bool_,
+            **{key: tfds.features.Text() for key in _TEXTS},
+        }
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description="Photographs and masks of their manipulated pixels (255).",
+            features=tfds.features.FeaturesDict(features),
+            supervised_keys=("image", "label"),
+            disable_shuffling=True,  # the order of the list
+        )
+
+    def _split_generators(self, dl_manager):
+        return {
+            split: self._generate_examples(examples)
+            for split, examples in self._sources.items()
+        }
+
+    def _generate_examples(self, examples):
+        for index, example in enumerate(examples):
+            yield (
+                index,
+                {
+                    "image": _png(example["image"]),
+                    "mask": _png(example["mask"][..., 0]),
+                    "label": example["label"],
+                    "has_mask": example["has_mask"],
+                    # File names that are no UTF-8 are bytes here as well.
+                    **{
+                        key: example[key].encode(errors="surrogateescape")
+                        for key in _TEXTS
+                    },
+                },
+            )
+
+
+_TEXTS = ("name", "source", "group", "kind")
+
+
+def prepare(
+    name: str,
+    data_dir: str | os.PathLike,
+    splits: Mapping[str, str | os.PathLike],
+    *,
+    root: str | None = None,
+    replace: Sequence[str] = (),
+    mask_inverted: bool = False,
+) -> Sdfl:
+    """Writes `sdfl/NAME` below `data_dir` and returns its builder.
+
+    `splits` maps names of splits to folders of shards or paths files; the keywords are
+    for the latter and mean what they do in `sdfl_jax.data.build`. Lines that cannot be
+    used are left out and told. `InputError` if there is such a data set already, or a
+    split has no examples.
+    """
+    folder = os.path.join(os.fspath(data_dir), Sdfl.name, name)
+    if not name.isidentifier():
+        raise InputError(f"--name={name}: letters, digits and _ are expected.")
+    if not splits:
+        raise InputError("no split: give --train, --val or --test.")
+    target = os.path.join(folder, str(Sdfl.VERSION))
+    if os.path.exists(target):
+        raise InputError(f"{target}: exists already; delete it or choose another name.")
+    sources = {
+        split: _from_shards(path)
+        if os.path.isdir(path)
+        else _from_list(path, root, replace, mask_inverted)
+        for split, path in splits.items()
+    }
+    builder = Sdfl(
+        sources=sources,
+        data_dir=data_dir,
+        config=tfds.core.BuilderConfig(name=name),
+    )
+    builder.download_and_prepare()
+    return builder
+
+
+def _from_shards(folder: str) -> Iterator[dict]:
+    source = records.RecordSource(folder)
+    return (records.decode(source[index]) for index in range(len(source)))
+
+
+def _from_list(path, root, replace, mask_inverted) -> Iterator[dict]:
+    """Examples of the usable lines, exactly as shards of them would hold."""
+    entries, rejected = read_list(path, root=root, replace=replace)
+    settings = {"mask_inverted": mask_inverted, "storage": "original", "image_size": 0}
+
+    def examples():
+        lost = len(rejected)
+        for entry in entries:
+            try:
+                record, _ = shards.make_record(entry, settings)
+            except InputError as error:
+                print(f"{path}, line {entry.line}: {error}")
+                lost += 1
+                continue
+            yield records.decode(record)
+        if lost:
+            print(f"{path}: {lost} of {len(entries) + len(rejected)} lines rejected.")
+        if lost == len(entries) + len(rejected):
+            raise InputError(f"{path}: none of {lost} lines can be used.")
+
+    return examples()
+
+
+def _png(plane: np.ndarray) -> io.BytesIO:
+    """A file, for arrays would be encoded by TensorFlow."""
+    return io.BytesIO(imagecodecs.png_encode(np.ascontiguousarray(plane)))
+
+
+@one_line
+def main(argv: Sequence[str] | None = None):
+    parser = argparse.ArgumentParser(
+        prog="python -m sdfl_jax.data.tfds_builder",
+        description="Makes shards or lists of images a data set of TFDS.",
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--name", required=True, help="it becomes sdfl/NAME")
+    add("--data_dir", required=True, help="folder of TFDS data sets")
+    for split in SPLITS:
+        add(f"--{split}", metavar="PATH", help="folder of shards or list of images")
+    add("--root", help="what a list's paths count from (default: the list's folder)")
+    add("--replace", action="append", default=[], metavar="OLD=NEW", help="of prefixes")
+    add("--mask_inverted", action="store_true", help="masks hold 0 = manipulated")
+    arguments = vars(parser.parse_args(argv))
+    splits = {split: arguments.pop(split) for split in SPLITS}
+    splits = {split: path for split, path in splits.items() if path is not None}
+    name, data_dir = arguments.pop("name"), arguments.pop("data_dir")
+    builder = prepare(name, data_dir, splits, **arguments)
+    for split, info in builder.info.splits.items():
+        print(f"sdfl/{name}, {split}: {info.num_examples} examples.")
+
+
+if __name__ == "__main__":
+    main()
