@@ -2,7 +2,7 @@
 
 import ml_collections as mlc
 
-from sdfl_jax.errors import InputError, nearest
+from sdfl_jax.errors import InputError, valid
 
 
 def defaults() -> mlc.ConfigDict:
@@ -58,10 +58,7 @@ def parse_arg(arg: str, **fields) -> dict:
     given = dict(item.partition("=")[::2] for item in (arg or "").split(",") if item)
     for name in given:
         if name not in fields:
-            raise InputError(
-                f"Unknown config argument {name!r}; this config takes "
-                f"{sorted(fields) or 'none'}{nearest(name, fields)}."
-            )
+            raise InputError(f"Unknown config argument {name!r}; {valid(name, fields)}")
     return {
         name: _parse(name, default, given[name]) if name in given else default
         for name, default in fields.items()
@@ -113,10 +110,7 @@ def _check_section(section, known, path):
         if path == "config.model":
             continue
         if name not in known:
-            raise InputError(
-                f"Unknown {path}.{name}; {path} has "
-                f"{sorted(known)}{nearest(name, known)}."
-            )
+            raise InputError(f"Unknown field {path}.{name}; {valid(name, known)}")
         default = known[name]
         if isinstance(default, mlc.ConfigDict):
             if not isinstance(value, mlc.ConfigDict | dict):

@@ -4,7 +4,7 @@ import difflib
 import errno
 import functools
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 # What the machine, rather than the program, refuses: worth a line, not a traceback.
 _MACHINE = {
@@ -22,10 +22,14 @@ class InputError(ValueError):
     """Says in one line what was given, what is wrong with it and what would fit."""
 
 
-def nearest(name: str, names) -> str:
-    """`; did you mean 'x'` for the most similar of `names`, or nothing."""
-    match = difflib.get_close_matches(name, list(names), n=1, cutoff=0.5)
-    return f"; did you mean {match[0]!r}" if match else ""
+def valid(name: str, names: Iterable[str]) -> str:
+    """`there are [...]`, and which of `names` the given one was probably meant to be.
+
+    To end a message with: it brings its full stop.
+    """
+    names = sorted(names)
+    match = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
+    return f"there are {names}" + (f"; did you mean {match[0]!r}?" if match else ".")
 
 
 def one_line(main: Callable) -> Callable:

@@ -5,14 +5,13 @@ cosine, steps), the base rate can be set between steps, which is how `Plateau`, 
 per validation, lowers it.
 """
 
-import difflib
 import math
 from collections.abc import Callable, Mapping
 
 import jax.numpy as jnp
 import optax
 
-from sdfl_jax.errors import InputError
+from sdfl_jax.errors import InputError, valid
 
 # Defaults are torch's; None takes the one of the optimizer named.
 OPTIMIZER_SETTINGS = {
@@ -217,22 +216,13 @@ def _settings(what: str, given: Mapping, defaults: Mapping, names: Mapping) -> d
     """`given` over `defaults`; unknown keys and an unknown name are refused."""
     for key in given:
         if key not in defaults:
-            raise InputError(
-                f"No setting {what}.{key};{_nearest(key, defaults)} there are"
-                f" {sorted(defaults)}."
-            )
+            raise InputError(f"No setting {what}.{key}; {valid(key, defaults)}")
     settings = {**defaults, **given}
     if settings["name"] not in names:
         raise InputError(
-            f"No {what} {settings['name']!r};{_nearest(settings['name'], names)} there"
-            f" are {sorted(names)}."
+            f"No {what} {settings['name']!r}; {valid(settings['name'], names)}"
         )
     return settings
-
-
-def _nearest(word, words) -> str:
-    near = difflib.get_close_matches(str(word), words, n=1, cutoff=0.5)
-    return f" did you mean {near[0]!r}?" if near else ""
 
 
 def _range(what, settings, names, above=None, least=None, below=None) -> None:

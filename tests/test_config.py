@@ -30,7 +30,7 @@ def test_every_config_is_complete_and_builds_its_network(name):
     ("fields", "told"),
     [
         ({"btach_size": 4}, "did you mean 'batch_size'"),
-        ({"data": {"trian": "x"}}, "config.data has .*did you mean 'train'"),
+        ({"data": {"trian": "x"}}, "config.data.trian; .*did you mean 'train'"),
         ({"batch_size": 2.5}, "batch_size=2.5: takes a whole number"),
         ({"optimizer": {"lr": "high"}}, "config.optimizer.lr='high': takes a number"),
         ({"optimizer": 3}, "config.optimizer=3: takes fields"),

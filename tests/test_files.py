@@ -4,7 +4,7 @@ import errno
 
 import pytest
 
-from sdfl_jax.errors import InputError, nearest, one_line
+from sdfl_jax.errors import InputError, one_line, valid
 from sdfl_jax.files import new_folder, replacing, write_csv, write_json
 
 
@@ -82,6 +82,8 @@ def test_replacing_renames_only_at_the_end(tmp_path):
     assert (tmp_path / "x").read_text() == "1"
 
 
-def test_nearest_name():
-    assert nearest("densnet", ["densenet", "xception"]).endswith("'densenet'")
-    assert nearest("qqq", ["densenet"]) == ""
+def test_what_there_is_and_what_was_meant():
+    names = {"xception": 1, "densenet": 2}
+    told = "there are ['densenet', 'xception']; did you mean 'densenet'?"
+    assert valid("densnet", names) == told
+    assert valid("qqq", names) == "there are ['densenet', 'xception']."

@@ -5,11 +5,10 @@ import inspect
 
 from flax import linen as nn
 
-from sdfl_jax.errors import InputError
+from sdfl_jax.errors import InputError, valid
 from sdfl_jax.models import sdfl
 from sdfl_jax.models.bayar import project
 from sdfl_jax.models.encoders import ENCODERS
-from sdfl_jax.models.names import valid
 from sdfl_jax.models.outputs import Outputs
 
 __all__ = ["ENCODERS", "MODELS", "Outputs", "build", "project"]

@@ -8,11 +8,10 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from sdfl_jax.errors import InputError
+from sdfl_jax.errors import InputError, valid
 from sdfl_jax.models import bayar
 from sdfl_jax.models.encoders import ENCODERS
 from sdfl_jax.models.layers import BatchNorm, Conv, resize
-from sdfl_jax.models.names import valid
 from sdfl_jax.models.outputs import Outputs
 from sdfl_jax.models.upernet import Decoder, LabelHead, MaskHead
 
