@@ -27,7 +27,7 @@ from sdfl_jax.data.layouts.dealing import (
 from sdfl_jax.data.layouts.masks import Check
 from sdfl_jax.data.layouts.pool import each
 from sdfl_jax.data.lists import COLUMNS
-from sdfl_jax.errors import InputError, nearest, one_line
+from sdfl_jax.errors import InputError, one_line, valid
 from sdfl_jax.files import write_csv
 
 CHUNK = 256  # images that a worker looks at before it takes more
@@ -55,10 +55,7 @@ def lay_out(
     nothing can be used or, with `strict`, if anything was rejected.
     """
     if name not in LAYOUTS:
-        raise InputError(
-            f"No layout {name!r}{nearest(name, LAYOUTS)}; there are "
-            f"{', '.join(LAYOUTS)}."
-        )
+        raise InputError(f"No layout {name!r}; {valid(name, LAYOUTS)}")
     root, out = Path(root), Path(out)
     if root.is_dir() and root.resolve() == out.resolve():
         raise InputError(f"--out={out}: the data set lies there; give another folder.")
