@@ -11,10 +11,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import cv2
+import imagecodecs
 import numpy as np
 from jaxtyping import UInt8
 
-from sdfl_jax.data import images
 from sdfl_jax.data.layouts.common import (
     SPLITS,
     Found,
@@ -30,7 +30,7 @@ from sdfl_jax.data.layouts.common import (
 )
 from sdfl_jax.data.layouts.pool import each
 from sdfl_jax.errors import InputError
-from sdfl_jax.files import write_json
+from sdfl_jax.files import replacing, write_json
 
 ORIGINALS = ("youtube", "actors")
 METHODS = ("Deepfakes", "Face2Face", "FaceSwap", "NeuralTextures")
@@ -343,11 +343,17 @@ def _write_frame(video: Video, index: int, frame, other=None) -> str:
         mask = white(other) if video.mask else difference(frame, other)
         if not mask.any():
             return "empty mask: no pixel of this frame is marked"
-    images.write_png(_place(video, "image", index), frame)
+    _write_png(_place(video, "image", index), frame)
     if mask is not None:
-        images.write_png(_place(video, "mask", index), mask)
-        images.write_png(_place(video, "edge", index), edges(mask))
+        _write_png(_place(video, "mask", index), mask)
+        _write_png(_place(video, "edge", index), edges(mask))
     return ""
+
+
+def _write_png(path: str, planes: UInt8[np.ndarray, "..."]):
+    """As `images.write_png`, but a tenth larger and three times as fast."""
+    with replacing(path) as beside:
+        beside.write_bytes(imagecodecs.png_encode(planes, level=3))
 
 
 def white(frame: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "H W"]:

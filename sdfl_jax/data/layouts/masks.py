@@ -79,7 +79,11 @@ def picture_size(path: str) -> tuple[int, int]:
     try:
         with Image.open(path) as picture:
             width, height = picture.size
-            turned = picture.getexif().get(_ORIENTATION, 1) >= 5
+            exif = Image.Exif()
+            # `getexif` would decode a whole PNG; a TIFF's size is upright already.
+            if picture.format != "TIFF":
+                exif.load(picture.info.get("exif"))
+            turned = exif.get(_ORIENTATION, 1) >= 5
     except Image.UnidentifiedImageError:
         raise InputError(f"{path}: not an image.") from None
     except Exception as error:  # decoders fed with broken files raise almost anything
