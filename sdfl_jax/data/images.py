@@ -270,7 +270,8 @@ def _open_tiff(data: bytes, max_pixels: int) -> tuple[np.ndarray, int]:
             size > 0 and start + size <= len(data) for start, size in parts
         ):
             raise InputError("cannot be decoded (the file is truncated).")
-        planes = page.asarray(maxworkers=1)
+        # By libtiff, for tifffile's own LZW decoder crashes on damaged files.
+        planes = imagecodecs.tiff_decode(data, index=0)
         orientation = page.tags.valueof(_ORIENTATION, default=1)
     if 8 < bits < 16:
         planes = planes << (16 - bits)
