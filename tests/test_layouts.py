@@ -156,6 +156,21 @@ def test_what_does_not_fit_is_listed_with_its_reason(casia, capsys):
         run("casia2", casia, strict=True)
 
 
+def test_sizes_are_those_of_upright_images(tmp_path):
+    root = tmp_path / "set"
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a quarter turn
+    for name, suffix in (("a", "jpg"), ("b", "png"), ("c", "tif"), ("d", "jpg")):
+        (root / "Tp").mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(0).integers(0, 256, (32, 24, 3), np.uint8)
+        Image.fromarray(pixels).save(root / "Tp" / f"{name}.{suffix}", exif=exif)
+        assert read_image(root / "Tp" / f"{name}.{suffix}").shape == (24, 32, 3)
+        mask_file(root / "Gt" / f"{name}.png", (32, 24) if name == "d" else (24, 32))
+    assert len(run("imdlbenco_mani", root)) == 3
+    assert rejected(tmp_path / "out").keys() == {"d.jpg"}
+    assert_build_reads(tmp_path / "out")
+
+
 def test_missing_folders_are_told(casia, capsys):
     shutil.rmtree(casia / "Au")
     assert {row["label"] for row in run("casia2", casia)} == {"1"}
@@ -743,7 +758,7 @@ def test_few_groups_leave_no_split_empty():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["casia"], "No layout 'casia'; there are .*; did you mean 'casia"),
+        (["casia"], "No layout 'casia'; there are ['casia1', 'casia2',"),
         (["casia2", "--split=8:1"], "--split=8:1: give train:val:test such as 8:1:1"),
         (["casia2", "--split=0:0:0"], "all three are 0"),
         (["casia2", "--split=8:-1:1"], "give train:val:test"),

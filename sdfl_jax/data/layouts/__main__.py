@@ -235,10 +235,10 @@ def _tell(name: str, counts, rows, groups, refused):
         f"{split} {part['0']} + {part['1']}" for split, part in counts.items()
     )
     sizes = Counter(filter(None, groups))
+    told = f" in {len(sizes)} groups, the largest of {max(sizes.values(), default=0)}"
     print(
-        f"{name}: {total['0']} authentic + {total['1']} manipulated images in "
-        f"{len(sizes)} groups (the largest has {max(sizes.values(), default=0)}); "
-        f"{each_split}."
+        f"{name}: {total['0']} authentic + {total['1']} manipulated images"
+        f"{told if sizes else ' of unknown origin'}; {each_split}."
     )
     reasons = Counter(row.reason.split(":")[0] for row in refused)
     told = ", ".join(f"{number} {reason}" for reason, number in reasons.most_common())
