@@ -31,6 +31,7 @@ def get_config(arg: str = ""):
         bins=(1, 2, 4),  # the deepest level is 4x4
         label_input="pyramid+mask",
         bn_group=0,
+        bn_momentum=0.9,  # the reference's 0.999 is for long runs
         freeze_encoder_bn=True,  # eight images tell too little
     )
     config.init_encoders.encoder = "efficientnet_lite0"

@@ -26,6 +26,7 @@ def get_config(arg: str = ""):
         bins=(1, 2, 3, 6),
         label_input="pyramid",
         bn_group=0,
+        bn_momentum=0.999,
         freeze_encoder_bn=False,
     )
     config.loss_weights = dict(mask=0.16, label=0.04, edge=0.0)
