@@ -47,7 +47,8 @@ if [ -z "$photos" ]; then
     stage photographs "$py" -m sdfl_jax.data.photographs --out="$photos"
 fi
 stage forgeries "$py" -m sdfl_jax.data.forge --photos="$photos" --out="$dir/forgeries" \
-    --count=2000 --count_val=200 --count_test=400 --size=128 --seed="$seed"
+    --kinds=splice,copymove,inpainting --count=2000 --count_val=200 --count_test=400 \
+    --size=128 --seed="$seed"
 for split in train val test; do
     stage "shards-$split" "$py" -m sdfl_jax.data.build --image_size=128 \
         --paths_file="$dir/forgeries/paths_$split.csv" --root="$dir/forgeries" \
