@@ -3,6 +3,8 @@
 import os
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from sdfl_jax.data.lists import read_list
 from sdfl_jax.errors import InputError
@@ -134,3 +136,37 @@ def test_what_is_no_list_is_an_error(listed, content, reason):
 def test_missing_list_is_an_error(tmp_path):
     with pytest.raises(InputError, match="no such list"):
         read_list(tmp_path / "none.txt")
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.sampled_from([b"", b"image,label\n", b"image\tmask\tlabel\n", b"\xef\xbb\xbf"]),
+    st.lists(
+        st.one_of(
+            st.binary(max_size=30),
+            st.sampled_from(
+                [b"\n", b"\r", b",", b"\t", b" ", b'"', b"None", b"1", b"/"]
+            ),
+            st.just(b"x" * 140_000),
+        ),
+        max_size=12,
+    ),
+)
+def test_any_bytes_are_a_list_or_one_line(tmp_path_factory, start, parts):
+    path = tmp_path_factory.mktemp("any") / "list.txt"
+    path.write_bytes(start + b"".join(parts))
+    try:
+        entries, rejected = read_list(path)
+    except InputError as error:
+        assert "\n" not in str(error)
+        return
+    assert entries or rejected
+    assert all(entry.label in (0, 1) and entry.name for entry in entries)
+
+
+@pytest.mark.parametrize("line", ["{},,,0", "{},0", "{} None 0"])
+def test_absurdly_long_paths_are_rejected_lines(tmp_path, line):
+    (tmp_path / "list.txt").write_text(line.format("x" * 200_000) + "\na.png None 0\n")
+    entries, rejected = read_list(tmp_path / "list.txt")
+    assert len(entries) + len(rejected) == 2
+    assert entries[-1].name == "a.png"

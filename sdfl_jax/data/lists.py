@@ -66,8 +66,7 @@ def read_list(
     if header is not None:
         delimiter, names = header
         rows = [
-            (number, _by_name(names, next(csv.reader([text], delimiter=delimiter))))
-            for number, text in lines[1:]
+            (number, _by_header(names, delimiter, text)) for number, text in lines[1:]
         ]
         if not rows:
             raise InputError(f"{path}: the list holds a header and no line.")
@@ -106,6 +105,14 @@ def _header(text: str) -> tuple[str, list[str]] | None:
     return None
 
 
+def _by_header(names: list[str], delimiter: str, text: str) -> dict[str, str] | str:
+    """Columns of a line below a header by name, or why there are none."""
+    try:
+        return _by_name(names, next(csv.reader([text], delimiter=delimiter)))
+    except csv.Error as error:  # a column of more than 131,072 characters
+        return str(error)
+
+
 def _by_name(names: list[str], values: list[str]) -> dict[str, str]:
     return dict(zip(names, values, strict=False))  # short lines lack the last ones
 
@@ -115,7 +122,10 @@ def _columns(text: str) -> dict[str, str] | str:
     if "\t" in text:
         values = text.split("\t")
     elif text.rpartition(",")[2].strip() in ("0", "1"):
-        values = next(csv.reader([text]))
+        try:
+            values = next(csv.reader([text]))
+        except csv.Error as error:
+            return str(error)
     else:
         values = text.split()
     if len(values) == 4:
