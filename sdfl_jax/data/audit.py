@@ -15,6 +15,7 @@ in train or val, 0 when none has, 2 for input that cannot be read.
 """
 
 import argparse
+import gc
 import hashlib
 import multiprocessing
 import os
@@ -23,6 +24,7 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
+from itertools import chain, islice
 from operator import attrgetter
 
 from tqdm import tqdm
@@ -141,18 +143,18 @@ def spread(lists: dict[str, Sequence[Line]]) -> list[str]:
 
     Groups are connected: what two images share through a third one joins them as well.
     """
-    entries = [(split, entry) for split, part in lists.items() for entry in part]
     said = []
     for kind, keys in (
         ("photographs", attrgetter("photographs")),
         ("videos", attrgetter("videos")),
         ("groups of the list", attrgetter("group")),
     ):
-        numbers = origins.connected(keys(entry) for _, entry in entries)
-        inside = {split: set() for split in lists}
-        for (split, _), number in zip(entries, numbers, strict=True):
-            if number >= 0:
-                inside[split].add(number)
+        found = {
+            split: [keys(line) for line in part if keys(line)]
+            for split, part in lists.items()
+        }
+        numbers = iter(origins.connected(chain.from_iterable(found.values())))
+        inside = {split: set(islice(numbers, len(k))) for split, k in found.items()}
         for a, b in PAIRS:
             if inside.get(a) and inside.get(b):
                 both = len(inside[a] & inside[b])
@@ -326,6 +328,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     paths = {s: getattr(flags, s) for s in SPLITS if getattr(flags, s) is not None}
     if not paths:
         raise InputError("No list given; --train=FILE --val=FILE --test=FILE.")
+    gc.disable()  # there are no cycles, and walking a million lines takes seconds
     findings = run(
         paths,
         out=flags.out,
