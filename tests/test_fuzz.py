@@ -141,6 +141,16 @@ def test_sizes_beyond_reason_are_refused(data, reason):
         images.read_image(data)
 
 
+def test_progressive_jpeg_of_endless_scans_is_refused():
+    data = COLOURS["jpeg progressive"]
+    scan = data[data.rindex(b"\xff\xda") : -2]
+    images.read_image(data[:-2] + 50 * scan + data[-2:])
+    with pytest.raises(InputError, match="scans; at most 100"):
+        images.read_image(data[:-2] + 10_000 * scan + data[-2:])
+    # What lies behind the picture, such as a film, does not count.
+    images.read_image(data + 1000 * scan)
+
+
 @pytest.mark.parametrize("shape", [(1, 1), (1, 60_000), (60_000, 1)])
 def test_thin_images_are_images(shape):
     image = np.full((*shape, 3), 77, np.uint8)

@@ -23,6 +23,7 @@ import io
 import logging
 import math
 import os
+import re
 import struct
 import warnings
 
@@ -39,6 +40,7 @@ from sdfl_jax.errors import InputError
 MAX_PIXELS = 200_000_000  # 600 MB as RGB; beyond any camera, within most memories
 MAX_BYTES = 1_200_000_000  # of decoded planes: that many pixels of 16-bit RGB
 MAX_FILE_BYTES = 1_300_000_000  # the same without compression, and some metadata
+MAX_SCANS = 100  # of a JPEG file; progressive ones have about 10
 
 # Formats that Pillow may open; it knows others that start external programs.
 _FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF")
@@ -54,6 +56,9 @@ logging.getLogger("tifffile").setLevel(logging.CRITICAL)
 cv2.setNumThreads(1)
 
 _ORIENTATION = 0x0112  # the EXIF tag
+
+# Of a JPEG file: what follows 0xFF, but for the stuffing and marks inside a scan.
+_MARKER = re.compile(rb"\xff([^\x00\x01\xd0-\xd7\xff])")
 
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the latter two: BigTIFF
 _TIFF_COLOURS = (
@@ -220,7 +225,7 @@ def _open(data: bytes, max_pixels: int) -> tuple[np.ndarray, int]:
         if picture.format == "PNG":
             return _open_png(data, max_pixels), _orientation(picture)
         if picture.format in ("JPEG", "MPO"):
-            _refuse_truncated_jpeg(data)
+            _refuse_broken_jpeg(data)
             if picture.mode in ("L", "RGB") and picture.bits == 8:
                 channels = (3,) if picture.mode == "RGB" else ()
                 room = np.empty((*picture.size[::-1], *channels), np.uint8)
@@ -305,11 +310,12 @@ def _orientation(picture: Image.Image) -> int:
         return 1
 
 
-def _refuse_truncated_jpeg(data: bytes):
+def _refuse_broken_jpeg(data: bytes):
     """libjpeg fills what is missing with grey and says nothing, so this looks itself.
 
     A whole file has an end-of-image marker after its first scan; before it there may be
-    another one, of the thumbnail inside the metadata.
+    another one, of the thumbnail inside the metadata. Every scan, of 10 bytes perhaps,
+    costs a pass over all pixels: thousands of them would take hours.
     """
     position = 2
     while data[position : position + 2] != b"\xff\xda":  # start of scan
@@ -321,6 +327,15 @@ def _refuse_truncated_jpeg(data: bytes):
         position += 2 + struct.unpack(">H", data[position + 2 : position + 4])[0]
     if data.find(b"\xff\xd9", position) < 0:
         raise EOFError("the file is truncated")
+    scans = 0
+    while (marker := _MARKER.search(data, position)) and marker[1] != b"\xd9":
+        position = marker.end()
+        if marker[1] == b"\xda":
+            scans += 1
+        else:
+            position += int.from_bytes(data[position : position + 2], "big")
+    if scans > MAX_SCANS:
+        raise InputError(f"a JPEG file of {scans} scans; at most {MAX_SCANS} are read.")
 
 
 def _eight_bits(planes: np.ndarray) -> UInt8[np.ndarray, "..."]:
