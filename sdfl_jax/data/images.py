@@ -19,6 +19,7 @@ The rules, so that nothing is left to a library's taste:
   decoder gets more room than that.
 """
 
+import ctypes
 import io
 import logging
 import math
@@ -244,7 +245,13 @@ def _open_png(data: bytes, max_pixels: int) -> np.ndarray:
         raise InputError("cannot be decoded (a PNG file without its header).")
     width, height, depth = struct.unpack(">IIB", data[16:25])
     _refuse_large(width, height, 4 * max(depth // 8, 1), max_pixels)
-    return imagecodecs.png_decode(data)
+    try:
+        return imagecodecs.png_decode(data)
+    except Exception:
+        # It releases one reference to None too many for each broken file; up to Python
+        # 3.11, a process that has met some thousands of them would be brought down.
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(None))
+        raise
 
 
 def _open_tiff(data: bytes, max_pixels: int) -> tuple[np.ndarray, int]:
