@@ -52,6 +52,7 @@ Image.MAX_IMAGE_PIXELS = None
 # Its remarks on odd metadata help nobody who prepares 30,000 images.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)
+logging.getLogger("imagecodecs").setLevel(logging.CRITICAL)
 
 # Images are decoded side by side; threads inside one resize would only compete.
 cv2.setNumThreads(1)
