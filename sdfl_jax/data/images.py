@@ -265,7 +265,7 @@ def _open_tiff(data: bytes, max_pixels: int) -> tuple[np.ndarray, int]:
         page = file.pages[0]
         bits, axes = page.bitspersample, page.axes
         if axes not in ("YX", "YXS", "SYX") or not isinstance(bits, int):
-            raise InputError(f"cannot be decoded (a TIFF of shape {page.shape}).")
+            raise InputError("cannot be decoded (a TIFF of an odd shape or depth).")
         if page.dtype is None or page.dtype.kind not in "uif":
             raise InputError(f"cannot be decoded (a TIFF of {bits}-bit {page.dtype}).")
         photometric = tifffile.PHOTOMETRIC(page.photometric)
