@@ -1,6 +1,7 @@
 """Leaks are found by name and by content, told by line, and taken out."""
 
 import csv
+import os
 import subprocess
 import sys
 
@@ -139,7 +140,7 @@ def lists(tmp_path):
         argv = [f"--out={tmp_path / 'out'}", "--workers=1", *flags]
         for split, lines in texts.items():
             path = tmp_path / f"{split}_list{suffix}"
-            path.write_text("\n".join(lines) + "\n")
+            path.write_bytes(os.fsencode("\n".join(lines) + "\n"))
             argv.append(f"--{split}={path}")
         status = audit.main(argv)
         with open(tmp_path / "out" / "findings.csv", newline="") as file:
@@ -346,6 +347,19 @@ def test_names_only_opens_nothing_and_takes_names_for_files(lists, tree):
     assert status == 1 and told(rows) == [("same_name", "test", 3, "train", 3)]
 
 
+def test_names_that_are_not_utf8_are_told_and_kept(lists, tmp_path):
+    names = [b"\xff\xe9.jpg None 0", b"x/a1.jpg None 0"]
+    texts = {
+        "train": [os.fsdecode(line) for line in names],
+        "test": [os.fsdecode(names[0]), "y/b1.jpg None 0"],
+    }
+    status, rows = lists(f"--fix={tmp_path / 'fixed'}", **texts)
+    assert status == 1 and rows[0]["path"] == "\\udcff\\udce9.jpg"
+    kept = (tmp_path / "fixed" / "paths_train.txt").read_bytes()
+    assert kept == names[1] + b"\n"
+    assert (tmp_path / "fixed" / "paths_test.txt").read_bytes().startswith(names[0])
+
+
 def test_inverted_masks_are_read_as_such(lists, tree):
     lines = ["2.png empty.png 1", "3.png None 0"]
     status, rows = lists("--mask_inverted", test=lines)
@@ -373,6 +387,8 @@ def test_worker_processes_see_the_same(tree):
         (["--test={tmp}/junk.txt"], "none of 1 lines can be used"),
         (["--test={tmp}/good.txt", "--content"], "no image of the lists is here"),
         (["--test={tmp}/good.txt", "--fix={tmp}/paths"], "would write over"),
+        (["--test={tmp}/good.txt", "--fix={tmp}/good.txt"], "a file"),
+        (["--test={tmp}/good.txt", "--out={tmp}/good.txt"], "a file"),
         (["--test={tmp}/good.txt", "--train={tmp}/good.txt", "--fix={tmp}/f"], "every"),
     ],
 )

@@ -231,6 +231,9 @@ def run(
     `content`: read the files (True), compare names alone (False) or, by default, read
     them if any is there. Arguments otherwise as `read_list` takes them.
     """
+    for flag, folder in (("out", out), ("fix", fix_to)):
+        if folder is not None and os.path.exists(folder) and not os.path.isdir(folder):
+            raise InputError(f"--{flag}={folder}: a file; give a folder.")
     if fix_to is not None:
         _check_fix(fix_to, paths)
     lists, bad_lines = {}, []

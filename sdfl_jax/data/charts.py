@@ -87,7 +87,8 @@ def sizes(facts: Sequence) -> Figure:
     most = max(max(f.width, f.height) for f in facts)
     for (x, y), number in Counter((f.width, f.height) for f in facts).most_common(5):
         # Text on text cannot be read; sizes that differ by a pixel are common.
-        if all(abs(y - other) > 0.05 * most for _, other in told):
+        alone = all(abs(y - other) > 0.05 * most for _, other in told)
+        if alone and number > 0.05 * len(facts):
             told.append((x, y))
             text = f"{x} x {y}: {100 * number / len(facts):.0f} %"
             radius = (12 + 600 * number / len(facts)) ** 0.5 / 2
@@ -210,7 +211,9 @@ def gallery(source: str, rows: Sequence[dict]) -> Figure:
         for axes, key in zip(group, ("image", "mask", "edge"), strict=True):
             plane = row[key]
             if plane is None:
-                axes.text(0.5, 0.5, "not known", ha="center", color=_FAINT, fontsize=8)
+                axes.text(
+                    0.5, 0.5, f"{key} not known", ha="center", color=_FAINT, fontsize=8
+                )
                 continue
             axes.imshow(plane, cmap="gray", vmin=0, vmax=255)
             height, width = plane.shape[:2]
@@ -222,10 +225,10 @@ def gallery(source: str, rows: Sequence[dict]) -> Figure:
             axes.plot(x - 0.5, y - 0.5, color="#bbbbbb", lw=0.8, clip_on=False)
         what = _LABELS[row["label"]] + (f" ({row['kind']})" if row["kind"] else "")
         titles = (what, "mask", "edge of the mask" if row["derived"] else "edge")
-        for axes, title, color in zip(
-            group, titles, (_COLORS[row["label"]], _FAINT, _FAINT), strict=True
-        ):
-            axes.set_title(_printable(title), fontsize=8, color=color, pad=3)
+        colors = (_COLORS[row["label"]], _FAINT, _FAINT)
+        for axes, title, color in zip(group, titles, colors, strict=True):
+            if axes.images:
+                axes.set_title(_printable(title), fontsize=8, color=color, pad=3)
     return figure
 
 

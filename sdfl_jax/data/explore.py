@@ -357,7 +357,8 @@ tr + tr { border-top: 1px solid #ddd; } .faint { color: #777; }
 
 def _page(title, counts, good, bad, total, rejected, folder: Path, drawn) -> str:
     said = f"{total:,} images; all but the first figure and table are of "
-    said += f"{len(good):,} of them" + (", drawn evenly." if total > len(good) else ".")
+    drawn_evenly = total > len(good) + len(bad)
+    said += f"{len(good):,} of them" + (", drawn evenly." if drawn_evenly else ".")
     parts = [f"<h1>{html.escape(title)}</h1>", f"<p>{said}</p>", _table(counts)]
     for what, number in (("line", len(rejected)), ("image", len(bad))):
         if number:
