@@ -15,6 +15,7 @@ in train or val, 0 when none has, 2 for input that cannot be read.
 """
 
 import argparse
+import csv
 import gc
 import hashlib
 import multiprocessing
@@ -43,7 +44,7 @@ from sdfl_jax.data.leaks import (
     fix,
     leaks,
 )
-from sdfl_jax.data.lists import read_list
+from sdfl_jax.data.lists import Entry, read_list
 from sdfl_jax.errors import InputError, one_line
 
 COLUMNS = ("finding", "split_a", "line", "path", "split_b", "line_b", "other", "detail")
@@ -53,7 +54,7 @@ COLUMNS = ("finding", "split_a", "line", "path", "split_b", "line_b", "other", "
 
 
 def look(
-    entries: Sequence[Line],
+    entries: Sequence[Line | Entry],
     *,
     mask_inverted: bool = False,
     workers: int = 1,
@@ -167,19 +168,20 @@ def spread(lists: dict[str, Sequence[Line]]) -> list[str]:
 
 def _write_findings(path: str, findings: Sequence[Finding]):
     rows = (
-        {
-            "finding": f.finding,
-            "split_a": f.split_a,
-            "line": f.a.line,
-            "path": _text(f.a.path),
-            "split_b": f.split_b,
-            "line_b": f.b.line if f.b else "",
-            "other": _text(f.b.path) if f.b else "",
-            "detail": _text(f.detail),
-        }
+        (
+            f.finding,
+            f.split_a,
+            f.a.line,
+            _text(f.a.path),
+            f.split_b,
+            f.b.line if f.b else "",
+            _text(f.b.path) if f.b else "",
+            _text(f.detail),
+        )
         for f in findings
     )
-    files.write_csv(path, rows, COLUMNS)
+    with files.replacing(path) as beside, beside.open("w", newline="") as file:
+        csv.writer(file).writerows(chain([COLUMNS], rows))
 
 
 def _text(name: str) -> str:

@@ -26,7 +26,7 @@ def classes(counts: Counter) -> Figure:
     columns = min(len(pies), 5)
     rows = -(-len(pies) // columns)
     bars = 0.9 + 0.42 * len(order)
-    figure = _figure(9, bars + 2.1 * rows)
+    figure = _figure(bars + 2.1 * rows)
     above, below = figure.subfigures(2, 1, height_ratios=(bars, 2.1 * rows))
     axes = above.subplots()
     places = np.arange(len(order))
@@ -67,7 +67,7 @@ def classes(counts: Counter) -> Figure:
 
 def sizes(facts: Sequence) -> Figure:
     """Width against height; the area of a dot grows with the number of images."""
-    figure = _figure(9, 4.6)
+    figure = _figure(4.6)
     axes = figure.subplots()
     for label in (0, 1):
         found = Counter((f.width, f.height) for f in facts if f.label == label)
@@ -121,7 +121,7 @@ def mask_area(facts: Sequence) -> Figure:
     groups = _by_source([f for f in known if f.area > 0], lambda f: f.area)
     if not groups:
         return _nothing("no manipulated image has a mask with a marked pixel")
-    figure = _figure(9, 3.6)
+    figure = _figure(3.6)
     axes = figure.subplots()
     low = min(min(values) for values in groups.values())
     bins = np.geomspace(min(low, 0.01), 1, 31)
@@ -144,7 +144,7 @@ def mask_area(facts: Sequence) -> Figure:
 
 def intensity(facts: Sequence) -> Figure:
     """Mean over the images of each class of their histograms, by channel."""
-    figure = _figure(9, 3)
+    figure = _figure(3)
     grid = figure.subplots(1, 3, sharey=True)
     for channel, (axes, name) in enumerate(
         zip(grid, ("red", "green", "blue"), strict=True)
@@ -177,7 +177,7 @@ def jpeg_quality(facts: Sequence) -> Figure:
     }
     if not any(known.values()):
         return _nothing("no file is a JPEG")
-    figure = _figure(9, 3)
+    figure = _figure(3)
     axes = figure.subplots()
     bins = np.arange(0.5, 101)
     for label, values in known.items():
@@ -202,7 +202,7 @@ def gallery(source: str, rows: Sequence[dict]) -> Figure:
     """Image, mask and edge of examples of one source, side by side."""
     columns = 2 if len(rows) > 1 else 1
     lines = -(-len(rows) // columns)
-    figure = _figure(9, 0.5 + 1.55 * lines)
+    figure = _figure(0.5 + 1.55 * lines)
     figure.suptitle(_named(source), x=0.01, ha="left", fontsize=12)
     grid = figure.subplots(lines, 6, squeeze=False).reshape(-1, 3)
     for axes in grid.ravel():
@@ -252,13 +252,14 @@ def _by_source(facts: Sequence, value) -> dict[str, list]:
 
 
 def _nothing(reason: str) -> Figure:
-    figure = _figure(9, 1)
+    figure = _figure(1)
     figure.text(0.5, 0.5, reason, ha="center", va="center", color=_FAINT)
     return figure
 
 
-def _figure(width: float, height: float) -> Figure:
-    return Figure((width, height), dpi=110, facecolor="white", layout="constrained")
+def _figure(height: float | int) -> Figure:
+    """As wide as the page of `explore`; inches."""
+    return Figure((9, height), dpi=110, facecolor="white", layout="constrained")
 
 
 def _tidy(axes, grid: str):
