@@ -113,7 +113,7 @@ def _run(function, tasks, condemned, results, workers, bar) -> list[tuple[int, i
     ]
 
 
-def _end_stuck(table, seconds: float):
+def _end_stuck(table, seconds: int):
     """Kills the workers that have been on one item for longer."""
     now = time.monotonic()
     for row in range(0, len(table), _COLUMNS):

@@ -178,7 +178,7 @@ def claimed_pixels(data: bytes) -> float:
     """Height times width as a file claims; infinity if its first bytes do not tell."""
     try:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as picture:
-            return picture.size[0] * picture.size[1]
+            return float(picture.size[0] * picture.size[1])
     except Exception:
         return math.inf
 
