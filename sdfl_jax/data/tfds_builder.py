@@ -128,7 +128,7 @@ def prepare(
     return builder
 
 
-def _from_shards(folder: str) -> Iterator[dict]:
+def _from_shards(folder: str | os.PathLike) -> Iterator[dict]:
     source = records.RecordSource(folder)
     return (records.decode(source[index]) for index in range(len(source)))
 
