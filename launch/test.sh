@@ -17,4 +17,4 @@ fi
 environment requirements-dev.txt
 "$py" -m ruff check .
 "$py" -m ruff format --check .
-exec "$py" -m pytest -q --jaxtyping-packages=sdfl_jax,beartype.beartype "${select[@]}" "$@"
+exec "$py" -m pytest -q --jaxtyping-packages=sdfl_jax,tests.check "${select[@]}" "$@"
