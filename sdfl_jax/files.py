@@ -5,7 +5,7 @@ import csv
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from sdfl_jax.errors import InputError
@@ -30,7 +30,7 @@ def write_json(path: str | os.PathLike, value):
         beside.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n")
 
 
-def write_csv(path: str | os.PathLike, rows: Sequence[dict], columns: Sequence[str]):
+def write_csv(path: str | os.PathLike, rows: Iterable[dict], columns: Sequence[str]):
     """Writes `rows` under a header of `columns`; None becomes an empty cell."""
     with replacing(path) as beside, beside.open("w", newline="") as file:
         writer = csv.DictWriter(file, columns, extrasaction="ignore")

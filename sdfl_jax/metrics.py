@@ -13,6 +13,7 @@ what is made of it; AUC and thresholds where only one class is there.
 
 import functools
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from sklearn import metrics as sklearn_metrics
@@ -20,6 +21,8 @@ from sklearn import metrics as sklearn_metrics
 from sdfl_jax.errors import InputError
 
 LEVELS = 256
+
+Numbers = np.ndarray | Sequence  # one per image
 
 # The reference adds this to the denominators of its figures.
 _EPSILON = 1e-6
@@ -136,9 +139,9 @@ def per_image(
 
 def rows(
     histograms: np.ndarray,
-    label: np.ndarray,
-    score: np.ndarray,
-    has_mask: np.ndarray | None = None,
+    label: Numbers,
+    score: Numbers,
+    has_mask: Numbers | None = None,
     threshold: float = 0.5,
 ) -> list[dict]:
     """One dict per image for `per_image.csv`, in the standard protocol.
@@ -168,12 +171,12 @@ def rows(
 
 
 def report(
-    mask: np.ndarray,
-    mask_probs: np.ndarray,
-    label: np.ndarray,
-    score: np.ndarray,
+    mask: Numbers,
+    mask_probs: Numbers,
+    label: Numbers,
+    score: Numbers,
     threshold: float = 0.5,
-    has_mask: np.ndarray | None = None,
+    has_mask: Numbers | None = None,
 ) -> dict[str, dict]:
     """`figures` of arrays: each pixel figure is a mean over images, each image once.
 
@@ -195,9 +198,9 @@ def report(
 
 def figures(
     histograms: np.ndarray,
-    label: np.ndarray,
-    score: np.ndarray,
-    has_mask: np.ndarray | None = None,
+    label: Numbers,
+    score: Numbers,
+    has_mask: Numbers | None = None,
     threshold: float = 0.5,
     image_threshold: float | None = None,
 ) -> dict[str, dict]:
@@ -221,7 +224,7 @@ def figures(
 
 def pixel_figures(
     histograms: np.ndarray,
-    label: np.ndarray,
+    label: Numbers,
     has_mask: np.ndarray,
     threshold: float = 0.5,
 ) -> dict[str, float | None]:
@@ -241,7 +244,7 @@ def pixel_figures(
 
 
 def image_figures(
-    label: np.ndarray, score: np.ndarray, threshold: float = 0.5
+    label: Numbers, score: Numbers, threshold: float = 0.5
 ) -> dict[str, float | None]:
     """Standard F1 and AUC of the image scores, counted over all images.
 
@@ -254,7 +257,7 @@ def image_figures(
     }
 
 
-def image_auc(label: np.ndarray, score: np.ndarray) -> float | None:
+def image_auc(label: Numbers, score: Numbers) -> float | None:
     """Area under the ROC curve over all images; None where only one class is there."""
     if len(np.unique(label)) < 2:
         return None
@@ -302,7 +305,7 @@ def _reference(histograms, label, score, has_mask, threshold, image_threshold) -
 
 
 def best_image_threshold(
-    label: np.ndarray, score: np.ndarray
+    label: Numbers, score: Numbers
 ) -> tuple[float | None, float | None]:
     """The score with the largest geometric mean of sensitivity and specificity.
 
@@ -321,7 +324,7 @@ def best_image_threshold(
 
 
 def best_pixel_threshold(
-    histograms: np.ndarray, label: np.ndarray, has_mask: np.ndarray | None = None
+    histograms: np.ndarray, label: Numbers, has_mask: Numbers | None = None
 ) -> tuple[float | None, float | None]:
     """The threshold with the largest mean pixel F1 over manipulated images.
 
@@ -353,8 +356,8 @@ def best_pixel_threshold(
 
 def baselines(
     histograms: np.ndarray,
-    label: np.ndarray,
-    has_mask: np.ndarray | None = None,
+    label: Numbers,
+    has_mask: Numbers | None = None,
     centre_histograms: np.ndarray | None = None,
 ) -> dict[str, dict]:
     """Standard figures of predictions made without looking, at threshold 0.5.

@@ -138,7 +138,7 @@ _ALLOWED = {
 class _Unpickler(pickle.Unpickler):
     """Knows the names in `_ALLOWED` and pointers to blocks; refuses the rest."""
 
-    def __init__(self, file: BinaryIO):
+    def __init__(self, file: io.BufferedIOBase):
         super().__init__(file)
         self.blocks: dict[str, _Block] = {}
 

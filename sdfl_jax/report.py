@@ -6,6 +6,7 @@ import os
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import SupportsFloat
 
 import cv2
 import numpy as np
@@ -40,7 +41,7 @@ class Log:
             str(workdir / "tensorboard"), purge_step=resume_step + 1, flush_secs=30
         )
 
-    def write(self, step: int, scalars: Mapping[str, float | None]) -> None:
+    def write(self, step: int, scalars: Mapping[str, SupportsFloat | None]) -> None:
         """Adds one line; None and values that are not finite become null."""
         line = {"step": int(step)}
         for name, value in scalars.items():

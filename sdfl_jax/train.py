@@ -46,7 +46,9 @@ def train(config, workdir: str):
     validate_every = config.validate_every or steps_per_epoch
 
     model = models.build(**config.model)
-    tx = optim.make_optimizer(config.optimizer, config.schedule, total_steps)
+    tx = optim.make_optimizer(
+        config.optimizer.to_dict(), config.schedule.to_dict(), total_steps
+    )
     state = jax.device_put(
         init_state(first_variables(config, model), tx), sharding.everywhere(mesh)
     )
@@ -158,7 +160,9 @@ class Validation:
                 keep_images=True,
             ),
         )
-        self._plateau = optim.make_plateau(config.optimizer, config.schedule)
+        self._plateau = optim.make_plateau(
+            config.optimizer.to_dict(), config.schedule.to_dict()
+        )
         self.progress = {}
 
     @property

@@ -6,6 +6,7 @@ import math
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 NAME = "bayar_conv"  # under which networks keep this layer, and `project` finds it
@@ -57,7 +58,7 @@ def constrained_conv(
     )
 
 
-def normalise(kernel: Float[Array, "n I O"]) -> Float[Array, "n I O"]:
+def normalise(kernel: Float[ArrayLike, "n I O"]) -> Float[Array, "n I O"]:
     """The weights divided by their sum over the first axis.
 
     Where the sum is almost zero the division would explode: there they are moved to

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from sdfl_jax.errors import InputError
@@ -72,7 +73,7 @@ class BatchNorm(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "B H W C"], *, train: bool
+        self, x: Float[ArrayLike, "B H W C"], *, train: bool
     ) -> Float[Array, "B H W C"]:
         B, H, W, C = x.shape
         scale = self.param("scale", nn.initializers.ones, (C,), jnp.float32)
@@ -105,9 +106,9 @@ class BatchNorm(nn.Module):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
 def normalise(
-    x: Float[Array, "G n H W C"],
-    scale: Float[Array, "C"],
-    bias: Float[Array, "C"],
+    x: Float[ArrayLike, "G n H W C"],
+    scale: Float[ArrayLike, "C"],
+    bias: Float[ArrayLike, "C"],
     eps: float,
 ) -> tuple[Float[Array, "G n H W C"], Float[Array, "G C"], Float[Array, "G C"]]:
     """Each group to mean `bias` and deviation `scale`; its mean and biased variance.
@@ -144,7 +145,7 @@ def _normalise_backward(eps, saved, gradients):
 normalise.defvjp(_normalise_forward, _normalise_backward)
 
 
-def _group_mean(x: Float[Array, "G n H W C"]) -> Float[Array, "G C"]:
+def _group_mean(x: Float[ArrayLike, "G n H W C"]) -> Float[Array, "G C"]:
     return jnp.mean(x, axis=(1, 2, 3))
 
 

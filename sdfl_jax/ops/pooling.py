@@ -10,11 +10,12 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 
 def pyramid_pool(
-    features: Float[Array, "B H W C"], bins: Sequence[int]
+    features: Float[ArrayLike, "B H W C"], bins: Sequence[int]
 ) -> tuple[Float[Array, "B g g C"], ...]:
     """Averages over the cells of g x g grids on the whole map, for each g of `bins`.
 
@@ -39,8 +40,8 @@ def pyramid_pool(
 
 
 def prroi_pool(
-    features: Float[Array, "B H W C"],
-    rois: Float[Array, "R 5"],
+    features: Float[ArrayLike, "B H W C"],
+    rois: Float[ArrayLike, "R 5"],
     output_size: int | tuple[int, int],
     spatial_scale: float = 1.0,
 ) -> Float[Array, "R h w C"]:
@@ -73,7 +74,9 @@ def _averages(start, end, cells: int, size: int) -> Float[Array, "R cells size"]
     return jnp.where(inside[:, None, None], weights, 0)
 
 
-def _weights(edges: Float[Array, "*R n+1"], size: int, xp) -> Float[Array, "*R n size"]:
+def _weights(
+    edges: Float[ArrayLike, "*R edges"], size: int, xp
+) -> Float[ArrayLike, "*R edges-1 size"]:
     """Each sample's hat function integrated from edge to edge (xp: numpy or jax's)."""
     positions = xp.arange(size).reshape((1,) * edges.ndim + (size,))
     distance = xp.clip(edges[..., None] - positions, -1, 1)

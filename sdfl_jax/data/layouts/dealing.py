@@ -89,7 +89,7 @@ def deal(
     return splits
 
 
-def _fill_empty(dealt: dict[str, int], names: list[str], wanted: Sequence[int]):
+def _fill_empty(dealt: dict[str, int], names: list[str], wanted: np.ndarray):
     for split in wanted:
         held = Counter(dealt.values())
         if not held[split] and held and max(held.values()) > 1:
