@@ -210,7 +210,7 @@ def test_lists_name_files_that_fit(forged):
         for row in rows[:60]:
             image = read_image(forged / row["image"])
             assert image.shape == (128, 128, 3)
-            assert (row["kind"] == "authentic") == (row["label"] == "0")
+            assert (row["kind"] == "") == (row["label"] == "0")
             if row["label"] == "1":
                 mask = mask_of(forged, row)
                 assert mask.shape == (128, 128) and set(np.unique(mask)) == {0, 255}
