@@ -20,12 +20,15 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from sdfl_jax.data import forge as forge_module
-from sdfl_jax.data import forger, photographs
-from sdfl_jax.data.album import SPLITS, open_album, split_album
+from sdfl_jax.data import forger, photographs, swaps
+from sdfl_jax.data.album import SPLITS, open_album, read_labels, split_album
+from sdfl_jax.data.edits import EDITS
 from sdfl_jax.data.forge import forge
 from sdfl_jax.data.images import read_image
-from sdfl_jax.data.manipulate import KINDS, Unsuitable
-from sdfl_jax.data.regions import random_region
+from sdfl_jax.data.manipulate import KINDS, Kind
+from sdfl_jax.data.objects import SOURCES
+from sdfl_jax.data.paste import Unsuitable
+from sdfl_jax.data.regions import bounding_box, random_region
 from sdfl_jax.errors import InputError
 
 
@@ -163,7 +166,7 @@ def test_manipulation_changes_its_region_and_nothing_else(kind, rng):
         region, _ = random_region(60, 80, rng)
         before = host.copy()
         try:
-            image, parameters = KINDS[kind](
+            image, parameters = KINDS[kind].manipulate(
                 host, region, lambda h, w: other[:h, :w], rng
             )
         except Unsuitable:
@@ -175,12 +178,93 @@ def test_manipulation_changes_its_region_and_nothing_else(kind, rng):
         assert json.loads(json.dumps(parameters)) == parameters
 
 
+@pytest.mark.parametrize("method", EDITS)
+def test_edit_changes_a_piece_and_keeps_grey_grey(method, rng):
+    colours = cv2.GaussianBlur(rng.integers(0, 256, (60, 80, 3), np.uint8), (3, 3), 0)
+    grey = np.repeat(colours[..., :1], 3, -1)
+    for piece in (colours, grey):
+        for _ in range(5):
+            edited, parameters = EDITS[method](piece, rng)
+            assert edited.shape == piece.shape and edited.dtype == np.uint8
+            assert (edited != piece).mean() > 0.5
+            assert json.loads(json.dumps(parameters)) == parameters
+    assert np.ptp(edited.astype(int), -1).max() == 0
+
+
+def test_colour_transfer_gives_the_content_the_colours_of_the_host(rng):
+    shape = (40, 50, 3)
+    host, content = (
+        np.clip(rng.normal(mean, 12, shape), 0, 255).astype(np.uint8)
+        for mean in ((180, 120, 80), (60, 90, 140))
+    )
+    region = np.full(shape[:2], 255, np.uint8)
+    moved = swaps.colour_transfer(content, host, region)
+    moved, host = (cv2.cvtColor(p, cv2.COLOR_RGB2LAB) for p in (moved, host))
+    np.testing.assert_allclose(moved.mean((0, 1)), host.mean((0, 1)), atol=2)
+    np.testing.assert_allclose(moved.std((0, 1)), host.std((0, 1)), rtol=0.25)
+
+
+def test_poisson_clone_meets_the_host_at_the_edge_and_keeps_the_gradients():
+    y, x = np.mgrid[:60, :60]
+    host = np.full((60, 60, 3), 90, np.uint8)
+    texture = 160 + 30 * np.sin(x / 3)
+    content = np.repeat(texture.astype(np.uint8)[..., None], 3, -1)
+    region = ((np.hypot(x - 30, y - 30) < 25) * 255).astype(np.uint8)
+    before = region.copy()
+    cloned = swaps.poisson(content, host, region).astype(float)
+    np.testing.assert_array_equal(region, before)
+    edge = np.abs(np.hypot(x - 30, y - 30) - 23) < 1
+    assert abs(cloned[edge].mean() - 90) < 10  # the content itself is 70 above
+    inside = np.hypot(x - 30, y - 30) < 15
+    slope, wanted = (
+        np.gradient(p[..., 0].astype(float), axis=1) for p in (cloned, content)
+    )
+    assert np.corrcoef(slope[inside], wanted[inside])[0, 1] > 0.95
+
+
+class OneDonor:
+    """A disk on another ground, with its label map."""
+
+    def __init__(self):
+        y, x = np.mgrid[:120, :160]
+        self.disk = np.hypot(y - 60, x - 80) < 30
+        noise = np.random.default_rng(1).normal(0, 6, (120, 160, 3))
+        ground = np.where(self.disk[..., None], (200, 40, 40), (40, 60, 170))
+        self.pixels = np.clip(ground + noise, 0, 255).astype(np.uint8)
+
+    def __call__(self, height, width):
+        top, left = 60 - height // 2, 80 - width // 2
+        return self.pixels[top : top + height, left : left + width]
+
+    def segments(self):
+        return self.pixels, self.disk.astype(np.uint8) * 7, {}
+
+
+@pytest.mark.parametrize("source", ["segment", "grabcut"])
+def test_cut_out_object_brings_its_pixels_and_not_its_ground(source, rng):
+    shares = []
+    while len(shares) < 15:
+        try:
+            region, content, drawn = SOURCES[source](100, 110, OneDonor(), rng)
+        except Unsuitable:
+            continue
+        top, left, height, width = bounding_box(region)
+        assert content.shape == (height, width, 3)
+        here = region[top : top + height, left : left + width] > 0
+        red = content[..., 0] > content[..., 2]
+        shares.append(red[here].mean())
+        assert drawn["area"] == round((region > 0).mean(), 4)
+    assert np.median(shares) > 0.9
+
+
 def test_plain_copymove_is_an_exact_copy(rng):
     host = rng.integers(0, 256, (60, 80, 3), np.uint8)
     for _ in range(200):
         region, _ = random_region(60, 80, rng)
         try:
-            image, drawn = KINDS["copymove"](host, region, lambda h, w: host, rng)
+            image, drawn = KINDS["copymove"].manipulate(
+                host, region, lambda h, w: host, rng
+            )
         except Unsuitable:
             continue
         if drawn["scale"] == 1 and drawn["turn"] == 0 and drawn["feather"] == 0:
@@ -194,7 +278,7 @@ def test_a_kind_is_a_function_and_a_line(photos, tmp_path, monkeypatch):
     def negative(host, region, donor, rng):
         return np.where(region[..., None] > 0, 255 - host, host), {}
 
-    monkeypatch.setitem(KINDS, "negative", negative)
+    monkeypatch.setitem(KINDS, "negative", Kind(negative))
     made = small(photos, tmp_path / "out", kinds=["negative"])
     assert made["train"] == {"authentic": 2, "negative": 6}
 
@@ -226,8 +310,9 @@ def test_no_photograph_is_on_two_sides(forged):
         names = {record["host"], record["donor"]} - {"None"}
         assert {name.split("/")[0] for name in names} == {record["split"]}
         scenes = {name.split("__")[0] for name in names}
-        assert len(scenes) == 1 + (record["kind"] == "splice")
-        if record["kind"] == "splice":
+        needs_donor = record["kind"] in ("splice", "object", "swap")
+        assert len(scenes) == 1 + needs_donor
+        if needs_donor:
             assert set(json.loads(record["donor_history"])) <= {"resize", "jpeg"}
 
 
@@ -284,6 +369,69 @@ def test_the_place_of_a_region_tells_little(forged):
     ]
     prior = np.mean(masks[:300], axis=0)
     assert np.mean([roc_auc_score(mask, prior) for mask in masks[300:]]) < 0.59
+
+
+def test_first_three_kinds_draw_shapes_alone(photos, tmp_path, monkeypatch):
+    # Their images, made by earlier versions, must come out the same.
+    for source in ("grabcut", "oval"):
+        monkeypatch.delitem(SOURCES, source)
+    small(photos, tmp_path / "out", kinds=["splice", "copymove", "inpainting"])
+    settings = json.loads((tmp_path / "out/forge.json").read_text())
+    assert "segments" not in settings
+
+
+@pytest.fixture
+def street(tmp_path, rng):
+    """Six photographs with label maps of three upright bands."""
+    for name in ("photos/street", "maps"):
+        (tmp_path / name).mkdir(parents=True)
+    for i in range(6):
+        image = cv2.blur(rng.integers(0, 256, (90, 120, 3), np.uint8), (3, 3))
+        image[:, 40:80] = 255 - image[:, 40:80] // 2
+        image = np.clip(image.astype(int) + 20 * i, 0, 255).astype(np.uint8)
+        Image.fromarray(image).save(tmp_path / f"photos/street/{i}.png")
+        bands = np.repeat(np.uint8([3, 1, 2]), 40)[None].repeat(90, 0)
+        Image.fromarray(bands).save(tmp_path / f"maps/{i}.png")
+    return tmp_path
+
+
+def test_splices_follow_the_segment_maps(street):
+    settings = dict(kinds=["splice"], segments=street / "maps", size=64)
+    counts = dict(count=20, count_val=0, count_test=0)
+    small(street / "photos", street / "out", **settings, **counts)
+    with open(street / "out/forgeries.csv", newline="") as file:
+        records = {record["image"]: record for record in csv.DictReader(file)}
+    rows = [r for r in rows_of(street / "out", "train") if r["label"] == "1"]
+    assert len(rows) == 14
+    for row in rows:
+        record = records[row["image"]]
+        region = json.loads(record["region"])
+        assert region["source"] == "segment" and region["label"] in (1, 2, 3)
+        mask = mask_of(street / "out", row) > 0
+        lines = mask[mask.any(1)]
+        assert (lines == lines[0]).all()  # part of an upright band
+    assert set(json.loads((street / "out/forge.json").read_text())["segments"]) == {
+        f"street/{i}.png" for i in range(6)
+    }
+
+
+def test_segment_map_that_does_not_fit_is_named(street, capsys):
+    Image.new("L", (5, 5)).save(street / "maps/2.png")
+    (street / "maps/3.png").write_text("no picture")
+    settings = dict(count_val=0, count_test=0)
+    small(street / "photos", street / "out", segments=street / "maps", **settings)
+    printed = capsys.readouterr().out
+    assert "another size than street/2.png: 2.png" in printed
+    assert "segment map cannot be decoded: 3.png" in printed
+    with pytest.raises(InputError, match="no PNG named and sized as a photograph"):
+        small(street / "photos", street / "other", segments=street / "photos")
+
+
+def test_coloured_label_maps_keep_their_classes_apart(tmp_path):
+    colours = np.uint8([[[10, 0, 0], [0, 10, 0]], [[0, 0, 10], [10, 0, 0]]])
+    Image.fromarray(colours).save(tmp_path / "map.png")
+    labels = read_labels(tmp_path / "map.png")
+    assert labels[0, 0] == labels[1, 1] and len(np.unique(labels)) == 3
 
 
 def test_host_and_save_do_not_depend_on_the_label(photos):
@@ -400,6 +548,8 @@ def test_flat_photographs_are_refused(tmp_path, rng):
 @pytest.mark.parametrize(
     "arguments, said",
     [
+        (["--segments=nowhere"], "--segments=nowhere: no such folder"),
+        (["--segments=EMPTY"], "no PNG named and sized as a photograph"),
         (["--photos=nowhere"], "No folder of photographs at nowhere"),
         (["--photos=EMPTY"], "holds no photographs"),
         (["--kinds=splice,copy_move"], "nearest is 'copymove'"),

@@ -3,10 +3,12 @@
 import hashlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import cv2
 import numpy as np
+from jaxtyping import Integer
 from tqdm import tqdm
 
 from sdfl_jax.data.images import read_image
@@ -32,6 +34,7 @@ class Photograph:
     height: int
     width: int
     digest: str
+    segments: str | None = None  # its label map, see `with_segments`
 
 
 def open_album(
@@ -101,6 +104,54 @@ def split_album(
         name: [p for p in photographs if side.get(p.group, "train") == name]
         for name in SPLITS
     }
+
+
+def with_segments(
+    photographs: Sequence[Photograph], folder: str | Path
+) -> tuple[list[Photograph], list[tuple[str, str]]]:
+    """The photographs with their label maps, and (name, reason) of maps that do not
+    fit.
+
+    The map of street/a.jpg is street/a.png or a.png below `folder`. `InputError` where
+    no photograph has one.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError(f"--segments={folder}: no such folder.")
+    found, left_out = [], []
+    for photo in photographs:
+        name = Path(photo.name).with_suffix(".png")
+        places = [p for p in (folder / name, folder / name.name) if p.is_file()]
+        if places:
+            try:
+                size = read_labels(places[0]).shape
+            except InputError as error:
+                left_out.append((places[0].name, f"segment map {error}"))
+                places = []
+            else:
+                if size != (photo.height, photo.width):
+                    reason = f"segment map of another size than {photo.name}"
+                    left_out.append((places[0].name, reason))
+                    places = []
+        found.append(replace(photo, segments=str(places[0])) if places else photo)
+    if not any(photo.segments for photo in found):
+        raise InputError(
+            f"--segments={folder} holds no PNG named and sized as a photograph; the "
+            "map of photo.jpg is photo.png."
+        )
+    return found, left_out
+
+
+def read_labels(path: str | Path) -> Integer[np.ndarray, "H W"]:
+    """The label of each pixel, as a PNG's grey values or colours tell them apart."""
+    planes = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    if planes is None:
+        raise InputError("cannot be decoded")
+    if planes.ndim == 2:
+        return planes
+    colours = planes[..., :3] @ np.array([1, 1 << 8, 1 << 16], np.int64)
+    _, labels = np.unique(colours, return_inverse=True)
+    return labels.reshape(colours.shape)
 
 
 def _top_folder(path: Path, folder: Path) -> str:

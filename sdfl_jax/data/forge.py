@@ -2,13 +2,22 @@ r"""Forgeries with exact masks out of any folder of photographs.
 
 python -m sdfl_jax.data.forge --photos=DIR --out=DIR --count=N --seed=S
     [--count_val=N/8] [--count_test=N/8] [--size=128] [--authentic=0.3]
-    [--kinds=splice,copymove,inpainting] [--workers=CORES] [--strict]
+    [--kinds=splice,copymove,inpainting,object,edit,swap] [--segments=DIR]
+    [--workers=CORES] [--strict]
 
 --count images are made for training, --count_val and --count_test for the others.
 PHOTOS/train, PHOTOS/val and PHOTOS/test decide the split where they exist; otherwise
 the photographs are dealt 8:1:1. Authentic and manipulated images take the same way: a
 piece at native resolution with a past (resizing, JPEG), then, for a manipulated one,
 the manipulation, then one save (JPEG 75 to 99 for 70 %, PNG for the others).
+
+splice      another photograph in a random shape, or with --segments a segment of it
+            (DIR holds a PNG of labels for photo.jpg as photo.png)
+copymove    the photograph's own content, half the time turned, scaled, mirrored
+inpainting  a shape removed, by Telea's method or by Navier-Stokes
+object      an object of another photograph, found by GrabCut
+edit        blur, noise, colour, resampling or a median inside a shape
+swap        another photograph in a face's oval, by Poisson blending or colour transfer
 
 OUT gets images/SPLIT/, masks/SPLIT/ and paths_{train,val,test}.csv (image, mask, edge,
 label, source, group, kind; paths relative to OUT; no mask for authentic images),
@@ -20,6 +29,7 @@ OUT when it is whole; an interrupted run goes on from there.
 
 import argparse
 import difflib
+import hashlib
 import json
 import multiprocessing
 import os
@@ -36,7 +46,7 @@ from tqdm import tqdm
 
 from sdfl_jax.data import album
 from sdfl_jax.data.forger import Forger, Task
-from sdfl_jax.data.manipulate import KINDS, NEED_DONOR
+from sdfl_jax.data.manipulate import KINDS
 from sdfl_jax.errors import InputError, one_line
 from sdfl_jax.files import write_csv, write_json
 
@@ -73,6 +83,7 @@ def forge(
     size: int = 128,
     authentic: float = 0.3,
     kinds: Sequence[str] = tuple(KINDS),
+    segments: str | Path | None = None,
     workers: int | None = None,
     strict: bool = False,
     progress: bool = True,
@@ -85,6 +96,9 @@ def forge(
     counts |= {k: max(1, count // 8) for k, v in counts.items() if v is None}
     _check_settings(counts, authentic, kinds, size, workers)
     photographs, left_out = album.open_album(photos, size=size, progress=progress)
+    if segments is not None:
+        photographs, no_maps = album.with_segments(photographs, segments)
+        left_out += no_maps
     sides = album.split_album(photographs, np.random.default_rng(seed))
     _tell_left_out(left_out, strict)
     _check_sides(sides, counts, kinds, photos, size)
@@ -100,6 +114,12 @@ def forge(
             for split, photographs in sides.items()
         },
     }
+    if segments is not None:
+        settings["segments"] = {
+            photo.name: hashlib.sha1(Path(photo.segments).read_bytes()).hexdigest()
+            for photo in photographs
+            if photo.segments
+        }
 
     out = Path(out).absolute()
     tasks = plan(counts, authentic, kinds, seed)
@@ -200,7 +220,7 @@ def _check_settings(counts, authentic, kinds, size, workers) -> None:
 
 
 def _check_sides(sides, counts, kinds, photos, size) -> None:
-    needed = 2 if NEED_DONOR & set(kinds) else 1
+    needed = 2 if any(KINDS[kind].needs_donor for kind in kinds) else 1
     for split, count in counts.items():
         scenes = len({photo.group for photo in sides[split]})
         if count and scenes < needed:
@@ -291,6 +311,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--size", type=int, default=128, help="0: whole photographs")
     parser.add_argument("--authentic", type=float, default=0.3, help="their share")
     parser.add_argument("--kinds", default=",".join(KINDS))
+    parser.add_argument("--segments", help="folder of label maps, for splices")
     parser.add_argument("--workers", type=int, help="default: all cores")
     parser.add_argument(
         "--strict", action="store_true", help="stop at a file that cannot serve"

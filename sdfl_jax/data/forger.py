@@ -7,19 +7,17 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from sdfl_jax.data import manipulate
-from sdfl_jax.data.album import SPLITS, Photograph
+from sdfl_jax.data import history
+from sdfl_jax.data.album import SPLITS, Photograph, read_labels
 from sdfl_jax.data.images import read_image
 from sdfl_jax.data.manipulate import KINDS
-from sdfl_jax.data.regions import random_region
+from sdfl_jax.data.objects import SOURCES
+from sdfl_jax.data.paste import Unsuitable
 from sdfl_jax.errors import InputError
 
 # The last save, of authentic and manipulated images alike; the others become PNG.
 JPEG_SHARE, JPEG_LOW, JPEG_HIGH = 0.7, 75, 99
 
-# Mean absolute change (of 255) that a manipulation must make inside its mask: a sky
-# pasted onto itself is no manipulation.
-MIN_CHANGE = 5.0
 # Standard deviation (of 255) of a host's luminance: nothing can be found, or hidden, in
 # an empty piece. It applies to authentic images alike.
 MIN_TEXTURE = 6.0
@@ -91,7 +89,7 @@ class Forger:
         for _ in range(100):
             photo = _choose(groups, sorted(groups), rng)
             shape = (self.size, self.size) if self.size else None
-            host, past = manipulate.with_history(self._cache.read(photo), shape, rng)
+            host, past = history.with_history(self._cache.read(photo), shape, rng)
             if cv2.cvtColor(host, cv2.COLOR_RGB2GRAY).std() >= MIN_TEXTURE:
                 return photo, host, past
         raise InputError(
@@ -100,38 +98,70 @@ class Forger:
 
     def _manipulate(self, task: Task, photo: Photograph, host, rng):
         """Image, region and record, or None where this host will not do."""
+        kind = KINDS[task.kind]
         for _ in range(10):
-            donors: list[tuple[Photograph, dict]] = []
-
-            def donor(height: int, width: int, donors=donors) -> np.ndarray:
-                other = self._choose_donor(task.split, photo, rng)
-                pixels = self._cache.read(other)
-                piece, past = manipulate.with_history(pixels, (height, width), rng)
-                donors.append((other, past))
-                return piece
-
-            region, drawn = random_region(*host.shape[:2], rng)
+            donor = Donor(self.groups[task.split], photo, self._cache, rng)
             try:
-                image, parameters = KINDS[task.kind](host, region, donor, rng)
-            except manipulate.Unsuitable:
+                region, content, drawn = SOURCES[kind.regions](
+                    *host.shape[:2], donor, rng
+                )
+                give = donor if content is None else _already(content)
+                image, parameters = kind.manipulate(host, region, give, rng)
+            except Unsuitable:
                 continue
             change = cv2.absdiff(image, host)[region > 0].mean()
-            if change < MIN_CHANGE:
+            if change < kind.least_change:
                 continue
             record = {"region": drawn, "parameters": parameters, "area": drawn["area"]}
-            if donors:
-                record["donor"] = "|".join(other.name for other, _ in donors)
-                record["donor_history"] = donors[0][1]
+            if donor.drawn:
+                record["donor"] = "|".join(other.name for other, _ in donor.drawn)
+                record["donor_history"] = donor.drawn[0][1]
             return image, region, record
         return None
 
-    def _choose_donor(self, split: str, host: Photograph, rng) -> Photograph:
+
+class Donor:
+    """Draws from photographs of other groups than the host's, and keeps a record."""
+
+    def __init__(self, groups: dict, host: Photograph, cache: "_Cache", rng):
+        self._groups, self._host, self._cache, self._rng = groups, host, cache, rng
+        self.drawn: list[tuple[Photograph, dict]] = []  # with what it went through
+
+    def __call__(self, height: int, width: int) -> np.ndarray:
+        """A piece, uint8 `height` `width` 3, with a past."""
+        other = self._choose(self._groups)
+        pixels = self._cache.read(other)
+        piece, past = history.with_history(pixels, (height, width), self._rng)
+        self.drawn.append((other, past))
+        return piece
+
+    def segments(self) -> tuple[np.ndarray, np.ndarray, dict] | None:
+        """A whole photograph, its labels (int H W) and its history to fill in; None
+        where no other photograph has a segment map."""
+        labelled = {
+            name: [photo for photo in group if photo.segments]
+            for name, group in self._groups.items()
+            if name != self._host.group
+        }
+        labelled = {name: group for name, group in labelled.items() if group}
+        if not labelled:
+            return None
+        other = self._choose(labelled)
+        past: dict = {}
+        self.drawn.append((other, past))
+        return self._cache.read(other), read_labels(other.segments), past
+
+    def _choose(self, groups: dict) -> Photograph:
         """A photograph of another group; grey with grey and colour with colour where
         possible, because a grey patch in a colour picture teaches nothing else."""
-        groups = self.groups[split]
-        others = [name for name in sorted(groups) if name != host.group]
-        alike = [name for name in others if groups[name][0].grey == host.grey]
-        return _choose(groups, alike or others, rng)
+        others = [name for name in sorted(groups) if name != self._host.group]
+        alike = [name for name in others if groups[name][0].grey == self._host.grey]
+        return _choose(groups, alike or others, self._rng)
+
+
+def _already(content: np.ndarray):
+    """A donor that has been asked: the region came with its content."""
+    return lambda height, width: content
 
 
 class _Cache:
@@ -155,8 +185,8 @@ class _Cache:
 
 def _save(image: np.ndarray, rng) -> tuple[str, bytes, dict]:
     if rng.random() < JPEG_SHARE:
-        how = manipulate.draw_compression(rng, JPEG_LOW, JPEG_HIGH)
-        return ".jpg", manipulate.encode_jpeg(image, **how), {"format": "jpeg", **how}
+        how = history.draw_compression(rng, JPEG_LOW, JPEG_HIGH)
+        return ".jpg", history.encode_jpeg(image, **how), {"format": "jpeg", **how}
     encoded = cv2.imencode(".png", image[..., ::-1])[1].tobytes()
     return ".png", encoded, {"format": "png"}
 

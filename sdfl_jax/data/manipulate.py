@@ -4,45 +4,49 @@ A manipulation is a function `(host, region, donor, rng) -> (image, parameters)`
 is uint8 H W 3, `region` uint8 H W (0 or 255), `donor(height, width)` draws a piece of
 another photograph (uint8 height width 3) and `rng` is the only source of chance. No
 pixel outside `region` changes. It raises `Unsuitable` where host and region do not go
-together; another region is tried then.
+together; another region is tried then. `KINDS` names them, each with where its regions
+come from (`objects.SOURCES`).
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from jaxtyping import UInt8
 
+from sdfl_jax.data.edits import edit
+from sdfl_jax.data.paste import (
+    Donor,
+    Image,
+    Region,
+    Rng,
+    Unsuitable,
+    draw_feather,
+    paste,
+)
 from sdfl_jax.data.regions import bounding_box
-
-Image = UInt8[np.ndarray, "H W 3"]
-Region = UInt8[np.ndarray, "H W"]
-Donor = Callable[[int, int], np.ndarray]
-Rng = np.random.Generator
-
-INTERPOLATIONS = {
-    "linear": cv2.INTER_LINEAR,
-    "cubic": cv2.INTER_CUBIC,
-    "area": cv2.INTER_AREA,
-    "lanczos": cv2.INTER_LANCZOS4,
-}
-SUBSAMPLINGS = {  # in life, cameras take 4:2:2 or 4:2:0 and editors often 4:4:4
-    "4:4:4": cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444,
-    "4:2:2": cv2.IMWRITE_JPEG_SAMPLING_FACTOR_422,
-    "4:2:0": cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420,
-}
+from sdfl_jax.data.swaps import swap
 
 
-class Unsuitable(Exception):
-    """This host and this region do not go together."""
+@dataclass(frozen=True)
+class Kind:
+    """A manipulation, the source of its regions, and what it asks for.
+
+    `least_change`: mean absolute change (of 255) that it must make inside its mask; a
+    sky pasted onto itself is no manipulation.
+    """
+
+    manipulate: Callable
+    regions: str = "shape"
+    needs_donor: bool = False
+    least_change: float = 5.0
 
 
 def splice(host: Image, region: Region, donor: Donor, rng: Rng) -> tuple[Image, dict]:
     """Another photograph's content in the region."""
-    box = bounding_box(region)
-    feather = _draw_feather(rng)
-    pasted = _paste(host, donor(*box[2:]), region, box, feather)
-    return pasted, {"feather": feather}
+    feather = draw_feather(rng)
+    content = donor(*bounding_box(region)[2:])
+    return paste(host, content, region, feather), {"feather": feather}
 
 
 def copymove(host: Image, region: Region, donor: Donor, rng: Rng) -> tuple[Image, dict]:
@@ -77,8 +81,8 @@ def copymove(host: Image, region: Region, donor: Donor, rng: Rng) -> tuple[Image
         flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
         borderMode=cv2.BORDER_REFLECT_101,
     )
-    feather = _draw_feather(rng)
-    pasted = _paste(host, content, region, (top, left, height, width), feather)
+    feather = draw_feather(rng)
+    pasted = paste(host, content, region, feather)
     shift = [round(float(v), 1) for v in source - centre]
     return pasted, {
         "shift_xy": shift,
@@ -103,97 +107,11 @@ def inpainting(
     return image, {"method": method, "radius": radius}
 
 
-KINDS = {"splice": splice, "copymove": copymove, "inpainting": inpainting}
-NEED_DONOR = {"splice"}
-
-
-def _draw_feather(rng: Rng) -> int:
-    """Width in pixels of a paste's soft edge: 0, a hard edge, four times in five."""
-    return int(rng.integers(1, 4)) if rng.random() < 0.2 else 0
-
-
-def _paste(host, content, region, box, feather: int) -> np.ndarray:
-    """`content` (box-sized) where `region` is set; a soft edge lies inside the region,
-    so that the mask stays exact."""
-    top, left, height, width = box
-    here = (slice(top, top + height), slice(left, left + width))
-    inside = region[here]
-    if feather:
-        depth = cv2.distanceTransform(region, cv2.DIST_L2, 3)[here]
-        alpha = np.clip(depth / (feather + 1), 0, 1)
-    else:
-        alpha = (inside > 0).astype(np.float32)
-    alpha = alpha[..., None]
-    image = host.copy()
-    mixed = content * alpha + host[here] * (1 - alpha)
-    image[here] = np.round(mixed).astype(np.uint8)
-    return image
-
-
-def draw_compression(rng: Rng, low: int, high: int) -> dict:
-    """A JPEG quality from `low` to `high` and a chroma subsampling."""
-    return {
-        "quality": int(rng.integers(low, high + 1)),
-        "subsampling": str(rng.choice(list(SUBSAMPLINGS), p=[0.3, 0.2, 0.5])),
-    }
-
-
-def encode_jpeg(image: Image, quality: int, subsampling: str) -> bytes:
-    """`image` (RGB) as the bytes of a JPEG file."""
-    options = [
-        *(cv2.IMWRITE_JPEG_QUALITY, quality),
-        *(cv2.IMWRITE_JPEG_SAMPLING_FACTOR, SUBSAMPLINGS[subsampling]),
-    ]
-    return cv2.imencode(".jpg", image[..., ::-1], options)[1].tobytes()
-
-
-def with_history(
-    photograph: Image, shape: tuple[int, int] | None, rng: Rng
-) -> tuple[UInt8[np.ndarray, "h w 3"], dict]:
-    """A piece of `shape` (height, width; None: all of it) with a past, and that past.
-
-    Half of the pieces come from a photograph resized by 0.5 to 1.5 (as far as the shape
-    allows) and half from one that was a JPEG of quality 60 to 98 before, each by its
-    own draw; the piece's place is uniform and owes nothing to the JPEG's 8x8 grid.
-    """
-    height, width = photograph.shape[:2]
-    least = max(np.divide(shape, (height, width))) if shape else 0.0
-    factor = float(rng.uniform(0.5, 1.5)) if rng.random() < 0.5 else 1.0
-    factor = max(factor, least)  # a small donor grows to fill its region
-    history: dict = {}
-
-    if shape:
-        # Cut first, with a margin for the JPEG's grid, so that large photographs cost
-        # no more than small ones.
-        wanted = [int(np.ceil((n + 8) / factor)) for n in shape]
-        piece = _cut(
-            photograph,
-            [min(w, n) for w, n in zip(wanted, (height, width), strict=True)],
-            rng,
-        )
-    else:
-        piece = photograph
-    if factor != 1.0:
-        how = str(rng.choice(list(INTERPOLATIONS)))
-        resized = [max(16, round(n * factor)) for n in piece.shape[:2]]
-        if shape:
-            resized = [max(n, s) for n, s in zip(resized, shape, strict=True)]
-        piece = cv2.resize(
-            piece, (resized[1], resized[0]), interpolation=INTERPOLATIONS[how]
-        )
-        history["resize"] = {"factor": round(factor, 3), "interpolation": how}
-    if rng.random() < 0.5:
-        history["jpeg"] = draw_compression(rng, 60, 98)
-        encoded = np.frombuffer(encode_jpeg(piece, **history["jpeg"]), np.uint8)
-        piece = cv2.imdecode(encoded, cv2.IMREAD_COLOR)[..., ::-1]
-    if shape:
-        piece = _cut(piece, shape, rng)
-    return np.ascontiguousarray(piece), history
-
-
-def _cut(image: np.ndarray, shape, rng) -> np.ndarray:
-    top, left = (
-        int(rng.integers(have - want + 1))
-        for have, want in zip(image.shape[:2], shape, strict=True)
-    )
-    return image[top : top + shape[0], left : left + shape[1]]
+KINDS = {
+    "splice": Kind(splice, regions="segment", needs_donor=True),
+    "copymove": Kind(copymove),
+    "inpainting": Kind(inpainting),
+    "object": Kind(splice, regions="grabcut", needs_donor=True),
+    "edit": Kind(edit, least_change=2.0),  # a JPEG of quality 75 changes as much
+    "swap": Kind(swap, regions="oval", needs_donor=True),
+}

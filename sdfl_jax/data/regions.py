@@ -28,6 +28,15 @@ def polygon(rng: np.random.Generator) -> Float[np.ndarray, "P 2"]:
     return _around(angle, rng.uniform(0.4, 1.0, corners))
 
 
+def face(rng: np.random.Generator) -> Float[np.ndarray, "P 2"]:
+    """An upright oval, narrower at the chin, about the origin, in x and y."""
+    angle = np.linspace(0, 2 * np.pi, 96, endpoint=False)
+    x, y = np.cos(angle), np.sin(angle)
+    chin = rng.uniform(0.0, 0.25)
+    x = x * rng.uniform(0.65, 0.85) * (1 - chin * np.maximum(y, 0))
+    return np.stack([x, y], -1) @ _rotation(rng.uniform(-0.35, 0.35))
+
+
 OUTLINES = {"blob": blob, "polygon": polygon}
 
 
@@ -44,9 +53,27 @@ def random_region(
     outline = OUTLINES[name](rng)
     squeeze, turn = rng.uniform(0.5, 1.0), rng.uniform(0, 2 * np.pi)
     outline = (outline * [1.0, squeeze]) @ _rotation(turn)
-    centre = rng.uniform(0, 1, 2) * [width, height]
-    share = float(np.exp(rng.uniform(np.log(SMALLEST), np.log(LARGEST))))
+    region, area = _scaled(outline, height, width, rng)
+    return region, {"outline": name, "area": area}
 
+
+def oval_region(
+    height: int, width: int, rng: np.random.Generator
+) -> tuple[UInt8[np.ndarray, "{height} {width}"], dict]:
+    """The same with the outline of a face."""
+    region, area = _scaled(face(rng), height, width, rng)
+    return region, {"outline": "face", "area": area}
+
+
+def draw_share(rng: np.random.Generator) -> float:
+    """The area of a region as a share of the image."""
+    return float(np.exp(rng.uniform(np.log(SMALLEST), np.log(LARGEST))))
+
+
+def _scaled(outline, height: int, width: int, rng) -> tuple[np.ndarray, float]:
+    """The region of an outline of a drawn area at a drawn place, and its area."""
+    centre = rng.uniform(0, 1, 2) * [width, height]
+    share = draw_share(rng)
     low, high = 0.0, 4.0 * max(height, width)
     for _ in range(14):  # halving: the area grows with the scale
         scale = (low + high) / 2
@@ -57,7 +84,7 @@ def random_region(
             high = scale
     region = _fill(outline * high + centre, height, width)
     area = cv2.countNonZero(region) / (height * width)
-    return region, {"outline": name, "area": round(area, 4)}
+    return region, round(area, 4)
 
 
 def bounding_box(region: UInt8[np.ndarray, "H W"]) -> tuple[int, int, int, int]:
