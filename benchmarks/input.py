@@ -1,0 +1,255 @@
+r"""Images per second of the input pipeline, beside a PyTorch DataLoader.
+
+python -m benchmarks.input                 # made-up photographs, 481x321 JPEG
+python -m benchmarks.input --photos=DIR --json=FILE
+
+Every side delivers the same uint8 batches: images and masks stretched to 512x512, with
+flips. Ours reads shards (original files; resized raw; resized zstd), the peer the
+original files with OpenCV and albumentations, in its own process and with two workers.
+Each side runs in a process of its own and the sides take turns, so that all meet the
+same disturbances. Before each turn a side empties what it had fetched ahead. Without
+PyTorch and albumentations only our own sides run.
+"""
+
+import argparse
+import importlib.util
+import json
+import multiprocessing
+import os
+import platform
+import statistics
+import tempfile
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+
+OURS = {
+    "original": {"storage": "original"},
+    "resized raw": {"storage": "resized", "compression": "raw"},
+    "resized zstd": {"storage": "resized", "compression": "zstd"},
+}
+PEERS = {"torch, 0 workers": 0, "torch, 2 workers": 2}
+GOALS = {"original": 1.5, "resized": 3.0}  # times the faster peer
+AHEAD = 16  # batches that a side may have fetched while it waited
+SUFFIXES = {".jpg", ".jpeg", ".png"}
+
+
+def made_up_photographs(folder: Path, count: int) -> list[Path]:
+    """Clouds of all sizes with a little grain, as JPEG files of 481x321 pixels."""
+    import cv2
+
+    rng = np.random.default_rng(0)
+    folder.mkdir()
+    paths = []
+    for number in range(count):
+        image = rng.normal(0, 4, (321, 481, 3))
+        for side in (4, 12, 40, 120):
+            clouds = rng.normal(0, 80 / side**0.4, (side * 2 // 3, side, 3))
+            image += cv2.resize(clouds, (481, 321), interpolation=cv2.INTER_CUBIC)
+        pixels = np.clip(image + 128, 0, 255).astype(np.uint8)
+        paths.append(folder / f"{number:04d}.jpg")
+        cv2.imwrite(str(paths[-1]), pixels, [cv2.IMWRITE_JPEG_QUALITY, 90])
+    return paths
+
+
+def make_list(photos: list[Path], folder: Path) -> list[tuple[str, str | None]]:
+    """A list of the photographs, half of them with a mask; (image, mask) of each."""
+    import cv2
+
+    from sdfl_jax.data.images import read_image
+    from sdfl_jax.data.regions import random_region
+
+    rng = np.random.default_rng(0)
+    pairs, lines = [], ["image,mask,edge,label"]
+    for number, photo in enumerate(photos):
+        mask = None
+        if number % 2:
+            mask = folder / f"mask{number}.png"
+            region, _ = random_region(*read_image(photo).shape[:2], rng)
+            cv2.imwrite(str(mask), region)
+        pairs.append((str(photo), mask and str(mask)))
+        lines.append(f"{photo},{mask},None,{number % 2}")
+    (folder / "list.csv").write_text("\n".join(lines) + "\n")
+    return pairs
+
+
+def our_batches(folder: str, batch: int, image_size: int):
+    from sdfl_jax.data.pipeline import train_batches
+
+    settings = {"geometry": "resize", "image_size": image_size, "seed": 0}
+    for arrays in train_batches(folder, batch_size=batch, **settings):
+        yield arrays["image"], arrays["mask"]
+
+
+class Peer:
+    """A dataset as tutorials write it: OpenCV reads, albumentations changes."""
+
+    def __init__(self, pairs: list[tuple[str, str | None]], image_size: int):
+        import albumentations
+
+        self.pairs = pairs
+        self.change = albumentations.Compose(
+            [
+                albumentations.Resize(image_size, image_size),
+                albumentations.HorizontalFlip(p=0.5),
+                albumentations.VerticalFlip(p=0.5),
+            ]
+        )
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, index: int):
+        import cv2
+
+        path, mask_path = self.pairs[index]
+        image = cv2.cvtColor(cv2.imread(path), cv2.COLOR_BGR2RGB)
+        if mask_path is None:
+            mask = np.zeros(image.shape[:2], np.uint8)
+        else:
+            mask = cv2.imread(mask_path, cv2.IMREAD_GRAYSCALE)
+        changed = self.change(image=image, mask=mask)
+        label = np.float32(mask_path is not None)
+        return changed["image"], changed["mask"][..., None], label
+
+
+def peer_batches(pairs, workers: int, batch: int, image_size: int):
+    import torch
+    from torch.utils.data import DataLoader
+
+    # As its workers do; in its own process, stacking a batch in several threads can
+    # take ten times as long where the cores are busy.
+    torch.set_num_threads(1)
+    loader = DataLoader(
+        Peer(pairs, image_size),
+        batch_size=batch,
+        shuffle=True,
+        drop_last=True,
+        num_workers=workers,
+        persistent_workers=workers > 0,  # else they would start anew with each epoch
+    )
+    while True:
+        for image, mask, _ in loader:
+            yield image.numpy(), mask.numpy()
+
+
+def side(pipe, make_batches, *arguments):
+    """Answers each number of batches with the images per second over them."""
+    batches = make_batches(*arguments)
+    image, mask = next(batches)
+    pipe.send([(*plane.shape, str(plane.dtype)) for plane in (image, mask)])
+    while number := pipe.recv():
+        for _ in range(AHEAD):
+            next(batches)
+        start = time.perf_counter()
+        for _ in range(number):
+            next(batches)
+        pipe.send(number * len(image) / (time.perf_counter() - start))
+
+
+def measure(sides: dict, turns: int, batches: int) -> dict[str, list[float]]:
+    """Images per second of every side, turn by turn."""
+    context = multiprocessing.get_context("spawn")
+    pipes, processes, shapes = {}, [], {}
+    for name, arguments in sides.items():
+        pipes[name], end = context.Pipe()
+        processes.append(context.Process(target=side, args=(end, *arguments)))
+        processes[-1].start()
+        end.close()
+        shapes[name] = pipes[name].recv()
+    first = next(iter(shapes.values()))
+    assert all(shape == first for shape in shapes.values()), shapes
+    speeds = {name: [] for name in sides}
+    for _ in range(turns):
+        for name, pipe in pipes.items():
+            pipe.send(batches)
+            speeds[name].append(pipe.recv())
+    for pipe, process in zip(pipes.values(), processes, strict=True):
+        pipe.send(0)
+        process.join(10)
+        process.kill()  # a prefetching thread would not let go
+    return speeds
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--photos", help="folder of JPEG or PNG; default: made up")
+    parser.add_argument("--count", type=int, default=200, help="photographs, at most")
+    parser.add_argument("--image_size", type=int, default=512)
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--batches", type=int, default=40, help="measured per turn")
+    parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument("--json", help="file to write the figures to")
+    args = parser.parse_args()
+
+    from sdfl_jax.data.build import build
+
+    with tempfile.TemporaryDirectory() as work:
+        work = Path(work)
+        if args.photos:
+            found = sorted(Path(args.photos).absolute().rglob("*"))
+            photos = [p for p in found if p.suffix.lower() in SUFFIXES][: args.count]
+            if len(photos) < 2 * args.batch:
+                parser.error(f"--photos={args.photos} holds {len(photos)} photographs.")
+        else:
+            photos = made_up_photographs(work / "photos", args.count)
+        pairs = make_list(photos, work)
+        sides, size = {}, (args.batch, args.image_size)
+        for name, storage in OURS.items():
+            folder = str(work / name.replace(" ", "-"))
+            settings = {"image_size": args.image_size, "progress": False} | storage
+            build(work / "list.csv", folder, **settings)
+            sides[name] = (our_batches, folder, *size)
+        missing = [
+            name
+            for name in ("torch", "albumentations")
+            if importlib.util.find_spec(name) is None
+        ]
+        if missing:
+            print(f"{' and '.join(missing)} not installed: no peer to compare with.")
+        else:
+            for name, workers in PEERS.items():
+                sides[name] = (peer_batches, pairs, workers, *size)
+        speeds = measure(sides, args.turns, args.batches)
+
+    figures = {
+        "photographs": args.photos or "made up",
+        "count": len(photos),
+        "image_size": args.image_size,
+        "batch": args.batch,
+        "cores": len(os.sched_getaffinity(0)),
+        "machine": platform.processor() or platform.machine(),
+        "images_per_second": speeds,
+        "medians": {name: statistics.median(turns) for name, turns in speeds.items()},
+        "ratios": {},
+    }
+    if not missing:
+        figures |= {name: version(name) for name in ("torch", "albumentations")}
+        peers = [speeds[name] for name in PEERS]
+        fastest = [max(turn) for turn in zip(*peers, strict=True)]
+        figures["ratios"] = {
+            name: [s / f for s, f in zip(speeds[name], fastest, strict=True)]
+            for name in OURS
+        }
+    print(
+        f"{len(photos)} photographs, batch {args.batch}, {args.image_size}x"
+        f"{args.image_size}, {figures['cores']} cores, {args.turns} turns"
+    )
+    print(f"{'':18}{'images/s':>10}{'times the faster peer':>24}{'goal':>7}")
+    for name, median in figures["medians"].items():
+        line = f"{name:18}{median:10.0f}"
+        if name in figures["ratios"]:
+            ratios = figures["ratios"][name]
+            spread = f"{min(ratios):.2f} to {max(ratios):.2f}"
+            goal = GOALS[name.split()[0]]
+            line += f"{statistics.median(ratios):8.2f} ({spread}){goal:7.1f}"
+        print(line)
+    if args.json:
+        with open(args.json, "w") as file:
+            json.dump(figures, file, indent=2)
+
+
+if __name__ == "__main__":
+    main()
