@@ -5,7 +5,8 @@ python -m benchmarks.input --photos=DIR --json=FILE
 
 Every side delivers the same uint8 batches: images and masks stretched to 512x512, with
 flips. Ours reads shards (original files; resized raw; resized zstd), the peer the
-original files with OpenCV and albumentations, in its own process and with two workers.
+original files with OpenCV and albumentations: in its own process, as it comes and with
+one thread of PyTorch's, and with two workers.
 Each side runs in a process of its own and the sides take turns, so that all meet the
 same disturbances. Before each turn a side empties what it had fetched ahead. Without
 PyTorch and albumentations only our own sides run.
@@ -30,8 +31,15 @@ OURS = {
     "resized raw": {"storage": "resized", "compression": "raw"},
     "resized zstd": {"storage": "resized", "compression": "zstd"},
 }
-PEERS = {"torch, 0 workers": 0, "torch, 2 workers": 2}
-GOALS = {"original": 1.5, "resized": 3.0}  # times the faster peer
+# Workers, and threads of PyTorch's own in the main process (0: as it comes). Several of
+# these take ten times as long to stack a batch where the cores are busy.
+PEERS = {
+    "torch, 0 workers": (0, 0),
+    "torch, 2 workers": (2, 0),
+    "torch, 0, 1 thread": (0, 1),
+}
+STOCK = ("torch, 0 workers", "torch, 2 workers")
+GOALS = {"original": 1.5, "resized": 3.0}  # times the fastest peer
 AHEAD = 16  # batches that a side may have fetched while it waited
 SUFFIXES = {".jpg", ".jpeg", ".png"}
 
@@ -115,13 +123,12 @@ class Peer:
         return changed["image"], changed["mask"][..., None], label
 
 
-def peer_batches(pairs, workers: int, batch: int, image_size: int):
+def peer_batches(pairs, workers: int, threads: int, batch: int, image_size: int):
     import torch
     from torch.utils.data import DataLoader
 
-    # As its workers do; in its own process, stacking a batch in several threads can
-    # take ten times as long where the cores are busy.
-    torch.set_num_threads(1)
+    if threads:
+        torch.set_num_threads(threads)
     loader = DataLoader(
         Peer(pairs, image_size),
         batch_size=batch,
@@ -173,6 +180,12 @@ def measure(sides: dict, turns: int, batches: int) -> dict[str, list[float]]:
     return speeds
 
 
+def ratios_of(speeds: dict[str, list[float]], name: str, peers) -> list[float]:
+    """Turn by turn, a side's speed in terms of the fastest of `peers`."""
+    turns = zip(speeds[name], *(speeds[peer] for peer in peers), strict=True)
+    return [ours / max(others) for ours, *others in turns]
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--photos", help="folder of JPEG or PNG; default: made up")
@@ -210,8 +223,8 @@ def main():
         if missing:
             print(f"{' and '.join(missing)} not installed: no peer to compare with.")
         else:
-            for name, workers in PEERS.items():
-                sides[name] = (peer_batches, pairs, workers, *size)
+            for name, settings in PEERS.items():
+                sides[name] = (peer_batches, pairs, *settings, *size)
         speeds = measure(sides, args.turns, args.batches)
 
     figures = {
@@ -227,25 +240,28 @@ def main():
     }
     if not missing:
         figures |= {name: version(name) for name in ("torch", "albumentations")}
-        peers = [speeds[name] for name in PEERS]
-        fastest = [max(turn) for turn in zip(*peers, strict=True)]
         figures["ratios"] = {
-            name: [s / f for s, f in zip(speeds[name], fastest, strict=True)]
-            for name in OURS
+            against: {name: ratios_of(speeds, name, peers) for name in OURS}
+            for against, peers in (("fastest", PEERS), ("stock", STOCK))
         }
     print(
         f"{len(photos)} photographs, batch {args.batch}, {args.image_size}x"
         f"{args.image_size}, {figures['cores']} cores, {args.turns} turns"
     )
-    print(f"{'':18}{'images/s':>10}{'times the faster peer':>24}{'goal':>7}")
+    print(
+        f"{'':20}{'images/s':>10}{'times the fastest peer':>26}{'goal':>6}"
+        f"{'times the faster stock peer':>30}"
+    )
     for name, median in figures["medians"].items():
-        line = f"{name:18}{median:10.0f}"
-        if name in figures["ratios"]:
-            ratios = figures["ratios"][name]
-            spread = f"{min(ratios):.2f} to {max(ratios):.2f}"
-            goal = GOALS[name.split()[0]]
-            line += f"{statistics.median(ratios):8.2f} ({spread}){goal:7.1f}"
-        print(line)
+        line = f"{name:20}{median:10.0f}"
+        if missing or name in PEERS:
+            print(line)
+            continue
+        fastest, stock = (
+            f"{statistics.median(r):.2f} ({min(r):.2f} to {max(r):.2f})"
+            for r in (figures["ratios"][k][name] for k in ("fastest", "stock"))
+        )
+        print(f"{line}{fastest:>26}{GOALS[name.split()[0]]:6.1f}{stock:>30}")
     if args.json:
         with open(args.json, "w") as file:
             json.dump(figures, file, indent=2)
