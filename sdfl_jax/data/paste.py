@@ -24,7 +24,7 @@ def draw_feather(rng: Rng) -> int:
 
 
 def paste(
-    host: Image, content: Image, region: Region, feather: int
+    host: Image, content: UInt8[np.ndarray, "h w 3"], region: Region, feather: int
 ) -> UInt8[np.ndarray, "H W 3"]:
     """`content` (as large as the region's bounding box) where `region` is set; a soft
     edge of `feather` pixels lies inside the region, so that the mask stays exact."""
