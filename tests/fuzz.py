@@ -5,10 +5,10 @@ python -m tests.fuzz --seed=1 --seconds=600
 
 import argparse
 import io
+import pathlib
 import random
-import resource
+import re
 import struct
-import sys
 import time
 import zlib
 
@@ -196,8 +196,9 @@ def fuzz(seed: int, seconds: float, count: int, max_pixels: int, keep: str | Non
             assert "\n" not in str(error) and len(str(error)) < 400
         slowest = max(slowest, time.monotonic() - start)
         tried += 1
-    scale = 1 if sys.platform == "darwin" else 1024
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale
+    # `getrusage` would count what the process held before it became this program.
+    status = pathlib.Path("/proc/self/status").read_text()
+    peak = int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) * 1024
     print(
         f"{tried} files, {read} of them read; slowest {slowest:.2f} s, "
         f"peak memory {peak / 1e6:.0f} MB"

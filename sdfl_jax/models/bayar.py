@@ -27,7 +27,7 @@ class BayarConv(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "B H W C"]
+        self, x: Float[ArrayLike, "B H W C"]
     ) -> Float[Array, "B H W {self.features}"]:
         shape = (self.kernel**2 - 1, x.shape[-1], self.features)
         stored = self.param("kernel", nn.initializers.uniform(1.0), shape, jnp.float32)

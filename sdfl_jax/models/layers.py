@@ -149,7 +149,7 @@ def _group_mean(x: Float[ArrayLike, "G n H W C"]) -> Float[Array, "G C"]:
     return jnp.mean(x, axis=(1, 2, 3))
 
 
-def _spread(values: Float[Array, "G C"]) -> Float[Array, "G 1 1 1 C"]:
+def _spread(values: Float[ArrayLike, "G C"]) -> Float[ArrayLike, "G 1 1 1 C"]:
     return values[:, None, None, None]
 
 
