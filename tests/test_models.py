@@ -432,7 +432,7 @@ def test_bayar_weights_of_sum_zero_are_moved_not_divided(kernel, total):
 
 def test_bayar_gradient_is_that_of_the_normalised_kernel(kernel):
     rng = np.random.default_rng(1)
-    x = rng.random((2, 16, 20, 1), np.float32)
+    x = jnp.asarray(rng.random((2, 16, 20, 1), np.float32))
     target = rng.normal(size=(2, 16, 20, 3)).astype(np.float32)
     layer = bayar.BayarConv()
 
