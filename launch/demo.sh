@@ -32,7 +32,7 @@ stage() {
         times+="  $name: done before"$'\n'
         return
     fi
-    echo "== $name"
+    echo "== $name" >&2
     "$@"
     if [ "$name" != environment ]; then
         mkdir -p "$dir/.done"
@@ -58,7 +58,7 @@ stage training "$py" -m sdfl_jax.main --config=configs/demo.py --workdir="$dir/r
     --config.data.train="$dir/shards/train" --config.data.val="$dir/shards/val" \
     --config.seed="$seed"
 stage evaluation "$py" -m sdfl_jax.evaluate --workdir="$dir/run" \
-    --data="$dir/shards/test" --out="$dir/report" --subsets=splice+inpainting
+    --data="$dir/shards/test" --out="$dir/report" --subsets=splice+inpainting >/dev/null
 
 echo
 cat "$dir/report/report.md"
