@@ -71,6 +71,8 @@ def test_only_the_networks_rooms_know_flax_modules(path):
 def test_data_starts_no_device():
     code = (
         "import sdfl_jax.data.pipeline, sdfl_jax.data.build, sdfl_jax.data.forge, sys;"
+        "import sdfl_jax.data.audit, sdfl_jax.data.explore;"
+        "import sdfl_jax.data.layouts.__main__, sdfl_jax.data.tfds_builder;"
         "jax = sys.modules.get('jax');"
         "from jax._src import xla_bridge as x;"
         "sys.exit(bool(jax) and x.backends_are_initialized())"
