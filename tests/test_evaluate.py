@@ -103,6 +103,13 @@ def test_batches_and_the_same_step_by_another_name_change_nothing(
         assert a[protocol] == pytest.approx(b[protocol], abs=1e-6)
 
 
+def test_resized_shards_are_scored_at_the_original_size_too(workdir, report, tmp_path):
+    data = tiny.write_shards(tmp_path, 7, seed=1, sizes=SIZES, storage="resized")
+    out = tmp_path / "out"
+    evaluate.main([f"--workdir={workdir}", f"--data={data}", f"--out={out}"])
+    assert (out / "per_image.csv").read_text() == (report / "per_image.csv").read_text()
+
+
 def test_the_threshold_moves_figures_and_not_areas_under_curves(
     workdir, shards, report, tmp_path
 ):

@@ -63,7 +63,9 @@ def write_images(folder: Path, count: int, seed: int = 0, sizes=((SIDE, SIDE),))
     return path
 
 
-def write_shards(folder: Path, count: int, seed: int = 0, sizes=((SIDE, SIDE),)) -> str:
+def write_shards(
+    folder: Path, count: int, seed: int = 0, sizes=((SIDE, SIDE),), storage="original"
+) -> str:
     """The folder of shards of such images."""
     paths = write_images(folder / "images", count, seed, sizes)
     build.main(
@@ -72,6 +74,7 @@ def write_shards(folder: Path, count: int, seed: int = 0, sizes=((SIDE, SIDE),))
             f"--root={folder / 'images'}",
             f"--out={folder / 'shards'}",
             f"--image_size={SIDE}",
+            f"--storage={storage}",
             "--workers=1",
         ]
     )

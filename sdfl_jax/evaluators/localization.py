@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Iterable
 import numpy as np
 
 from sdfl_jax import metrics
+from sdfl_jax.data import images
 from sdfl_jax.data.pipeline import Assembler, Batch
 from sdfl_jax.errors import InputError
 
@@ -146,7 +147,7 @@ class LocalizationEvaluator:
         """Scores `state` on every example of the split.
 
         `on_example(example, mask_probs)` is called for each finished example with its
-        map, float32 h w. Raises `InputError` where there are no examples, a mask does
+        map, float32 h w; the example's image, if kept, has that size as well. Raises `InputError` where there are no examples, a mask does
         not fit its image or a prediction is NaN, `RuntimeError` where the stream
         delivers an example twice or in part.
         """
@@ -160,7 +161,7 @@ class LocalizationEvaluator:
             for example, mask_probs, score in finished:
                 tally.add(example, mask_probs, score)
                 if on_example:
-                    on_example(example, mask_probs)
+                    on_example(_at_original_size(example), mask_probs)
         return tally.evaluation(self._threshold)
 
     def _one_ahead(self, state):
@@ -173,6 +174,14 @@ class LocalizationEvaluator:
             pending = batch, outputs
         if pending:
             yield pending
+
+
+def _at_original_size(example: dict) -> dict:
+    """The image as large as its map; shards of resized images hold no other pixels."""
+    if "image" not in example:
+        return example
+    size = example["original_mask"].shape[:2]
+    return example | {"image": images.resize_image(example["image"], *size)}
 
 
 class _Tally:
