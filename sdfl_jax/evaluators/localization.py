@@ -147,9 +147,10 @@ class LocalizationEvaluator:
         """Scores `state` on every example of the split.
 
         `on_example(example, mask_probs)` is called for each finished example with its
-        map, float32 h w; the example's image, if kept, has that size as well. Raises `InputError` where there are no examples, a mask does
-        not fit its image or a prediction is NaN, `RuntimeError` where the stream
-        delivers an example twice or in part.
+        map, float32 h w; the example's image, if kept, has that size as well. Raises
+        `InputError` where there are no examples, a mask does not fit its image or a
+        prediction is NaN, `RuntimeError` where the stream delivers an example twice or
+        in part.
         """
         tally = _Tally()
         assembler = Assembler()
