@@ -17,8 +17,6 @@ from sdfl_jax.data import images, pipeline
 from sdfl_jax.errors import InputError, one_line
 from sdfl_jax.steps import make_evaluate_step
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".gif")
-
 
 @one_line
 def main(argv=None):
@@ -118,9 +116,11 @@ def images_in(paths: list[str]) -> list[Path]:
     found = []
     for path in map(Path, paths):
         if path.is_dir():
-            below = [p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES]
+            below = [p for p in path.rglob("*") if p.suffix.lower() in images.SUFFIXES]
             if not below:
-                raise InputError(f"{path}: no image in it ({', '.join(SUFFIXES)}).")
+                raise InputError(
+                    f"{path}: no image in it ({', '.join(images.SUFFIXES)})."
+                )
             found += sorted(below)
         elif path.exists():
             found.append(path)

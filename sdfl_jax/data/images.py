@@ -80,6 +80,9 @@ _UPRIGHT = {
     8: lambda x: x[:, ::-1].swapaxes(0, 1),
 }
 
+# What a folder is searched for; a file that is named is read whatever its ending.
+SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".gif")
+
 
 def read_image(
     path_or_bytes: str | os.PathLike | bytes, max_pixels: int = MAX_PIXELS

@@ -6,9 +6,8 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
+from sdfl_jax.data import images
 from sdfl_jax.errors import InputError
-
-SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".gif")
 
 SPLITS = ("train", "val", "test")
 TRAIN_VAL = "train+val"  # published as training images, some of which shall validate
@@ -94,7 +93,7 @@ def pictures(folder: Path, skip: Path | None = None) -> list[Path]:
         found += [
             Path(place, name)
             for name in names
-            if os.path.splitext(name)[1].lower() in SUFFIXES
+            if os.path.splitext(name)[1].lower() in images.SUFFIXES
             and not name.startswith(".")
         ]
     return sorted(found)
