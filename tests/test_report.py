@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from sdfl_jax import report
+from sdfl_jax.report.log import grid
 
 
 def lines(workdir):
@@ -55,9 +56,9 @@ def test_grid_shows_every_image_once():
     images = np.arange(5, dtype=np.uint8)[:, None, None, None] + np.zeros(
         (5, 4, 12, 3), np.uint8
     )
-    grid = report._grid(images)
-    assert grid.shape == (5 * 6, 14, 3)  # wide images go below each other
-    wide = report._grid(images[:, :, :4])
+    one = grid(images)
+    assert one.shape == (5 * 6, 14, 3)  # wide images go below each other
+    wide = grid(images[:, :, :4])
     assert wide.shape == (3 * 6, 2 * 6, 3)
     for value in range(5):
         assert np.count_nonzero(wide[..., 0] == value) == 16

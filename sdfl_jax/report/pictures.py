@@ -1,169 +1,21 @@
-"""Figures for people: logs, tables, curves and pictures."""
+"""Overlays, sheets of pictures, and the ROC curve as a file of its own."""
 
-import json
-import math
 import os
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import SupportsFloat
 
 import cv2
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from sklearn import metrics as sklearn_metrics
-from tensorboardX import SummaryWriter
 
 from sdfl_jax import metrics
 from sdfl_jax.files import replacing
 
 _TINT = np.array([230, 30, 30], np.float32)  # red: what the network calls manipulated
 _INK, _FAINT, _ACCENT = "#222222", "#888888", "#c42020"
-
-
-class Log:
-    """Scalars to `metrics.jsonl` and TensorBoard, images to TensorBoard.
-
-    Args:
-      workdir: folder, made if it is not there.
-      resume_step: lines and events of later steps are dropped, so that a run which
-        goes on from here tells each step once.
-    """
-
-    def __init__(self, workdir: str | os.PathLike, resume_step: int = 0):
-        workdir = Path(workdir)
-        workdir.mkdir(parents=True, exist_ok=True)
-        path = workdir / "metrics.jsonl"
-        _drop_later_lines(path, resume_step)
-        self._file = path.open("a", buffering=1)  # a line is on disk when it ends
-        self._events = SummaryWriter(
-            str(workdir / "tensorboard"), purge_step=resume_step + 1, flush_secs=30
-        )
-
-    def write(self, step: int, scalars: Mapping[str, SupportsFloat | None]) -> None:
-        """Adds one line; None and values that are not finite become null."""
-        line = {"step": int(step)}
-        for name, value in scalars.items():
-            value = None if value is None else float(value)
-            finite = value is not None and math.isfinite(value)
-            line[name] = value if finite else None
-            if finite:
-                self._events.add_scalar(name, value, int(step))
-        self._file.write(json.dumps(line, allow_nan=False) + "\n")
-
-    def images(self, step: int, name: str, images: np.ndarray) -> None:
-        """Shows uint8 images (B H W 3) as one grid, about as wide as high."""
-        grid = _grid(np.asarray(images))
-        self._events.add_image(name, grid, int(step), dataformats="HWC")
-
-    def close(self) -> None:
-        self._file.close()
-        self._events.close()
-
-
-def _grid(images: np.ndarray) -> np.ndarray:
-    """Images (B H W 3) row by row with grey seams, uint8 H W 3."""
-    count, height, width, _ = images.shape
-    columns = max(1, round(math.sqrt(count * height / width)))
-    rows = -(-count // columns)
-    grid = np.full((rows, height + 2, columns, width + 2, 3), 128, np.uint8)
-    for i, image in enumerate(images):
-        grid[i // columns, 1:-1, i % columns, 1:-1] = image
-    return grid.reshape(rows * (height + 2), columns * (width + 2), 3)
-
-
-def _drop_later_lines(path: Path, step: int) -> None:
-    """Keeps the whole lines up to `step`; a kill may have cut the last one short."""
-    if not path.exists():
-        return
-    kept = []
-    for line in path.read_text().splitlines():
-        try:
-            if json.loads(line)["step"] <= step:
-                kept.append(line + "\n")
-        except (ValueError, KeyError, TypeError):
-            continue
-    with replacing(path) as beside:
-        beside.write_text("".join(kept))
-
-
-# Tables
-
-
-def table(rows: Sequence[Mapping], columns: Sequence[str] | Mapping[str, str]) -> str:
-    """Markdown, aligned in plain text too.
-
-    `columns`: the keys to show, or a mapping of keys to headings. Floats get three
-    decimals, None and missing values a dash; a column of numbers is flush right.
-    """
-    headings = columns if isinstance(columns, Mapping) else {c: c for c in columns}
-    cells = [[_cell(row.get(key)) for key in headings] for row in rows]
-    numeric = [
-        all(isinstance(row.get(key), int | float | None) for row in rows)
-        for key in headings
-    ]
-    grid = [list(headings.values()), *cells]
-    widths = [max(3, *(len(line[i]) for line in grid)) for i in range(len(headings))]
-
-    def line(values):
-        padded = (
-            value.rjust(width) if right else value.ljust(width)
-            for value, width, right in zip(values, widths, numeric, strict=True)
-        )
-        return "| " + " | ".join(padded) + " |"
-
-    rule = [
-        "-" * (width - 1) + (":" if right else "-")
-        for width, right in zip(widths, numeric, strict=True)
-    ]
-    return "\n".join([line(grid[0]), line(rule), *(line(row) for row in cells)])
-
-
-_SCORE_COLUMNS = {
-    "what": "",
-    "pixel_f1_manipulated": "pixel F1",
-    "pixel_iou_manipulated": "pixel IoU",
-    "pixel_auc_manipulated": "pixel AUC",
-    "image_f1": "image F1",
-    "image_auc": "image AUC",
-}
-
-
-def score_table(scores: Mapping) -> str:
-    """The standard figures of an evaluation beside those of its baselines, Markdown.
-
-    `scores` is what `metrics.json` holds: `standard`, `reference` and, where there
-    are any, `validation_threshold`, `kinds`, `subsets` and `baselines`.
-    """
-    threshold = scores["reference"]["threshold"]
-    rows = [{"what": f"threshold {threshold:.3g}", **scores["standard"]}]
-    calibrated = scores.get("validation_threshold")
-    if calibrated:
-        what = f"threshold {calibrated['threshold']:.3g}, best on validation data"
-        rows.append({"what": what, **calibrated["standard"]})
-    for kind, figures in (scores.get("kinds") or {}).items():
-        what = f"- {kind or 'of unknown kind'} ({figures['manipulated']})"
-        rows.append({"what": what, **figures})
-    for name, subset in (scores.get("subsets") or {}).items():
-        what = f"- {name} ({subset['manipulated']})"
-        rows.append({"what": what, **subset["standard"]})
-        everything = subset["baselines"]["everything_manipulated"]
-        rows.append({"what": f"  baseline: all of it, {name}", **everything})
-    for name, figures in (scores.get("baselines") or {}).items():
-        rows.append({"what": f"baseline: {name.replace('_', ' ')}", **figures})
-    return table(rows, _SCORE_COLUMNS)
-
-
-def _cell(value) -> str:
-    if value is None:
-        return "-"
-    if isinstance(value, float | np.floating):
-        return f"{value:.3f}"
-    return str(value)
-
-
-# Pictures
 
 
 def overlay(image: np.ndarray, mask_probs: np.ndarray) -> np.ndarray:

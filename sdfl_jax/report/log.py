@@ -1,0 +1,79 @@
+"""What a run writes while it trains: scalars and pictures, to files and TensorBoard."""
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import SupportsFloat
+
+import numpy as np
+from tensorboardX import SummaryWriter
+
+from sdfl_jax.files import replacing
+
+
+class Log:
+    """Scalars to `metrics.jsonl` and TensorBoard, images to TensorBoard.
+
+    Args:
+      workdir: folder, made if it is not there.
+      resume_step: lines and events of later steps are dropped, so that a run which
+        goes on from here tells each step once.
+    """
+
+    def __init__(self, workdir: str | os.PathLike, resume_step: int = 0):
+        workdir = Path(workdir)
+        workdir.mkdir(parents=True, exist_ok=True)
+        path = workdir / "metrics.jsonl"
+        _drop_later_lines(path, resume_step)
+        self._file = path.open("a", buffering=1)  # a line is on disk when it ends
+        self._events = SummaryWriter(
+            str(workdir / "tensorboard"), purge_step=resume_step + 1, flush_secs=30
+        )
+
+    def write(self, step: int, scalars: Mapping[str, SupportsFloat | None]) -> None:
+        """Adds one line; None and values that are not finite become null."""
+        line = {"step": int(step)}
+        for name, value in scalars.items():
+            value = None if value is None else float(value)
+            finite = value is not None and math.isfinite(value)
+            line[name] = value if finite else None
+            if finite:
+                self._events.add_scalar(name, value, int(step))
+        self._file.write(json.dumps(line, allow_nan=False) + "\n")
+
+    def images(self, step: int, name: str, images: np.ndarray) -> None:
+        """Shows uint8 images (B H W 3) as one grid, about as wide as high."""
+        shown = grid(np.asarray(images))
+        self._events.add_image(name, shown, int(step), dataformats="HWC")
+
+    def close(self) -> None:
+        self._file.close()
+        self._events.close()
+
+
+def grid(images: np.ndarray) -> np.ndarray:
+    """Images (B H W 3) row by row with grey seams, uint8 H W 3."""
+    count, height, width, _ = images.shape
+    columns = max(1, round(math.sqrt(count * height / width)))
+    rows = -(-count // columns)
+    sheet = np.full((rows, height + 2, columns, width + 2, 3), 128, np.uint8)
+    for i, image in enumerate(images):
+        sheet[i // columns, 1:-1, i % columns, 1:-1] = image
+    return sheet.reshape(rows * (height + 2), columns * (width + 2), 3)
+
+
+def _drop_later_lines(path: Path, step: int) -> None:
+    """Keeps the whole lines up to `step`; a kill may have cut the last one short."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text().splitlines():
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line + "\n")
+        except (ValueError, KeyError, TypeError):
+            continue
+    with replacing(path) as beside:
+        beside.write_text("".join(kept))
