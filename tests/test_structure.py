@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parent.parent / "sdfl_jax"
 FLOORS = [
     {"errors"},
     {"files", "config", "pth"},
-    {"ops", "sharding"},
+    {"ops", "sharding", "page"},
     {"models", "data", "losses", "metrics", "optim"},
     {"weights", "state"},
     {"checkpoint", "steps", "evaluators"},

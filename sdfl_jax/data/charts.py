@@ -1,18 +1,22 @@
 """The charts of `explore`, each a matplotlib figure of facts."""
 
-import os
 from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from sdfl_jax.files import replacing
+from sdfl_jax.page import (
+    CLASS_COLORS,
+    CLASSES,
+    FAINT,
+    chart,
+    frame,
+    nothing,
+    printable,
+    tidy,
+)
 
-_LABELS = ("authentic", "manipulated")
-_COLORS = ("#3b76af", "#c8502d")
-_FAINT = "#777777"
 _SOURCES = 8  # with a pie or a curve of their own; the rest is taken together
 
 
@@ -26,14 +30,18 @@ def classes(counts: Counter) -> Figure:
     columns = min(len(pies), 5)
     rows = -(-len(pies) // columns)
     bars = 0.9 + 0.42 * len(order)
-    figure = _figure(bars + 2.1 * rows)
+    figure = chart(bars + 2.1 * rows)
     above, below = figure.subfigures(2, 1, height_ratios=(bars, 2.1 * rows))
     axes = above.subplots()
     places = np.arange(len(order))
     for label, shift in ((0, -0.2), (1, 0.2)):
         numbers = [counts[source, label] for source in order]
         drawn = axes.barh(
-            places + shift, numbers, 0.38, color=_COLORS[label], label=_LABELS[label]
+            places + shift,
+            numbers,
+            0.38,
+            color=CLASS_COLORS[label],
+            label=CLASSES[label],
         )
         axes.bar_label(drawn, [f"{n:,}" for n in numbers], padding=3, fontsize=8)
     axes.set_yticks(places, [_named(source) for source in order])
@@ -41,7 +49,7 @@ def classes(counts: Counter) -> Figure:
     axes.margins(x=0.12)
     axes.set_xlabel("images")
     axes.legend(frameon=False, fontsize=9)
-    _tidy(axes, "x")
+    tidy(axes, "x")
     grid = below.subplots(rows, columns, squeeze=False).ravel()
     for axes in grid:
         axes.set_axis_off()
@@ -50,7 +58,7 @@ def classes(counts: Counter) -> Figure:
             sum(n for (s, l), n in counts.items() if l == label and source in (s, None))
             for label in (0, 1)
         ]
-        shown = [(n, c) for n, c in zip(numbers, _COLORS, strict=True) if n]
+        shown = [(n, c) for n, c in zip(numbers, CLASS_COLORS, strict=True) if n]
         axes.pie(
             [n for n, _ in shown],
             colors=[c for _, c in shown],
@@ -67,7 +75,7 @@ def classes(counts: Counter) -> Figure:
 
 def sizes(facts: Sequence) -> Figure:
     """Width against height; the area of a dot grows with the number of images."""
-    figure = _figure(4.6)
+    figure = chart(4.6)
     axes = figure.subplots()
     for label in (0, 1):
         found = Counter((f.width, f.height) for f in facts if f.label == label)
@@ -78,10 +86,10 @@ def sizes(facts: Sequence) -> Figure:
                 x,
                 y,
                 12 + 600 * numbers / len(facts),
-                color=_COLORS[label],
+                color=CLASS_COLORS[label],
                 alpha=0.5,
                 linewidths=0,
-                label=f"{_LABELS[label]}, {len(found)} sizes",
+                label=f"{CLASSES[label]}, {len(found)} sizes",
             )
     told: list[tuple[int, int]] = []
     most = max(max(f.width, f.height) for f in facts)
@@ -111,7 +119,7 @@ def sizes(facts: Sequence) -> Figure:
     legend = axes.legend(frameon=False, fontsize=9, loc="upper left")
     for handle in legend.legend_handles:
         handle.set_sizes([40])
-    _tidy(axes, "both")
+    tidy(axes, "both")
     return figure
 
 
@@ -120,8 +128,8 @@ def mask_area(facts: Sequence) -> Figure:
     known = [f for f in facts if f.area is not None]
     groups = _by_source([f for f in known if f.area > 0], lambda f: f.area)
     if not groups:
-        return _nothing("no manipulated image has a mask with a marked pixel")
-    figure = _figure(3.6)
+        return nothing("no manipulated image has a mask with a marked pixel")
+    figure = chart(3.6)
     axes = figure.subplots()
     low = min(min(values) for values in groups.values())
     bins = np.geomspace(min(low, 0.01), 1, 31)
@@ -136,15 +144,15 @@ def mask_area(facts: Sequence) -> Figure:
     lacking = sum(f.label == 1 and f.area is None for f in facts)
     if empty or lacking:
         text = f"not shown: {empty} with an empty mask, {lacking} without a mask"
-        axes.set_title(text, fontsize=9, color=_FAINT, loc="left")
+        axes.set_title(text, fontsize=9, color=FAINT, loc="left")
     axes.legend(frameon=False, fontsize=8)
-    _tidy(axes, "y")
+    tidy(axes, "y")
     return figure
 
 
 def intensity(facts: Sequence) -> Figure:
     """Mean over the images of each class of their histograms, by channel."""
-    figure = _figure(3)
+    figure = chart(3)
     grid = figure.subplots(1, 3, sharey=True)
     for channel, (axes, name) in enumerate(
         zip(grid, ("red", "green", "blue"), strict=True)
@@ -154,12 +162,12 @@ def intensity(facts: Sequence) -> Figure:
             if rows:
                 mean = np.mean(rows, axis=0)
                 axes.plot(
-                    100 * mean, color=_COLORS[label], label=_LABELS[label], lw=1.3
+                    100 * mean, color=CLASS_COLORS[label], label=CLASSES[label], lw=1.3
                 )
         axes.set_title(name, fontsize=10)
         axes.set_xlim(0, 255)
         axes.set_xticks([0, 64, 128, 192, 255])
-        _tidy(axes, "y")
+        tidy(axes, "y")
     # Pure black and white are often far above all else, and would flatten the rest.
     inner = max(line.get_ydata()[1:-1].max() for a in grid for line in a.get_lines())
     grid[0].set_ylim(0, 1.15 * inner)
@@ -176,8 +184,8 @@ def jpeg_quality(facts: Sequence) -> Figure:
         for label in (0, 1)
     }
     if not any(known.values()):
-        return _nothing("no file is a JPEG")
-    figure = _figure(3)
+        return nothing("no file is a JPEG")
+    figure = chart(3)
     axes = figure.subplots()
     bins = np.arange(0.5, 101)
     for label, values in known.items():
@@ -186,15 +194,15 @@ def jpeg_quality(facts: Sequence) -> Figure:
                 values,
                 bins,
                 weights=np.full(len(values), 100 / len(values)),
-                color=_COLORS[label],
+                color=CLASS_COLORS[label],
                 alpha=0.6,
-                label=f"{_LABELS[label]} ({len(values):,} JPEG files)",
+                label=f"{CLASSES[label]} ({len(values):,} JPEG files)",
             )
     lowest = min(min(values) for values in known.values() if values)
     axes.set_xlim(min(lowest - 3, 60), 101)
     axes.set(xlabel="quality (libjpeg's scale)", ylabel="% of the class")
     figure.legend(frameon=False, fontsize=9, loc="outside upper left", ncols=2)
-    _tidy(axes, "y")
+    tidy(axes, "y")
     return figure
 
 
@@ -202,7 +210,7 @@ def gallery(source: str, rows: Sequence[dict]) -> Figure:
     """Image, mask and edge of examples of one source, side by side."""
     columns = 2 if len(rows) > 1 else 1
     lines = -(-len(rows) // columns)
-    figure = _figure(0.5 + 1.55 * lines)
+    figure = chart(0.5 + 1.55 * lines)
     figure.suptitle(_named(source), x=0.01, ha="left", fontsize=12)
     grid = figure.subplots(lines, 6, squeeze=False).reshape(-1, 3)
     for axes in grid.ravel():
@@ -212,31 +220,19 @@ def gallery(source: str, rows: Sequence[dict]) -> Figure:
             plane = row[key]
             if plane is None:
                 axes.text(
-                    0.5, 0.5, f"{key} not known", ha="center", color=_FAINT, fontsize=8
+                    0.5, 0.5, f"{key} not known", ha="center", color=FAINT, fontsize=8
                 )
                 continue
             axes.imshow(plane, cmap="gray", vmin=0, vmax=255)
             height, width = plane.shape[:2]
-            # A frame, without which a black mask on white paper seems to be cut.
-            x, y = (
-                np.array([0, width, width, 0, 0]),
-                np.array([0, 0, height, height, 0]),
-            )
-            axes.plot(x - 0.5, y - 0.5, color="#bbbbbb", lw=0.8, clip_on=False)
-        what = _LABELS[row["label"]] + (f" ({row['kind']})" if row["kind"] else "")
+            frame(axes, height, width)
+        what = CLASSES[row["label"]] + (f" ({row['kind']})" if row["kind"] else "")
         titles = (what, "mask", "edge of the mask" if row["derived"] else "edge")
-        colors = (_COLORS[row["label"]], _FAINT, _FAINT)
+        colors = (CLASS_COLORS[row["label"]], FAINT, FAINT)
         for axes, title, color in zip(group, titles, colors, strict=True):
             if axes.images:
-                axes.set_title(_printable(title), fontsize=8, color=color, pad=3)
+                axes.set_title(printable(title), fontsize=8, color=color, pad=3)
     return figure
-
-
-def save(figure: Figure, path: str | os.PathLike):
-    """Writes a PNG; no state of pyplot is touched."""
-    FigureCanvasAgg(figure)
-    with replacing(path) as beside:
-        figure.savefig(beside, format="png")
 
 
 def _by_source(facts: Sequence, value) -> dict[str, list]:
@@ -251,30 +247,7 @@ def _by_source(facts: Sequence, value) -> dict[str, list]:
     return groups | ({"others": rest} if rest else {})
 
 
-def _nothing(reason: str) -> Figure:
-    figure = _figure(1)
-    figure.text(0.5, 0.5, reason, ha="center", va="center", color=_FAINT)
-    return figure
-
-
-def _figure(height: float | int) -> Figure:
-    """As wide as the page of `explore`; inches."""
-    return Figure((9, height), dpi=110, facecolor="white", layout="constrained")
-
-
-def _tidy(axes, grid: str):
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis=grid, color="#eeeeee")
-    axes.set_axisbelow(True)
-    axes.tick_params(labelsize=8)
-
-
 def _named(source: str, most: int = 28) -> str:
     """How a source is called, where the list may have left it empty."""
     source = source if len(source) <= most else f"{source[: most - 3]}..."
-    return _printable(source) or "(no source)"
-
-
-def _printable(text: str) -> str:
-    """File names may hold bytes that are no text, and dollars that are no formula."""
-    return text.encode("utf-8", "replace").decode().replace("$", r"\$")
+    return printable(source) or "(no source)"

@@ -10,7 +10,6 @@ counted over everything, the rest over `--sample` images drawn evenly.
 """
 
 import argparse
-import base64
 import html
 import io
 import multiprocessing
@@ -30,7 +29,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 from tqdm import tqdm
 
-from sdfl_jax import files
+from sdfl_jax import files, page
 from sdfl_jax.data import charts, images, records
 from sdfl_jax.data.lists import Entry, read_list
 from sdfl_jax.errors import InputError, one_line
@@ -266,21 +265,14 @@ def gallery(examples, found: dict[str, list[int]]) -> dict[str, list[dict]]:
                 edge = edge_of(mask, max(1, max(mask.shape) // 250))
             planes = {"image": example.image, "mask": mask, "edge": edge}
             shown[source].append(
-                {key: _thumb(plane) for key, plane in planes.items()}
+                {
+                    key: None if plane is None else page.thumbnail(plane, THUMB)
+                    for key, plane in planes.items()
+                }
                 | {"name": example.name, "label": example.label, "kind": example.kind}
                 | {"derived": example.edge is None}
             )
     return shown
-
-
-def _thumb(plane: np.ndarray | None) -> np.ndarray | None:
-    if plane is None:
-        return None
-    scale = THUMB / max(plane.shape[:2])
-    if scale >= 1:
-        return plane
-    size = tuple(max(1, round(side * scale)) for side in plane.shape[1::-1])
-    return cv2.resize(plane, size, interpolation=cv2.INTER_AREA)
 
 
 def _choose(measured: Sequence[tuple[int, Facts]]) -> dict[str, list[int]]:
@@ -331,9 +323,9 @@ def explore(
         for place, (source, rows) in enumerate(shown.items(), start=1):
             drawn[f"gallery_{place}.png"] = charts.gallery(source, rows)
         for name, figure in drawn.items():
-            charts.save(figure, folder / name)
-        page = _page(title, counts, good, bad, total, examples.rejected, folder, drawn)
-        (folder / PAGE).write_text(page, encoding="utf-8", errors="backslashreplace")
+            page.save(figure, folder / name)
+        text = _page(title, counts, good, bad, total, examples.rejected, folder, drawn)
+        (folder / PAGE).write_text(text, encoding="utf-8", errors="backslashreplace")
     return counts
 
 
@@ -345,21 +337,12 @@ _HEADINGS = {
     "jpeg_quality.png": "JPEG quality",
 }
 
-_STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; color: #222; margin: 2rem auto;
-  max-width: 62rem; padding: 0 1rem; }
-img { max-width: 100%; } h2 { margin-top: 2.5rem; }
-table { border-collapse: collapse; } td, th { padding: .2rem .9rem .2rem 0;
-  text-align: left; } td.n, th.n { text-align: right; }
-tr + tr { border-top: 1px solid #ddd; } .faint { color: #777; }
-"""
-
 
 def _page(title, counts, good, bad, total, rejected, folder: Path, drawn) -> str:
     said = f"{total:,} images; all but the first figure and table are of "
     drawn_evenly = total > len(good) + len(bad)
     said += f"{len(good):,} of them" + (", drawn evenly." if drawn_evenly else ".")
-    parts = [f"<h1>{html.escape(title)}</h1>", f"<p>{said}</p>", _table(counts)]
+    parts = [f"<p>{said}</p>", _table(counts)]
     for what, number in (("line", len(rejected)), ("image", len(bad))):
         if number:
             plural = "" if number == 1 else "s"
@@ -378,15 +361,9 @@ def _page(title, counts, good, bad, total, rejected, folder: Path, drawn) -> str
             parts.append(f"<h2>{_HEADINGS[name]}</h2>")
         elif name == "gallery_1.png":
             parts.append("<h2>Gallery</h2>")
-        data = base64.b64encode((folder / name).read_bytes()).decode()
-        alt = html.escape(_HEADINGS.get(name, "Gallery"))
-        parts.append(f'<img alt="{alt}" src="data:image/png;base64,{data}">')
-    return (
-        '<!doctype html>\n<html lang="en"><meta charset="utf-8">'
-        f"<title>{html.escape(title)}</title><style>{_STYLE}</style>\n"
-        + "\n".join(parts)
-        + "\n</html>\n"
-    )
+        alt = _HEADINGS.get(name, "Gallery")
+        parts.append(page.picture(alt, (folder / name).read_bytes()))
+    return page.page(title, parts)
 
 
 def _table(counts: Counter) -> str:
@@ -398,12 +375,9 @@ def _table(counts: Counter) -> str:
             for label in (0, 1)
         ]
         name = "all" if source is None else source or "(no source)"
-        cells = "".join(f'<td class="n">{n:,}</td>' for n in (*numbers, sum(numbers)))
-        rows.append(f"<tr><td>{html.escape(name)}</td>{cells}</tr>")
-    head = "".join(
-        f'<th class="n">{word}</th>' for word in ("authentic", "manipulated", "images")
-    )
-    return f"<table><tr><th>source</th>{head}</tr>{''.join(rows)}</table>"
+        cells = zip(charts.CLASSES, numbers, strict=True)
+        rows.append({"source": name, **dict(cells), "images": sum(numbers)})
+    return page.table(rows, {key: key for key in ("source", *charts.CLASSES, "images")})
 
 
 def _formats(good: Sequence[Facts]) -> str:
