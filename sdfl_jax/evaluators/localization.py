@@ -3,7 +3,11 @@
 import collections
 import dataclasses
 import functools
+import json
+import os
+import zipfile
 from collections.abc import Callable, Collection, Iterable
+from pathlib import Path
 
 import numpy as np
 
@@ -11,9 +15,12 @@ from sdfl_jax import metrics
 from sdfl_jax.data import images
 from sdfl_jax.data.pipeline import Assembler, Batch
 from sdfl_jax.errors import InputError
+from sdfl_jax.files import replacing
 
 # What is known of an example beside its pixels, in the order of `per_image.csv`.
-_KNOWN = ("name", "source", "group", "kind", "height", "width")
+_KNOWN = ("name", "source", "group", "kind", "height", "width", "set", "index")
+_ARRAYS = ("histograms", "centre_histograms", "label", "score", "has_mask")
+_FILE = "evaluation.npz"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +31,7 @@ class Evaluation:
     every figure at every threshold follows. Figures are worked out when asked for.
     """
 
-    known: list[dict]  # name, source, group, kind, height, width of each example
+    known: list[dict]  # of each example: `_KNOWN`
     histograms: np.ndarray  # int32 (N 3 256)
     centre_histograms: np.ndarray  # likewise, of the centre prior on the same masks
     label: np.ndarray  # int (N,)
@@ -32,6 +39,36 @@ class Evaluation:
     has_mask: np.ndarray  # bool (N,)
     loss: dict[str, float]  # means over batches, each weighted by its valid rows
     threshold: float = 0.5
+
+    def save(self, folder: str | os.PathLike):
+        """Writes `evaluation.npz`, from which every figure can be worked out again."""
+        rest = {
+            field.name: getattr(self, field.name)
+            for field in dataclasses.fields(self)
+            if field.name not in _ARRAYS
+        }
+        # JSON escapes what a file name may hold and UTF-8 may not.
+        text = np.frombuffer(json.dumps(rest).encode(), np.uint8)
+        with replacing(Path(folder) / _FILE) as beside, beside.open("wb") as file:
+            arrays = {name: getattr(self, name) for name in _ARRAYS}
+            np.savez_compressed(file, **arrays, rest=text)
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike) -> "Evaluation":
+        """Reads what `save` wrote; `InputError` where it is not there or damaged."""
+        path = Path(folder) / _FILE
+        if not path.exists():
+            raise InputError(
+                f"{folder}: holds no {_FILE}; give an output folder of evaluate."
+            )
+        try:
+            with np.load(path) as file:
+                arrays = {name: file[name] for name in _ARRAYS}
+                return cls(**json.loads(file["rest"].tobytes()), **arrays)
+        except (ValueError, KeyError, TypeError, OSError, zipfile.BadZipFile):
+            raise InputError(
+                f"{path}: damaged, or written by another version; evaluate again."
+            ) from None
 
     @functools.cached_property
     def figures(self) -> dict[str, dict]:
@@ -87,16 +124,7 @@ class Evaluation:
             self,
             known=[self.known[i] for i in kept],
             loss={},
-            **{
-                name: getattr(self, name)[kept]
-                for name in (
-                    "histograms",
-                    "centre_histograms",
-                    "label",
-                    "score",
-                    "has_mask",
-                )
-            },
+            **{name: getattr(self, name)[kept] for name in _ARRAYS},
         )
 
     def by_kind(self) -> dict[str, dict]:
@@ -128,6 +156,7 @@ class LocalizationEvaluator:
         scalars over the valid rows}`; what it returns may lie on many devices.
       make_batches: returns a fresh iterator of `pipeline.Batch` over the split.
       threshold: from which a pixel, or an image, counts as manipulated.
+      set_name: of the data set, for examples that do not say it themselves.
     """
 
     def __init__(
@@ -136,10 +165,12 @@ class LocalizationEvaluator:
         make_batches: Callable[[], Iterable[Batch]],
         *,
         threshold: float = 0.5,
+        set_name: str = "",
     ):
         self._evaluate_step = evaluate_step
         self._make_batches = make_batches
         self._threshold = threshold
+        self._set_name = set_name
 
     def run(
         self, state, on_example: Callable[[dict, np.ndarray], None] | None = None
@@ -152,7 +183,7 @@ class LocalizationEvaluator:
         prediction is NaN, `RuntimeError` where the stream delivers an example twice or
         in part.
         """
-        tally = _Tally()
+        tally = _Tally(self._set_name)
         assembler = Assembler()
         for batch, outputs in self._one_ahead(state):
             tally.begin(batch, outputs["loss"])
@@ -188,7 +219,8 @@ def _at_original_size(example: dict) -> dict:
 class _Tally:
     """Collects what an `Evaluation` is made of, one example after the other."""
 
-    def __init__(self):
+    def __init__(self, set_name: str):
+        self._set_name = set_name
         self._examples = []
         self._tiles = collections.Counter()  # seen so far, by place in the source
         self._finished = set()
@@ -215,10 +247,11 @@ class _Tally:
         except InputError as error:
             raise InputError(f"{name}: {error}") from None
         centre = metrics.histogram(mask, metrics.centre_prior(height, width))
-        known = {key: example[key] for key in _KNOWN if key in example}
+        # Shards may be resized: the size is that of the map.
+        known = {"set": self._set_name} | example | {"height": height, "width": width}
         self._examples.append(
             {
-                "known": known | {"height": height, "width": width},
+                "known": {key: known[key] for key in _KNOWN if key in known},
                 "histograms": histogram,
                 "centre_histograms": centre,
                 "label": int(example["label"]),
