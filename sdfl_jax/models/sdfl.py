@@ -14,6 +14,7 @@ from sdfl_jax.models.encoders import ENCODERS
 from sdfl_jax.models.layers import BatchNorm, Conv, resize
 from sdfl_jax.models.outputs import Outputs
 from sdfl_jax.models.upernet import Decoder, LabelHead, MaskHead
+from sdfl_jax.ops.pooling import IMPLEMENTATIONS
 
 LABEL_INPUTS = ("pyramid", "pyramid+mask")
 
@@ -32,6 +33,7 @@ class Sdfl(nn.Module):
     label_input: str
     norm: Callable[..., nn.Module]
     dtype: Any
+    pooling: str = "auto"
 
     @nn.compact
     def __call__(self, image: Float[Array, "B H W 3"], *, train: bool) -> Outputs:
@@ -49,7 +51,12 @@ class Sdfl(nn.Module):
 
         parts = {"norm": self.norm, "dtype": self.dtype}
         finest, pyramid = Decoder(
-            self.width, self.pyramid_width, self.bins, **parts, name="decoder"
+            self.width,
+            self.pyramid_width,
+            self.bins,
+            **parts,
+            pooling=self.pooling,
+            name="decoder",
         )(levels, train=train)
         mask_logits = MaskHead(**parts, name="mask_head")(finest, train=train)
         label_logits = LabelHead(**parts, name="label_head")(
@@ -75,6 +82,7 @@ def build(
     bn_momentum: float = 0.999,
     freeze_encoder_bn: bool = False,
     dtype: Any = jnp.float32,
+    pooling: str = "auto",
 ) -> Sdfl:
     """The network of Zhang, Wang & Guo ("Shallow- and deep-fake image manipulation
     localization using deep learning", ICNC 2023), or a smaller one of its kind.
@@ -91,6 +99,8 @@ def build(
     freeze_encoder_bn the image encoder keeps its running statistics in training. The
                       noise encoder does not: its input is unlike what they come from
     dtype             of the computation; parameters, statistics and outputs are float32
+    pooling           how the pyramid is pooled: "xla", "pallas" (a kernel for GPUs), or
+                      "auto", the faster of those that run; see `ops.pyramid_pool`
     """
     if encoder not in ENCODERS:
         raise InputError(f"No encoder {encoder!r}; {valid(encoder, ENCODERS)}")
@@ -98,6 +108,8 @@ def build(
         raise InputError(
             f"No label_input {label_input!r}; {valid(label_input, LABEL_INPUTS)}"
         )
+    if pooling not in IMPLEMENTATIONS:
+        raise InputError(f"No pooling {pooling!r}; {valid(pooling, IMPLEMENTATIONS)}")
     dtype = jnp.dtype(dtype)
     norm = functools.partial(
         BatchNorm, momentum=bn_momentum, group=bn_group, dtype=dtype
@@ -112,6 +124,7 @@ def build(
         label_input=label_input,
         norm=norm,
         dtype=dtype,
+        pooling=pooling,
     )
 
 

@@ -20,6 +20,7 @@ class Decoder(nn.Module):
     bins: Sequence[int] = (1, 2, 3, 6)
     norm: Callable[..., nn.Module] = BatchNorm
     dtype: Any = jnp.float32
+    pooling: str = "auto"
 
     @nn.compact
     def __call__(
@@ -30,7 +31,7 @@ class Decoder(nn.Module):
 
         *finer, top = levels
         parts = [top]
-        for i, cells in enumerate(pyramid_pool(top, self.bins)):
+        for i, cells in enumerate(pyramid_pool(top, self.bins, self.pooling)):
             # Each grid is resized before its batch norm, as in the reference: so the
             # statistics count a cell as often as it covers positions.
             grid = block(self.pyramid_width, 1, f"pyramid{i}")
@@ -41,8 +42,18 @@ class Decoder(nn.Module):
         x = pyramid
         for i in reversed(range(len(finer))):
             lateral = block(self.width, 1, f"lateral{i}")(finer[i], train=train)
-            x = lateral + resize(x, *lateral.shape[1:3])
+            x = TopDown(name=f"fpn{i}")(lateral, x)
         return block(self.width, 3, "finest_out")(x, train=train), pyramid
+
+
+class TopDown(nn.Module):
+    """A level with the coarser one added; a module so that it can be looked at."""
+
+    @nn.compact
+    def __call__(
+        self, finer: Float[Array, "B h w F"], coarser: Float[Array, "B _ _ F"]
+    ) -> Float[Array, "B h w F"]:
+        return finer + resize(coarser, *finer.shape[1:3])
 
 
 class MaskHead(nn.Module):

@@ -13,9 +13,13 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
+IMPLEMENTATIONS = ("auto", "xla", "pallas")
+
 
 def pyramid_pool(
-    features: Float[ArrayLike, "B H W C"], bins: Sequence[int]
+    features: Float[ArrayLike, "B H W C"],
+    bins: Sequence[int] = (1, 2, 3, 6),
+    implementation: str = "auto",
 ) -> tuple[Float[Array, "B g g C"], ...]:
     """Averages over the cells of g x g grids on the whole map, for each g of `bins`.
 
