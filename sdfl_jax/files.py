@@ -31,8 +31,12 @@ def write_json(path: str | os.PathLike, value):
 
 
 def write_csv(path: str | os.PathLike, rows: Iterable[dict], columns: Sequence[str]):
-    """Writes `rows` under a header of `columns`; None becomes an empty cell."""
-    with replacing(path) as beside, beside.open("w", newline="") as file:
+    """Writes `rows` under a header of `columns`; None becomes an empty cell.
+
+    Bytes of file names that are no text become `\\udcff`.
+    """
+    how = {"encoding": "utf-8", "errors": "backslashreplace", "newline": ""}
+    with replacing(path) as beside, beside.open("w", **how) as file:
         writer = csv.DictWriter(file, columns, extrasaction="ignore")
         writer.writeheader()
         writer.writerows(rows)

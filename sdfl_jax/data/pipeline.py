@@ -259,14 +259,18 @@ def eval_batches(
     workers: int = 0,
     keep_images: bool = False,
     max_side: int = tiling.MAX_SIDE,
+    overlap: int = tiling.OVERLAP,
+    scoring: str = "original",
 ) -> Iterator[Batch]:
     """Every example of `source` exactly once, in batches of `batch_size` rows.
 
-    `source` is a shard folder, a `RecordSource` or a `FileSource`. With `geometry`
-    "resize" a row is a whole image stretched to `image_size`. With "crop" it is the
-    image at native resolution, mirrored up to one of a few sides (`tiling.SIDES`), or
-    one of several overlapping tiles where a side exceeds `max_side`; `Assembler` joins
-    them again.
+    `source` is a shard folder, a `RecordSource` or anything indexed that gives
+    examples (`FileSource`, `sources`). With `geometry` "resize" a row is a whole image
+    stretched to `image_size`; with `scoring` "network" it is scored at that size, mask
+    and map alike, instead of the image's. With "crop" it is the image at native
+    resolution, mirrored up to one of a few sides (`tiling.SIDES`), or one of several
+    tiles where a side exceeds `max_side`, which overlap by `overlap` but never by more
+    than half; `Assembler` joins them again.
 
     Batches hold one shape. To keep them full, rows wait for others of their shape, but
     never longer than eight batches of rows. `keep_images` leaves the image in the
@@ -274,6 +278,10 @@ def eval_batches(
     """
     if geometry not in GEOMETRIES:
         raise InputError(f"No geometry {geometry!r}; there are {list(GEOMETRIES)}.")
+    if max_side % tiling.STRIDE or max_side < tiling.STRIDE:
+        raise InputError(
+            f"Tiles of {max_side} pixels; a multiple of {tiling.STRIDE} is needed."
+        )
     if isinstance(source, str | os.PathLike):
         _fitting_manifest(source, image_size, geometry)
         source = records.RecordSource(source)
@@ -283,6 +291,8 @@ def eval_batches(
             "image_size": image_size,
             "geometry": geometry,
             "max_side": max_side,
+            "overlap": overlap,
+            "scoring": scoring,
             "keep_image": keep_images,
         },
     )

@@ -93,8 +93,10 @@ def decode(record: bytes, original_mask: bool = True) -> dict:
         mask = (
             np.zeros((*size, 1), np.uint8)
             if stored["mask"] is None
-            else images.resize_mask(images.decode_mask(stored["mask"]), *size)
+            else images.decode_mask(stored["mask"])
         )
+        example["mask_resized"] = mask.shape[:2] != size
+        mask = images.resize_mask(mask, *size)
         example.setdefault("mask", mask)
         if original_mask:
             example["original_mask"] = mask[..., 0]

@@ -10,11 +10,12 @@ import numpy as np
 from sdfl_jax.data import images, transforms
 from sdfl_jax.errors import InputError
 
-MAX_SIDE = 1024  # of a tile in evaluation
-OVERLAP = 64  # of neighbouring tiles
+MAX_SIDE = 1024  # of a tile, where nothing else is asked for
+OVERLAP = 64  # of neighbouring tiles, likewise
+STRIDE = 32  # the encoders' coarsest: what sides of tiles are multiples of
 
-# Sides that "crop" pads to in evaluation: multiples of 32, the encoders' coarsest
-# stride. A network compiles once for each pair of them, so they are few.
+# Sides that "crop" pads to in evaluation: multiples of `STRIDE`. A network compiles
+# once for each pair of them, so they are few.
 SIDES = (64, 96, 128, 192, 256, 384, 512, 640, 768, 896, 1024)
 
 
@@ -24,7 +25,7 @@ class Tile:
 
     `index` is the example's place in its source, `parts` how many tiles it has. Below
     and to the right of `box` the row is padding. `resized`: the box covers the whole
-    image, stretched to the row.
+    image, stretched to the row. `overlap`: how far neighbours reach into each other.
     """
 
     example: dict
@@ -32,6 +33,7 @@ class Tile:
     box: tuple[int, int, int, int]
     parts: int
     resized: bool
+    overlap: int = OVERLAP
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +60,14 @@ class Row(NamedTuple):
 
 
 def cut(
-    example: dict, *, image_size: int, geometry: str, max_side: int, keep_image: bool
+    example: dict,
+    *,
+    image_size: int,
+    geometry: str,
+    max_side: int,
+    overlap: int,
+    scoring: str,
+    keep_image: bool,
 ) -> list[Row]:
     """The rows of one example (`pipeline.eval_batches` says which).
 
@@ -70,9 +79,12 @@ def cut(
     size = (example["height"], example["width"])
     index, label = example["index"], example["label"]
     if geometry == "resize":
-        tile = Tile(example, index, box=(0, 0, *size), parts=1, resized=True)
         image = images.resize_image(image, image_size, image_size)
         mask = images.resize_mask(mask, image_size, image_size)
+        if scoring == "network":
+            size = (image_size, image_size)
+            example["original_mask"] = mask[..., 0]
+        tile = Tile(example, index, box=(0, 0, *size), parts=1, resized=True)
         return [Row(tile, image, mask, label)]
 
     if image.shape[:2] != size:
@@ -80,8 +92,9 @@ def cut(
             f"{example['name']}: stored resized, and geometry 'crop' needs native "
             "resolution; build with --storage=original."
         )
-    tops, tall = _spans(size[0], max_side)
-    lefts, wide = _spans(size[1], max_side)
+    overlap = min(overlap, max_side // 2)
+    tops, tall = _spans(size[0], max_side, overlap)
+    lefts, wide = _spans(size[1], max_side, overlap)
     parts = len(tops) * len(lefts)
     rows = []
     for top, left in itertools.product(tops, lefts):
@@ -90,7 +103,7 @@ def cut(
         part = transforms.label_of_part(example, mask[window]) if parts > 1 else label
         rows.append(
             Row(
-                Tile(example, index, box, parts, resized=False),
+                Tile(example, index, box, parts, resized=False, overlap=overlap),
                 transforms.pad(image[window], tall, wide),
                 transforms.pad(mask[window], tall, wide),
                 part,
@@ -99,11 +112,11 @@ def cut(
     return rows
 
 
-def _spans(length: int, max_side: int) -> tuple[list[int], int]:
+def _spans(length: int, max_side: int, overlap: int) -> tuple[list[int], int]:
     """Where tiles start along an axis, and their side."""
     if length <= max_side:
-        return [0], min((side for side in SIDES if side >= length), default=max_side)
-    overlap = min(OVERLAP, max_side // 2)
+        fitting = (side for side in SIDES if length <= side <= max_side)
+        return [0], min(fitting, default=max_side)
     count = -(-(length - overlap) // (max_side - overlap))
     return np.linspace(0, length - max_side, count).astype(int).tolist(), max_side
 
@@ -170,7 +183,7 @@ class Assembler:
             sums = np.zeros(size, np.float32), np.zeros(size, np.float32)
             self._open[tile.index] = [tile.parts, -np.inf, *sums]
         state = self._open[tile.index]
-        weights = np.outer(_taper(height), _taper(width))
+        weights = np.outer(_taper(height, tile.overlap), _taper(width, tile.overlap))
         window = np.s_[top : top + height, left : left + width]
         state[0] -= 1
         state[1] = max(state[1], score)
@@ -181,7 +194,7 @@ class Assembler:
             self._done[tile.index] = (tile.example, total / weight, score)
 
 
-def _taper(length: int) -> np.ndarray:
+def _taper(length: int, overlap: int) -> np.ndarray:
     """Weights along a tile: rising over the overlap, 1 inside, falling again."""
-    rise = np.arange(1, length + 1, dtype=np.float32) / OVERLAP
+    rise = np.arange(1, length + 1, dtype=np.float32) / max(overlap, 1)
     return np.minimum(1, np.minimum(rise, rise[::-1]))
