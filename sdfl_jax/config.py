@@ -24,12 +24,25 @@ def defaults() -> mlc.ConfigDict:
         workers=0,  # processes that decode; 0 leaves it to threads
     )
     config.model = dict(name="sdfl")  # and the network's own settings
+    # Devices: `data` splits the batch (-1: all that are left), `space` the height of the
+    # images; shard_state also splits params and optimizer state over `data`.
+    config.mesh = dict(data=-1, space=1, shard_state=False)
+    # Of the computation: float32, bfloat16, float16 (V100), auto (by the device). Params,
+    # statistics and losses are float32 in each.
+    config.precision = "float32"
+    config.accumulate_steps = 1  # parts of a batch, worked off one after the other
+    config.remat = False  # encoders compute again what the backward pass needs
+    config.ema = 0.0  # share that the average of the weights keeps; evaluation uses it
     config.init_from = ""  # a working directory, or a checkpoint folder in it
     # Weight files for parts of a fresh network.
     config.init_encoders = dict(encoder="", noise_encoder="")
 
     config.loss_weights = dict(mask=0.16, label=0.04, edge=0.0)
-    config.mask_losses = ("dice",)  # any of "dice", "bce"; they are added
+    # Any of "dice", "bce", "focal", "iou", "lovasz"; they are added, each with its
+    # weight in `mask_loss_weights` (none: 1).
+    config.mask_losses = ("dice",)
+    config.mask_loss_weights = ()
+    config.label_loss = "bce"  # or "focal"
     config.dice = "batch"  # over the flattened batch; or "per_image", "manipulated"
     config.optimizer = dict(
         name="adamw",  # adam, adamw, rmsprop, sgd

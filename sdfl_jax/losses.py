@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float
 
+from sdfl_jax import errors
 from sdfl_jax.errors import InputError
 
 _SMOOTH = 1.0  # the reference's; keeps an empty mask with an empty prediction at 0
@@ -65,6 +66,60 @@ def mask_bce(
     return _mean(jnp.mean(losses, axis=(1, 2, 3)), keep)
 
 
+def mask_focal(
+    logits: Float[Array, "B H W 1"],
+    mask: Float[Array, "B H W 1"],
+    keep: Bool[Array, "B"],
+) -> Float[Array, ""]:
+    """Focal loss (Lin et al., 2017) averaged over all pixels of images that count.
+
+    Cross-entropy times (1 - p)², p what the true class was given; no class weight.
+    """
+    logits = _zero_where_not(keep, logits)
+    losses = optax.sigmoid_focal_loss(logits, mask.astype(jnp.float32), gamma=2.0)
+    return _mean(jnp.mean(losses, axis=(1, 2, 3)), keep)
+
+
+def iou_per_image(
+    logits: Float[Array, "B H W 1"],
+    mask: Float[Array, "B H W 1"],
+    keep: Bool[Array, "B"],
+) -> Float[Array, ""]:
+    """One minus the soft IoU of each image, averaged over the images that count.
+
+    Smooth 1 as in Dice; no squares.
+    """
+    probs = _zero_where_not(keep, jax.nn.sigmoid(_zero_where_not(keep, logits)))
+    mask = _zero_where_not(keep, mask)
+    overlap = jnp.sum(probs * mask, axis=(1, 2, 3))
+    union = jnp.sum(probs + mask, axis=(1, 2, 3)) - overlap
+    return _mean(1 - (overlap + _SMOOTH) / (union + _SMOOTH), keep)
+
+
+def lovasz_per_image(
+    logits: Float[Array, "B H W 1"],
+    mask: Float[Array, "B H W 1"],
+    keep: Bool[Array, "B"],
+) -> Float[Array, ""]:
+    """Lovász hinge of each image, averaged over the images that count.
+
+    Berman et al., 2018: a convex surface through the IoU loss of every set of wrong
+    pixels. Sorts the pixels of each image by their hinge error.
+    """
+    size = logits[0].size
+    logits = _zero_where_not(keep, logits).reshape(-1, size)
+    mask = _zero_where_not(keep, mask).reshape(-1, size)
+    errors = 1 - logits * (2 * mask - 1)
+    order = jnp.argsort(-errors, axis=1)
+    errors = jnp.take_along_axis(errors, order, axis=1)
+    mask = jnp.take_along_axis(mask, order, axis=1)
+    # The IoU loss if the k worst pixels were wrong, and what the k-th adds to it.
+    area = jnp.sum(mask, axis=1, keepdims=True)
+    iou = (area - jnp.cumsum(mask, 1)) / (area + jnp.cumsum(1 - mask, 1))
+    added = jnp.diff(1 - iou, axis=1, prepend=0.0)
+    return _mean(jnp.sum(jax.nn.relu(errors) * added, axis=1), keep)
+
+
 def label_bce(
     logits: Float[Array, "B"], label: Float[Array, "B"], keep: Bool[Array, "B"]
 ) -> Float[Array, ""]:
@@ -74,12 +129,29 @@ def label_bce(
     return _mean(losses, keep)
 
 
+def label_focal(
+    logits: Float[Array, "B"], label: Float[Array, "B"], keep: Bool[Array, "B"]
+) -> Float[Array, ""]:
+    """`mask_focal` of image scores, averaged over the images that count."""
+    logits = _zero_where_not(keep, logits)
+    losses = optax.sigmoid_focal_loss(logits, label.astype(jnp.float32), gamma=2.0)
+    return _mean(losses, keep)
+
+
+# Over what Dice is averaged.
 DICE = {
     "batch": lambda logits, mask, keep, label: dice_batch(logits, mask, keep),
     "per_image": lambda logits, mask, keep, label: dice_per_image(logits, mask, keep),
     "manipulated": dice_manipulated,
 }
-MASK_LOSSES = ("dice", "bce")
+# By name, beside "dice".
+MASK_LOSSES = {
+    "bce": mask_bce,
+    "focal": mask_focal,
+    "iou": iou_per_image,
+    "lovasz": lovasz_per_image,
+}
+LABEL_LOSSES = {"bce": label_bce, "focal": label_focal}
 
 
 def total(
@@ -88,46 +160,107 @@ def total(
     *,
     weights: Mapping[str, float],
     mask_losses: Sequence[str] = ("dice",),
+    mask_loss_weights: Sequence[float] = (),
+    label_loss: str = "bce",
     dice: str = "batch",
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-    """Weighted sum of the terms `mask` and `label`, and the terms, unweighted.
+    """Weighted sum of the terms `mask`, `label` and `edge`, and the terms, unweighted.
 
-    `batch` holds `mask` (B H W 1, 0 or 1), `label` (B,), `has_mask` (B,) and, where
-    rows are padding, `valid` (B,). The mask term is the sum of `mask_losses` ("dice",
-    "bce"); `dice` says over what Dice is averaged ("batch", "per_image" or
-    "manipulated"). Raises `InputError` for unknown names.
+    Args:
+      outputs: of a network. Without `mask_logits` there is no term `mask`.
+      batch: `mask` (B H W 1, 0 or 1), `label` (B,), `has_mask` (B,) and, where rows are
+        padding, `valid` (B,); `edge` (as `mask`) where there is a map better than
+        `edge_of` the mask.
+      weights: of the terms, by their names. The term `edge` needs a weight above 0.
+      mask_losses: what the term `mask` sums: "dice" or any of MASK_LOSSES.
+      mask_loss_weights: one for each of `mask_losses`; none for 1 each.
+      label_loss: one of LABEL_LOSSES.
+      dice: one of DICE: over what Dice is averaged, of masks and of edges.
+
+    Raises `InputError` for names and weights that do not fit.
     """
-    check(weights, mask_losses, dice)
-    label, mask = batch["label"], batch["mask"]
+    check(weights, mask_losses, dice, mask_loss_weights, label_loss)
+    label = batch["label"]
     valid = batch["valid"] > 0 if "valid" in batch else jnp.ones(label.shape, bool)
     has_mask = valid & (batch["has_mask"] > 0)
 
-    logits = outputs.mask_logits
-    mask_terms = {
-        "dice": lambda: DICE[dice](logits, mask, has_mask, label),
-        "bce": lambda: mask_bce(logits, mask, has_mask),
-    }
-    terms = {
-        "mask": sum(mask_terms[name]() for name in mask_losses),
-        "label": label_bce(outputs.label_logits, label, valid),
-    }
+    def mask_loss(name, logits, mask):
+        if name == "dice":
+            return DICE[dice](logits, mask, has_mask, label)
+        return MASK_LOSSES[name](logits, mask, has_mask)
+
+    terms = {}
+    if outputs.mask_logits is not None:
+        shares = mask_loss_weights or [1.0] * len(mask_losses)
+        terms["mask"] = sum(
+            share * mask_loss(name, outputs.mask_logits, batch["mask"])
+            for name, share in zip(mask_losses, shares, strict=True)
+        )
+    terms["label"] = LABEL_LOSSES[label_loss](outputs.label_logits, label, valid)
+    if weights.get("edge", 0):
+        logits = getattr(outputs, "edge_logits", None)
+        if logits is None:
+            raise InputError(
+                f"loss_weights.edge is {weights['edge']}, but the model has no edge"
+                " map; set it to 0."
+            )
+        edge = batch.get("edge", edge_of(batch["mask"]))
+        terms["edge"] = mask_loss("dice", logits, nearest(edge, *logits.shape[1:3]))
     return sum(weights[name] * term for name, term in terms.items()), terms
 
 
-def check(weights: Mapping[str, float], mask_losses: Sequence[str], dice: str) -> None:
+def check(
+    weights: Mapping[str, float],
+    mask_losses: Sequence[str],
+    dice: str,
+    mask_loss_weights: Sequence[float] = (),
+    label_loss: str = "bce",
+) -> None:
     """Raises `InputError` for settings that `total` has no loss for."""
     if dice not in DICE:
         raise InputError(f"No dice {dice!r}; there are {sorted(DICE)}.")
-    unknown = [name for name in mask_losses if name not in MASK_LOSSES]
-    if unknown or not mask_losses:
+    names = ["dice", *MASK_LOSSES]
+    if not mask_losses or any(name not in names for name in mask_losses):
+        raise InputError(f"No mask_losses {list(mask_losses)}; give some of {names}.")
+    if label_loss not in LABEL_LOSSES:
         raise InputError(
-            f"No mask_losses {list(mask_losses)}; give some of {list(MASK_LOSSES)}."
+            f"No label_loss {label_loss!r}; {errors.valid(label_loss, LABEL_LOSSES)}"
         )
-    if weights.get("edge", 0):
+    if mask_loss_weights and len(mask_loss_weights) != len(mask_losses):
         raise InputError(
-            f"loss_weights.edge is {weights['edge']}, but the model has no edge map;"
-            " set it to 0."
+            f"mask_loss_weights {list(mask_loss_weights)} for the mask_losses"
+            f" {list(mask_losses)}: give one for each, or none."
         )
+    if not all(weight >= 0 for weight in (*mask_loss_weights, *weights.values())):
+        raise InputError(
+            f"loss_weights {dict(weights)}, mask_loss_weights"
+            f" {list(mask_loss_weights)}: must not be negative."
+        )
+
+
+def edge_of(mask: Float[Array, "B H W 1"]) -> Float[Array, "B H W 1"]:
+    """1 along the border of the region: what a 3x3 dilation adds to a 3x3 erosion.
+
+    The reference's edge maps. Beyond the image the mask goes on as at its rim.
+    """
+    grown = _highest_of_3x3(mask)
+    shrunk = -_highest_of_3x3(-mask)
+    return grown - shrunk
+
+
+def nearest(
+    plane: Float[Array, "B H W 1"], height: int, width: int
+) -> Float[Array, "B {height} {width} 1"]:
+    """Resized by taking the pixel above and left, as OpenCV's INTER_NEAREST does."""
+    H, W = plane.shape[1:3]
+    rows, columns = jnp.arange(height) * H // height, jnp.arange(width) * W // width
+    return plane[:, rows][:, :, columns]
+
+
+def _highest_of_3x3(plane):
+    return jax.lax.reduce_window(
+        plane, -jnp.inf, jax.lax.max, (1, 3, 3, 1), (1, 1, 1, 1), "SAME"
+    )
 
 
 def _overlap_and_area(logits, mask, keep):
