@@ -1,8 +1,12 @@
 """Everything a training step reads and writes."""
 
 import flax.struct
+import jax
 import jax.numpy as jnp
 from jaxtyping import PyTree
+
+# Loss scaling of float16 starts here and looks for its height by itself.
+FIRST_LOSS_SCALE = 2.0**15
 
 
 @flax.struct.dataclass
@@ -13,11 +17,29 @@ class TrainState:
     opt_state: PyTree
     skipped: PyTree  # scalar: steps whose loss or gradient was not finite
     skipped_in_row: PyTree  # scalar: those since the last good step
+    loss_scale: PyTree  # scalar: what float16 multiplies its loss by; 1 elsewhere
+    ema: PyTree  # moving average of params, which evaluation uses; {} without one
 
     @property
     def variables(self) -> dict:
-        """What a Flax module applies."""
-        return {"params": self.params, "batch_stats": self.batch_stats}
+        """What a Flax module applies in evaluation."""
+        return {"params": self.ema or self.params, "batch_stats": self.batch_stats}
+
+    def items(self) -> tuple[dict, dict]:
+        """What evaluation needs, and what only training needs beside it."""
+        rest = {name: getattr(self, name) for name in _COUNTERS}
+        # The raw params where the averaged ones are those of evaluation.
+        return self.variables, rest | {"raw_params": self.params if self.ema else {}}
+
+    @classmethod
+    def from_items(cls, model: dict, training: dict) -> "TrainState":
+        """The state that `items` took apart."""
+        raw = training.pop("raw_params")
+        params, ema = (raw, model["params"]) if raw else (model["params"], {})
+        return cls(params=params, ema=ema, batch_stats=model["batch_stats"], **training)
+
+
+_COUNTERS = ("step", "opt_state", "skipped", "skipped_in_row", "loss_scale")
 
 
 def init_variables(model, image_size: int, rng) -> dict:
@@ -30,8 +52,11 @@ def init_variables(model, image_size: int, rng) -> dict:
     }
 
 
-def init_state(variables: dict, tx) -> TrainState:
+def init_state(
+    variables: dict, tx, *, precision: str = "float32", ema: bool = False
+) -> TrainState:
     """The state before the first step, from a network's variables."""
+    scale = FIRST_LOSS_SCALE if precision == "float16" else 1.0
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=variables["params"],
@@ -39,4 +64,7 @@ def init_state(variables: dict, tx) -> TrainState:
         opt_state=tx.init(variables["params"]),
         skipped=jnp.zeros((), jnp.int32),
         skipped_in_row=jnp.zeros((), jnp.int32),
+        loss_scale=jnp.float32(scale),
+        # Copied, for a donated state may hold no array twice.
+        ema=jax.tree.map(jnp.copy, variables["params"]) if ema else {},
     )

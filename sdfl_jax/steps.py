@@ -7,18 +7,71 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from sdfl_jax import losses, models
-from sdfl_jax.sharding import everywhere, split
+from sdfl_jax import losses, models, sharding
+from sdfl_jax.errors import InputError, valid
 from sdfl_jax.state import TrainState
 
+DTYPES = {
+    "float32": jnp.float32,
+    "bfloat16": jnp.bfloat16,
+    "float16": jnp.float16,
+}
+# float16: the loss scale is tried twice as high after so many good steps.
+LOSS_SCALE_PATIENCE = 2000
 
-def make_train_step(model, tx, mesh: Mesh, **loss_settings):
-    """Compiles one step: the batch is split over `data`, the state is everywhere.
+
+def choose_precision(precision: str, device=None) -> tuple[str, str]:
+    """A name of `DTYPES` for "auto" (others stay as they are), and the reason.
+
+    Raises InputError for another name.
+    """
+    if precision in DTYPES:
+        return precision, "as asked"
+    if precision != "auto":
+        names = ["auto", *DTYPES]
+        raise InputError(f"config.precision={precision!r}; {valid(precision, names)}")
+    device = device or jax.devices()[0]
+    if device.platform == "cpu":
+        return "float32", "a CPU is no faster in fewer bits"
+    if device.platform != "gpu":
+        return "bfloat16", f"a {device.platform.upper()} is made for it"
+    capability = float(device.compute_capability)
+    if capability >= 8.0:
+        return "bfloat16", f"compute capability {capability}"
+    if capability >= 7.0:
+        return "float16", f"compute capability {capability} has no bfloat16"
+    return "float32", f"compute capability {capability} has no tensor cores"
+
+
+def make_train_step(
+    model,
+    tx,
+    mesh: Mesh,
+    *,
+    seed: int = 0,
+    accumulate_steps: int = 1,
+    dynamic_loss_scale: bool = False,
+    ema: float = 0.0,
+    shard_state: bool = False,
+    **loss_settings,
+):
+    """Compiles one step; the batch is split over the mesh, the state if asked to.
 
     Args:
       model: a network of `sdfl_jax.models`.
       tx: an optax transformation.
-      mesh: devices in one row named `data`.
+      mesh: devices, see `sharding.make_mesh`.
+      seed: of dropout, together with the step.
+      accumulate_steps: parts of the batch that are worked off one after the other;
+        their gradients are averaged. Every part starts from the same running
+        statistics, which then move by the mean over the parts: the mathematics of
+        one step whose batch norm has groups (`bn_group`) of a part's size. Losses that
+        are means over images agree with the plain step where each part has equally
+        many images to count (with masks, manipulated); Dice over the flattened batch
+        does not, it is taken part by part.
+      dynamic_loss_scale: for float16; halves where a gradient overflows.
+      ema: share of the averaged params that a step keeps; 0 keeps no average.
+      shard_state: splits params and optimizer state over `data` between the steps.
       **loss_settings: what `losses.total` takes beside outputs and batch.
 
     Returns:
@@ -26,11 +79,12 @@ def make_train_step(model, tx, mesh: Mesh, **loss_settings):
       `pipeline.train_batches` delivers, on the mesh; `state` is donated. Batch norm
       sees the global batch, because under `jit` a mean over B is a mean over all
       devices. A step whose loss or gradient is not finite changes nothing but the
-      counters.
+      counters and the loss scale.
     """
 
-    def train_step(state: TrainState, batch):
-        arrays = _to_unit_range(batch)
+    def gradients(params, state: TrainState, arrays: dict, part):
+        """Of the scaled loss; loss, terms and moved statistics beside them."""
+        rng = jax.random.fold_in(jax.random.key(seed), state.step)
 
         def loss_fn(params):
             outputs, updated = model.apply(
@@ -38,42 +92,95 @@ def make_train_step(model, tx, mesh: Mesh, **loss_settings):
                 arrays["image"],
                 train=True,
                 mutable=["batch_stats"],
+                rngs={"dropout": jax.random.fold_in(rng, part)},
             )
             loss, terms = losses.total(outputs, arrays, **loss_settings)
-            return loss, (terms, updated.get("batch_stats", {}))
+            stats = updated.get("batch_stats", {})
+            return loss * state.loss_scale, ({"loss": loss} | terms, stats)
 
-        params = models.project(state.params)
-        (loss, (terms, batch_stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(
-            params
+        (_, aux), grads = jax.value_and_grad(loss_fn, has_aux=True)(params)
+        return grads, *aux
+
+    def accumulated(params, state, batch):
+        """The means over the parts, worked off one after the other."""
+
+        def one(total, part_and_arrays):
+            part, arrays = part_and_arrays
+            result = gradients(params, state, _to_unit_range(arrays), part)
+            return jax.tree.map(jnp.add, total, result), None
+
+        parts = {
+            name: _parts(array, accumulate_steps, mesh) for name, array in batch.items()
+        }
+        first = jax.tree.map(lambda x: x[0], parts)
+        shapes = jax.eval_shape(
+            lambda arrays: gradients(params, state, _to_unit_range(arrays), 0), first
         )
+        zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+        total, _ = jax.lax.scan(one, zeros, (jnp.arange(accumulate_steps), parts))
+        return jax.tree.map(lambda x: x / accumulate_steps, total)
+
+    def train_step(state: TrainState, batch):
+        params = models.project(sharding.constrain(state.params, mesh, False))
+        if accumulate_steps > 1:
+            grads, terms, batch_stats = accumulated(params, state, batch)
+        else:
+            grads, terms, batch_stats = gradients(
+                params, state, _to_unit_range(batch), 0
+            )
+        grads = jax.tree.map(lambda g: g / state.loss_scale, grads)
+        grads = sharding.constrain(grads, mesh, shard_state)
+        params = sharding.constrain(params, mesh, shard_state)
         norm = optax.tree.norm(grads)
         updates, opt_state = tx.update(grads, state.opt_state, params)
-        finite = jnp.isfinite(loss) & jnp.isfinite(norm)
+        finite = jnp.isfinite(terms["loss"]) & jnp.isfinite(norm)
         keep = lambda new, old: jax.tree.map(
             functools.partial(jnp.where, finite), new, old
         )
+        params = keep(optax.apply_updates(params, updates), state.params)
+        average = lambda old, new: jnp.where(finite, ema * old + (1 - ema) * new, old)
         state = TrainState(
             step=state.step + 1,
-            params=keep(optax.apply_updates(params, updates), state.params),
+            params=params,
             batch_stats=keep(batch_stats, state.batch_stats),
             opt_state=keep(opt_state, state.opt_state),
             skipped=state.skipped + ~finite,
             skipped_in_row=jnp.where(finite, 0, state.skipped_in_row + 1),
+            loss_scale=_next_loss_scale(state, finite)
+            if dynamic_loss_scale
+            else state.loss_scale,
+            ema=jax.tree.map(average, state.ema, params) if ema else state.ema,
         )
+        loss = terms.pop("loss")
         scalars = {f"loss/{name}": term for name, term in terms.items()}
         scalars |= {
             "loss": loss,
             "grad_norm": norm,
+            "skipped": state.skipped,
             "skipped_in_row": state.skipped_in_row,
         }
-        return state, scalars
+        if dynamic_loss_scale:
+            scalars["loss_scale"] = state.loss_scale
+        scalars = sharding.constrain(scalars, mesh, False)
+        return sharding.constrain(state, mesh, shard_state), scalars
 
-    return jax.jit(
-        train_step,
-        in_shardings=(everywhere(mesh), split(mesh)),
-        out_shardings=everywhere(mesh),
-        donate_argnames="state",
-    )
+    return jax.jit(train_step, donate_argnames="state")
+
+
+def _parts(array, count: int, mesh: Mesh):
+    """(B ...) as (count B/count ...), each part of consecutive rows on all devices."""
+    parts = array.reshape(count, -1, *array.shape[1:])
+    layout = sharding.of_batch(array.ndim, mesh)
+    layout = layout.update(spec=jax.sharding.PartitionSpec(None, *layout.spec))
+    return jax.lax.with_sharding_constraint(parts, layout)
+
+
+def _next_loss_scale(state: TrainState, finite):
+    """Half after an overflow; twice every so many steps, as far as float32 reaches."""
+    scale = state.loss_scale
+    due = (state.step + 1) % LOSS_SCALE_PATIENCE == 0
+    higher = jnp.where(due, jnp.minimum(2 * scale, 2.0**24), scale)
+    return jnp.where(finite, higher, jnp.maximum(scale / 2, 1.0))
 
 
 def make_evaluate_step(model, mesh: Mesh, **loss_settings):
@@ -83,6 +190,7 @@ def make_evaluate_step(model, mesh: Mesh, **loss_settings):
       `evaluate_step(variables, arrays)`, a dict of `mask_probs` (B H W, float32 in
       [0, 1]), `score` (B, likewise) and `loss` (scalars over the rows that are
       `valid`). Without a mask in `arrays`, or without settings, `loss` is empty.
+      `variables` lie whole on each device; `arrays` are this process's, on the host.
     """
 
     def evaluate_step(variables, arrays):
@@ -98,7 +206,11 @@ def make_evaluate_step(model, mesh: Mesh, **loss_settings):
             "loss": loss,
         }
 
-    return jax.jit(evaluate_step, in_shardings=(everywhere(mesh), split(mesh)))
+    whole = sharding.everywhere(mesh)
+    compiled = jax.jit(evaluate_step, in_shardings=(whole, None))
+    return lambda variables, arrays: compiled(
+        variables, sharding.to_global(arrays, mesh)
+    )
 
 
 def _to_unit_range(batch: dict) -> dict:

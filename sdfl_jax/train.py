@@ -7,17 +7,16 @@ import numpy as np
 from clu import parameter_overview
 from tqdm import tqdm
 
-from sdfl_jax import checkpoint, models, optim, sharding, weights
+from sdfl_jax import checkpoint, optim, sharding
 from sdfl_jax.checkpoint import Checkpoints
 from sdfl_jax.config import check
 from sdfl_jax.data import pipeline
 from sdfl_jax.data.records import RecordSource
 from sdfl_jax.errors import InputError
 from sdfl_jax.evaluators import LocalizationEvaluator
+from sdfl_jax.experiment import Experiment, build, first_variables
 from sdfl_jax.meter import Meter
 from sdfl_jax.report import Log, overlay
-from sdfl_jax.state import init_state, init_variables
-from sdfl_jax.steps import make_evaluate_step, make_train_step
 
 SHOWN_IMAGES = 8
 
@@ -37,30 +36,16 @@ def train(config, workdir: str):
         not finite.
     """
     config = check(config)
-    mesh = sharding.data_mesh()
-    refuse_uneven_batches(config.batch_size, mesh)
     steps_per_epoch = pipeline.steps_per_epoch(
         config.data.train, config.batch_size, balance=config.data.balance
     )
     total_steps = config.total_steps or config.total_epochs * steps_per_epoch
     validate_every = config.validate_every or steps_per_epoch
 
-    model = models.build(**config.model)
-    tx = optim.make_optimizer(
-        config.optimizer.to_dict(), config.schedule.to_dict(), total_steps
-    )
-    state = jax.device_put(
-        init_state(first_variables(config, model), tx), sharding.everywhere(mesh)
-    )
-    show_parameters(state.params, workdir)
-
-    loss_settings = dict(
-        weights=config.loss_weights.to_dict(),
-        mask_losses=tuple(config.mask_losses),
-        dice=config.dice,
-    )
-    train_step = make_train_step(model, tx, mesh, **loss_settings)
-    validation = Validation(config, make_evaluate_step(model, mesh, **loss_settings))
+    experiment = build(config, total_steps)
+    state = experiment.state(first_variables(config, experiment.model))
+    show_parameters(state, workdir)
+    validation = Validation(experiment)
 
     checkpoints = Checkpoints(workdir, keep=config.keep)
     state, progress = checkpoints.restore(state)
@@ -86,7 +71,8 @@ def train(config, workdir: str):
 
     while step < total_steps and not validation.stop:
         batch = meter.wait_for(batches)
-        state, scalars = train_step(state, sharding.to_global(batch, mesh))
+        batch = sharding.to_global(batch, experiment.mesh)
+        state, scalars = experiment.train_step(state, batch)
         step += 1
         meter.after_step(step, scalars)
         if step % validate_every == 0 or step == total_steps:
@@ -104,56 +90,35 @@ def train(config, workdir: str):
     return state
 
 
-def refuse_uneven_batches(batch_size: int, mesh):
-    """Every device takes the same number of examples."""
-    devices = mesh.shape["data"]
-    if batch_size % devices:
-        raise InputError(
-            f"config.batch_size={batch_size}: not a multiple of the {devices} devices; "
-            f"{sharding.fitting_batch_size(batch_size, mesh)} is."
-        )
-
-
-def first_variables(config, model) -> dict:
-    """A network's first weights: drawn, then replaced by the files of the config."""
-    # "rbg" draws compile in a third of the default's time.
-    variables = jax.jit(lambda rng: init_variables(model, config.image_size, rng))(
-        jax.random.key(config.seed, impl="rbg")
-    )
-    if config.init_from:
-        given = checkpoint.load(config.init_from).variables
-        weights.must_match(f"config.init_from={config.init_from}", given, variables)
-        variables = given
-    for part, path in config.init_encoders.items():
-        if path:
-            variables = weights.load_encoder(path, variables, part=part)
-    return variables
-
-
-def show_parameters(params, workdir: str):
+def show_parameters(state, workdir: str):
     """Prints the size of each part; the whole table goes to `parameters.txt`."""
     path = Path(workdir) / "parameters.txt"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(parameter_overview.get_parameter_overview(params) + "\n")
+    path.write_text(parameter_overview.get_parameter_overview(state.params) + "\n")
     sizes = {
-        part: parameter_overview.count_parameters(tree) for part, tree in params.items()
+        part: parameter_overview.count_parameters(tree)
+        for part, tree in state.params.items()
     }
     parts = ", ".join(f"{part} {size:,}" for part, size in sizes.items())
     print(f"Parameters: {sum(sizes.values()):,} ({parts}); all of them: {path}")
+    memory = sharding.bytes_per_device(state) / 2**20
+    print(f"Parameters, statistics and optimizer: {memory:,.0f} MiB on each device")
 
 
 class Validation:
     """Scores the validation data, moves the learning rate, knows the best so far."""
 
-    def __init__(self, config, evaluate_step):
+    def __init__(self, experiment: Experiment):
+        config = experiment.config
+        self._mesh = experiment.local_mesh
         self._figure = config.best_figure
         self._image_size = config.image_size
         source = RecordSource(config.data.val)
         self._evaluator = LocalizationEvaluator(
-            evaluate_step,
+            experiment.evaluate_step,
             lambda: pipeline.eval_batches(
                 source,
-                batch_size=config.batch_size,
+                batch_size=sharding.fitting_batch_size(config.batch_size, self._mesh),
                 image_size=config.image_size,
                 geometry=config.data.geometry,
                 workers=config.data.workers,
@@ -184,7 +149,8 @@ class Validation:
             if len(shown) < SHOWN_IMAGES:
                 shown.append(_thumbnail(example, mask_probs, self._image_size))
 
-        result = self._evaluator.run(state.variables, on_example=show)
+        variables = sharding.local_copy(state.variables, self._mesh)
+        result = self._evaluator.run(variables, on_example=show)
         scalars = result.loss | result.figures["standard"]
         log.write(step, {f"val/{name}": value for name, value in scalars.items()})
         log.images(step, "val", np.stack(shown))

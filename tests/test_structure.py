@@ -16,18 +16,21 @@ FLOORS = [
     {"files", "config", "pth"},
     {"ops", "sharding", "page"},
     {"models", "data", "losses", "metrics", "optim"},
-    {"weights", "state"},
+    {"weights", "state", "explain"},
     {"checkpoint", "steps", "evaluators"},
     {"report"},
-    {"meter"},
+    {"meter", "experiment"},
     {"train"},
-    {"main", "evaluate", "predict"},
+    {"main", "evaluate", "predict", "explain.__main__"},
 ]
 LEVEL = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
 
 
 def room_of(path: Path) -> str:
-    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    """The folder or file below the package; a room's command may be one by itself."""
+    room, *below = path.relative_to(PACKAGE).with_suffix("").parts
+    command = ".".join([room, *below])
+    return command if command in LEVEL else room
 
 
 def imported_modules(path: Path) -> set[str]:
