@@ -1,0 +1,62 @@
+"""Grad-CAM: where in a layer the evidence for a class lies (Selvaraju et al., 2017)."""
+
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from sdfl_jax.explain.layers import find_layers
+from sdfl_jax.explain.score import Label, class_score
+from sdfl_jax.models.layers import resize
+from sdfl_jax.models.watch import shapes, watch
+
+
+def grad_cam(
+    model,
+    variables: Mapping,
+    image: Float[Array, "B H W 3"],
+    layer: str | None = None,
+    label: Label = 1,
+    *,
+    normalise: bool = True,
+) -> Float[Array, "B H W"]:
+    """The layer's channels, weighted by their mean gradient, at the image's size.
+
+    `layer`: a name of `models.watch.shapes`; None takes `default_layer`. Each map is
+    divided by its maximum, so that it lies in [0, 1] and a weak trace looks like a
+    strong one; `normalise=False` leaves it in units of the score. Raises `InputError`
+    for a layer that there is not.
+    """
+    there = shapes(model, variables, image.shape)
+    layer = default_layer(there) if layer is None else find_layers(there, [layer])[0]
+
+    def total(nudge):
+        outputs, maps = watch(
+            model, variables, image, keep=[layer], nudges={layer: nudge}
+        )
+        return jnp.sum(class_score(outputs, label)), maps[layer].astype(jnp.float32)
+
+    nudge = jnp.zeros(there[layer], jnp.float32)
+    gradient, features = jax.grad(total, has_aux=True)(nudge)
+    weights = jnp.mean(gradient, axis=(1, 2), keepdims=True)  # B 1 1 C
+    cam = jax.nn.relu(jnp.sum(weights * features, axis=-1, keepdims=True))
+    cam = resize(cam, *image.shape[1:3])[..., 0]
+    if not normalise:
+        return cam
+    top = jnp.max(cam, axis=(1, 2), keepdims=True)
+    return cam / jnp.where(top > 0, top, 1)
+
+
+def default_layer(there: Mapping[str, tuple[int, int, int, int]]) -> str:
+    """The last stage of the encoder: of `models.watch.shapes`, its last level.
+
+    A network without an encoder by that name has its coarsest map taken, the last one
+    of that size; one position alone would show nothing.
+    """
+    levels = [name for name in there if name.startswith("encoder/level")]
+    if levels:
+        return levels[-1]
+    area = {name: shape[1] * shape[2] for name, shape in there.items()}
+    coarsest = min((a for a in area.values() if a > 1), default=1)
+    return [name for name in there if area[name] == coarsest][-1]

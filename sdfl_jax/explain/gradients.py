@@ -1,0 +1,51 @@
+"""Which pixels a score hangs on, by its gradient at the image."""
+
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from sdfl_jax.explain.score import Label, class_score
+
+
+def saliency(
+    model, variables: Mapping, image: Float[Array, "B H W 3"], label: Label = 1
+) -> Float[Array, "B H W"]:
+    """|d score of class `label` / d image|, the maximum over channels.
+
+    In score per unit of brightness (Simonyan et al., 2014).
+    """
+    gradient = jax.grad(lambda x: _total(model, variables, x, label))(image)
+    return jnp.max(jnp.abs(gradient), axis=-1)
+
+
+def integrated_gradients(
+    model,
+    variables: Mapping,
+    image: Float[Array, "B H W 3"],
+    label: Label = 1,
+    *,
+    baseline: Float[Array, "B H W 3"] | None = None,
+    steps: int = 32,
+) -> Float[Array, "B H W 3"]:
+    """What each value adds to the score on the straight way from `baseline` (black).
+
+    The sum over all values is the score of the image less that of the baseline, the
+    better the more `steps` (Sundararajan et al., 2017).
+    """
+    baseline = jnp.zeros_like(image) if baseline is None else baseline
+    gradient = jax.grad(lambda x: _total(model, variables, x, label))
+
+    def add(total, share):
+        return total + gradient(baseline + share * (image - baseline)), None
+
+    middles = (jnp.arange(steps, dtype=image.dtype) + 0.5) / steps
+    total, _ = jax.lax.scan(add, jnp.zeros_like(image), middles)
+    return (image - baseline) * total / steps
+
+
+def _total(model, variables, image, label):
+    """Summed over the batch, whose images do not see each other in evaluation."""
+    outputs = model.apply(variables, image, train=False)
+    return jnp.sum(class_score(outputs, label))

@@ -1,0 +1,74 @@
+"""The maps that a network's layers put out, by name; a way to look and to nudge."""
+
+from collections.abc import Collection, Mapping
+
+import jax
+import numpy as np
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from sdfl_jax.models.outputs import Outputs
+
+Maps = dict[str, Float[Array, "B _ _ _"]]
+
+
+def watch(
+    model: nn.Module,
+    variables: Mapping,
+    image: Float[Array, "B H W 3"],
+    keep: Collection[str] | None = None,
+    nudges: Mapping[str, Float[Array, "B _ _ _"]] | None = None,
+) -> tuple[Outputs, Maps]:
+    """What the network answers, and what its layers put out on the way.
+
+    A layer is named by its module, "decoder/finest_out"; a module that returns several
+    maps, such as an encoder, has "encoder/level0" and so on, and a module used again
+    gets "#2" behind its name. Only maps (B h w C) count.
+
+    keep     the layers whose maps are returned, in the order of computation; None: all
+    nudges   is added to a layer's map before the next layer sees it: the gradient by a
+             nudge of zero is the gradient by the map
+    """
+    maps, calls = {}, {}
+
+    def seen(name, value):
+        if getattr(value, "ndim", 0) != 4:
+            return value
+        if nudges and name in nudges:
+            value = value + nudges[name]
+        if keep is None or name in keep:
+            maps[name] = value
+        return value
+
+    def at_each_call(call, args, kwargs, context):
+        value = call(*args, **kwargs)
+        path = context.module.path
+        if context.method_name != "__call__" or not path:
+            return value
+        name = "/".join(path)
+        calls[name] = calls.get(name, 0) + 1
+        if calls[name] > 1:
+            name = f"{name}#{calls[name]}"
+        if type(value) in (list, tuple):
+            several = (seen(f"{name}/level{i}", x) for i, x in enumerate(value))
+            return type(value)(several)
+        return seen(name, value)
+
+    with nn.intercept_methods(at_each_call):
+        outputs = model.apply(variables, image, train=False)
+    return outputs, maps
+
+
+def shapes(
+    model: nn.Module, variables: Mapping, image_shape: tuple[int, int, int, int]
+) -> dict[str, tuple[int, int, int, int]]:
+    """Each layer and the shape of its map, in order; nothing is computed."""
+    found = {}
+
+    def look(variables, image):
+        maps = watch(model, variables, image)[1]
+        found.update({name: x.shape for name, x in maps.items()})
+
+    image = jax.ShapeDtypeStruct(image_shape, np.float32)
+    jax.eval_shape(look, variables, image)
+    return found
