@@ -1,4 +1,4 @@
-"""Overlays, sheets of pictures, and the ROC curve as a file of its own."""
+"""Overlays and sheets of pictures."""
 
 import os
 import textwrap
@@ -7,15 +7,12 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from sklearn import metrics as sklearn_metrics
 
 from sdfl_jax import metrics
-from sdfl_jax.files import replacing
+from sdfl_jax.page import FAINT, INK, frame, printable, save
 
 _TINT = np.array([230, 30, 30], np.float32)  # red: what the network calls manipulated
-_INK, _FAINT, _ACCENT = "#222222", "#888888", "#c42020"
 
 
 def overlay(image: np.ndarray, mask_probs: np.ndarray) -> np.ndarray:
@@ -51,21 +48,20 @@ def picture_sheet(rows: Iterable[Mapping], path: str | os.PathLike, title: str) 
     figure.text(
         0.15 / size[0],
         1 - 0.22 / size[1],
-        _printable(title),
-        parse_math=False,
+        printable(title),
         fontsize=13,
         weight="bold",
-        color=_INK,
+        color=INK,
         va="center",
     )
     headings = ("image", "mask", "prediction", "overlay")
     for j, heading in enumerate(headings):
         x = (text + (j + 0.5) * cell) / size[0]
-        figure.text(x, 1 - 0.58 / size[1], heading, ha="center", color=_FAINT)
+        figure.text(x, 1 - 0.58 / size[1], heading, ha="center", color=FAINT)
     for i, row in enumerate(rows):
         top = size[1] - head - i * height
         _row_text(figure, row, 0.15 / size[0], (top - height / 2) / size[1])
-        mask, probs = _plane(row["mask"]), metrics.levels(_plane(row["mask_probs"]))
+        mask, probs = plane(row["mask"]), metrics.levels(plane(row["mask_probs"]))
         known = row.get("has_mask", True)
         panels = (
             row["image"],
@@ -85,21 +81,13 @@ def picture_sheet(rows: Iterable[Mapping], path: str | os.PathLike, title: str) 
             )
             axes.set_axis_off()
             if panel is None:
-                axes.text(0.5, 0.5, "not known", ha="center", color=_FAINT)
+                axes.text(0.5, 0.5, "not known", ha="center", color=FAINT)
                 continue
             axes.imshow(
                 panel, cmap="gray", vmin=0, vmax=255, interpolation="antialiased"
             )
-            h, w = panel.shape[:2]
-            # A frame, without which an empty mask on white or black has no edge.
-            axes.plot(
-                [-0.5, w - 0.5, w - 0.5, -0.5, -0.5],
-                [-0.5, -0.5, h - 0.5, h - 0.5, -0.5],
-                color="#bbbbbb",
-                linewidth=0.8,
-                clip_on=False,
-            )
-    _save(figure, path)
+            frame(axes, *panel.shape[:2])
+    save(figure, path)
 
 
 def _row_text(figure, row: Mapping, x: float, y: float) -> None:
@@ -110,7 +98,7 @@ def _row_text(figure, row: Mapping, x: float, y: float) -> None:
     what = "manipulated" if manipulated else "authentic"
     if row.get("kind"):
         what += f" ({row['kind']})" if len(row["kind"]) < 8 else f"\n({row['kind']})"
-    mask, probs = _plane(row["mask"]), _plane(row["mask_probs"])
+    mask, probs = plane(row["mask"]), plane(row["mask_probs"])
     figures = metrics.per_image(metrics.histogram(mask, probs)[None])
     if not manipulated:
         result = f"false alarm {100 * figures['predicted_area'][0]:.1f} %"
@@ -122,56 +110,12 @@ def _row_text(figure, row: Mapping, x: float, y: float) -> None:
     if row.get("score") is not None:
         details.append(f"score {row['score']:.2f}")
     figure.text(
-        x, y + 0.012, result, color=_INK, fontsize=12, weight="bold", va="bottom"
+        x, y + 0.012, result, color=INK, fontsize=12, weight="bold", va="bottom"
     )
-    text = _printable("\n".join(details))
-    figure.text(x, y, text, parse_math=False, color=_FAINT, fontsize=8.5, va="top")
+    text = printable("\n".join(details))
+    figure.text(x, y, text, color=FAINT, fontsize=8.5, va="top")
 
 
-def roc_plot(
-    label: np.ndarray, score: np.ndarray, path: str | os.PathLike, title: str = ""
-) -> None:
-    """A PNG of the ROC curve of image scores; says so where one class is missing."""
-    figure = Figure(
-        figsize=(4.6, 4.6), dpi=120, facecolor="white", layout="constrained"
-    )
-    axes = figure.add_subplot()
-    axes.plot([0, 1], [0, 1], color=_FAINT, linewidth=1, linestyle=":")
-    auc = metrics.image_auc(label, score)
-    if auc is None:
-        axes.text(0.5, 0.55, "only one class: no curve", ha="center", color=_FAINT)
-    else:
-        fpr, tpr, _ = sklearn_metrics.roc_curve(label, score)
-        axes.plot(fpr, tpr, color=_ACCENT, linewidth=2)
-        axes.fill_between(fpr, tpr, color=_ACCENT, alpha=0.08, linewidth=0)
-        counts = np.bincount(np.asarray(label, np.int64), minlength=2)
-        text = f"AUC {auc:.3f}\n{counts[1]} manipulated, {counts[0]} authentic"
-        axes.text(0.97, 0.06, text, ha="right", color=_INK)
-    axes.set(
-        title=title or "Image scores",
-        xlabel="share of authentic images called manipulated",
-        ylabel="share of manipulated images found",
-        xlim=(-0.01, 1.01),
-        ylim=(-0.01, 1.01),
-        aspect="equal",
-    )
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(color="#eeeeee")
-    axes.set_axisbelow(True)
-    _save(figure, path)
-
-
-def _plane(array: np.ndarray) -> np.ndarray:
+def plane(array: np.ndarray) -> np.ndarray:
+    """H W of H W or H W 1."""
     return array[..., 0] if array.ndim == 3 else array
-
-
-def _printable(text: str) -> str:
-    """File names may hold bytes that are no text, and dollars that are no formula."""
-    return text.encode("utf-8", "replace").decode()
-
-
-def _save(figure: Figure, path: str | os.PathLike) -> None:
-    """Writes a PNG; figures made like this leave no global state of pyplot behind."""
-    FigureCanvasAgg(figure)
-    with replacing(path) as beside:
-        figure.savefig(beside, format="png")

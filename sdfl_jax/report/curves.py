@@ -1,0 +1,514 @@
+"""The charts of an evaluation, each a matplotlib figure.
+
+Every chart bears what data may lack: one class only, no masks, no validation. It then
+says so in place of the curve.
+"""
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+from scipy.stats import norm
+from sklearn import metrics as sklearn_metrics
+from sklearn.calibration import calibration_curve
+
+from sdfl_jax import metrics
+from sdfl_jax.page import (
+    CLASS_COLORS,
+    CLASSES,
+    COLORS,
+    FAINT,
+    INK,
+    chart,
+    nothing,
+    printable,
+    save,
+    tidy,
+)
+
+_ACCENT = COLORS[0]
+_HALF = 4.5  # inches: two such charts stand side by side on a page
+_ONE_CLASS = "only one class: no curve"
+BINS = 10  # of the reliability diagram
+
+
+def _square(title: str, xlabel: str, ylabel: str):
+    figure = chart(4.3, _HALF)
+    axes = figure.subplots()
+    axes.set(xlabel=xlabel, ylabel=ylabel, aspect="equal")
+    axes.set_title(title, loc="left", fontsize=11)
+    tidy(axes, "both")
+    return figure, axes
+
+
+def _unit(axes):
+    axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
+    percent = FuncFormatter(lambda value, _: f"{100 * value:.0f} %")
+    axes.xaxis.set_major_formatter(percent)
+    axes.yaxis.set_major_formatter(percent)
+
+
+def _both(label) -> bool:
+    return len(np.unique(label)) == 2
+
+
+def _counts(label) -> str:
+    authentic, manipulated = np.bincount(np.asarray(label, np.int64), minlength=2)
+    return f"{manipulated:,} manipulated, {authentic:,} authentic"
+
+
+# Image scores
+
+
+def roc(label: np.ndarray, score: np.ndarray, title: str = "ROC") -> Figure:
+    """Share of manipulated images found against that of false alarms; (N,) each."""
+    figure, axes = _square(
+        printable(title),
+        "authentic images called manipulated",
+        "manipulated images found",
+    )
+    _unit(axes)
+    axes.plot([0, 1], [0, 1], color=FAINT, linewidth=1, linestyle=":")
+    if not _both(label):
+        axes.text(0.5, 0.55, _ONE_CLASS, ha="center", color=FAINT)
+        return figure
+    fpr, tpr, _ = sklearn_metrics.roc_curve(label, score)
+    axes.plot(fpr, tpr, color=_ACCENT, linewidth=2)
+    axes.fill_between(fpr, tpr, color=_ACCENT, alpha=0.08, linewidth=0)
+    text = f"AUC {metrics.image_auc(label, score):.3f}\n{_counts(label)}"
+    axes.text(0.97, 0.05, text, ha="right", color=INK, fontsize=9)
+    return figure
+
+
+def roc_plot(
+    label: np.ndarray, score: np.ndarray, path: str | os.PathLike, title: str = ""
+) -> None:
+    """A PNG of `roc`."""
+    save(roc(label, score, title or "Image scores"), path)
+
+
+# Rates at which the axes of a DET curve are labelled.
+_RATES = (0.001, 0.005, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 0.9, 0.95, 0.98, 0.995)
+
+
+def det(label: np.ndarray, score: np.ndarray, eer: float | None = None) -> Figure:
+    """Misses against false alarms on normal-deviate axes; (N,) each.
+
+    `eer`: the equal error rate, to be marked.
+
+    Gaussian scores of both classes give a straight line. Rates of 0 and 1 lie at infinity; they are drawn at the edge, half an image from the end.
+    """
+    figure, axes = _square(
+        "DET (normal-deviate axes)",
+        "authentic images called manipulated",
+        "manipulated images missed",
+    )
+    if not _both(label):
+        axes.set(xticks=[], yticks=[])
+        axes.text(0.5, 0.5, _ONE_CLASS, ha="center", color=FAINT)
+        return figure
+    authentic, manipulated = np.bincount(np.asarray(label, np.int64))
+    fpr, fnr, _ = sklearn_metrics.det_curve(label, score)
+    # The ends, which scikit-learn leaves out: everything called, nothing called.
+    fpr, fnr = np.concatenate([[1], fpr, [0]]), np.concatenate([[0], fnr, [1]])
+    edges = 0.5 / authentic, 0.5 / manipulated
+    x, y = (
+        norm.ppf(np.clip(rate, edge, 1 - edge))
+        for rate, edge in zip((fpr, fnr), edges, strict=True)
+    )
+    low = norm.ppf(min(*edges, 0.02))
+    axes.plot([low, -low], [low, -low], color=FAINT, linewidth=1, linestyle=":")
+    axes.plot(x, y, color=_ACCENT, linewidth=2)
+    if eer is not None:
+        equal = norm.ppf(np.clip(eer, max(edges), 1 - max(edges)))
+        axes.plot(equal, equal, "o", color=_ACCENT, markersize=6)
+        axes.annotate(
+            f"equal error rate {100 * eer:.1f} %",
+            (equal, equal),
+            (8, 6),
+            textcoords="offset points",
+            fontsize=9,
+            color=INK,
+        )
+    shown = [rate for rate in _RATES if low <= norm.ppf(rate) <= -low]
+    names = [f"{100 * rate:g} %" for rate in shown]
+    axes.set_xticks(norm.ppf(shown), names, rotation=45)
+    axes.set_yticks(norm.ppf(shown), names)
+    pad = 0.03 * -low
+    axes.set(xlim=(low - pad, -low + pad), ylim=(low - pad, -low + pad))
+    return figure
+
+
+def precision_recall(
+    label: np.ndarray,
+    score: np.ndarray,
+    weight: np.ndarray | None = None,
+    *,
+    title: str = "Precision and recall of images",
+) -> Figure:
+    """Precision against recall; (N,) each, `weight` counts equal rows."""
+    what = "images" if weight is None else "pixels"
+    figure, axes = _square(
+        title,
+        f"recall: manipulated {what} found",
+        f"precision: called {what} that are manipulated",
+    )
+    _unit(axes)
+    if not _both(label if weight is None else label[weight > 0]):
+        axes.text(0.5, 0.5, _ONE_CLASS, ha="center", color=FAINT)
+        return figure
+    precision, recall, _ = sklearn_metrics.precision_recall_curve(
+        label, score, sample_weight=weight
+    )
+    average = sklearn_metrics.average_precision_score(
+        label, score, sample_weight=weight
+    )
+    base = np.average(label, weights=weight)
+    axes.axhline(base, color=FAINT, linewidth=1, linestyle=":")
+    axes.text(0.01, base + 0.012, f"chance {100 * base:.0f} %", color=FAINT, fontsize=8)
+    # Precision between two points follows the one with more recall: steps.
+    axes.plot(recall, precision, color=_ACCENT, linewidth=2, drawstyle="steps-post")
+    axes.text(
+        0.97,
+        0.05 if base > 0.2 else 0.9,
+        f"average precision {average:.3f}",
+        ha="right",
+        color=INK,
+        fontsize=9,
+    )
+    return figure
+
+
+def pixel_precision_recall(histograms: np.ndarray) -> Figure:
+    """`precision_recall` of all pixels of these images pooled; int (N 3 256)."""
+    pooled = np.asarray(histograms, np.int64).sum(axis=0).reshape(3, metrics.LEVELS)
+    counts = np.concatenate([pooled[0] + pooled[1], pooled[2]])
+    label = np.repeat([0, 1], metrics.LEVELS)
+    levels = np.tile(np.arange(metrics.LEVELS), 2)
+    title = "Precision and recall of pixels"
+    return precision_recall(label, levels, counts.astype(np.float64), title=title)
+
+
+def reliability(label: np.ndarray, score: np.ndarray) -> Figure:
+    """What share of the images of each score is manipulated; (N,) each."""
+    figure, axes = _square(
+        "Reliability of image scores", "score", "images that are manipulated"
+    )
+    _unit(axes)
+    axes.xaxis.set_major_formatter("{x:.1f}")
+    axes.plot([0, 1], [0, 1], color=FAINT, linewidth=1, linestyle=":")
+    axes.text(
+        0.74,
+        0.77,
+        "as often as it says",
+        rotation=45,
+        rotation_mode="anchor",
+        color=FAINT,
+        fontsize=8,
+        ha="center",
+    )
+    if not len(label):
+        return figure
+    observed, said = calibration_curve(label, score, n_bins=BINS, strategy="uniform")
+    # The bins of the curve, so that sizes stand beside the right points.
+    bins = np.searchsorted(np.linspace(0, 1, BINS + 1)[1:-1], score)
+    numbers = np.bincount(bins, minlength=BINS)
+    numbers = numbers[numbers > 0]
+    axes.bar(
+        np.arange(BINS) / BINS + 0.5 / BINS,
+        0.22 * np.bincount(bins, minlength=BINS) / numbers.max(),
+        0.9 / BINS,
+        color=FAINT,
+        alpha=0.25,
+        linewidth=0,
+    )
+    axes.plot(said, observed, color=_ACCENT, linewidth=1.5)
+    axes.scatter(
+        said,
+        observed,
+        15 + 120 * numbers / numbers.max(),
+        color=_ACCENT,
+        zorder=3,
+        linewidths=0,
+    )
+    axes.set_xlabel("score (bars: how many images)")
+    return figure
+
+
+def confusion(counts: Mapping[str, int], threshold: float) -> Figure:
+    """The four counts `tp`, `tn`, `fp`, `fn`, with shares of each true class."""
+    table = np.array([[counts["tn"], counts["fp"]], [counts["fn"], counts["tp"]]])
+    share = table / np.maximum(table.sum(axis=1, keepdims=True), 1)
+    figure = chart(4.3, _HALF)
+    axes = figure.subplots()
+    axes.imshow(share, cmap="Blues", vmin=0, vmax=1.15)
+    for i in range(2):
+        for j in range(2):
+            text = f"{table[i, j]:,}\n{100 * share[i, j]:.1f} %"
+            color = "white" if share[i, j] > 0.7 else INK
+            axes.text(j, i, text, ha="center", va="center", color=color, fontsize=13)
+    axes.set_xticks([0, 1], [f"called\n{name}" for name in CLASSES])
+    axes.set_yticks([0, 1], CLASSES, rotation=90, va="center")
+    axes.set_ylabel("true class")
+    axes.set_title(
+        f"Confusion matrix of images at {threshold:.3g}", loc="left", fontsize=11
+    )
+    axes.spines[:].set_visible(False)
+    axes.tick_params(length=0)
+    return figure
+
+
+def scores(label: np.ndarray, score: np.ndarray, threshold: float) -> Figure:
+    """How the scores of either class are spread; (N,) each."""
+    figure = chart(2.6)
+    axes = figure.subplots()
+    label, score = np.asarray(label), np.asarray(score)
+    for value in (0, 1):
+        part = score[label == value]
+        if len(part):
+            axes.hist(
+                part,
+                np.linspace(0, 1, 41),
+                weights=np.full(len(part), 100 / len(part)),
+                color=CLASS_COLORS[value],
+                alpha=0.55,
+                label=f"{CLASSES[value]} ({len(part):,})",
+            )
+    axes.axvline(threshold, color=INK, linewidth=1, linestyle="--")
+    axes.text(
+        threshold, 1.01, "threshold", transform=axes.get_xaxis_transform(), fontsize=8
+    )
+    axes.set(xlabel="score of the image", ylabel="% of the class", xlim=(0, 1))
+    if len(label):
+        figure.legend(frameon=False, fontsize=9, loc="outside upper right", ncols=2)
+    tidy(axes, "y")
+    return figure
+
+
+# Figures against something
+
+
+def _lines(axes, x, lines: Mapping[str, Sequence], marker: str = ""):
+    """Curves with their names at their right ends, moved apart where they collide."""
+    ends = {}
+    for color, (name, values) in zip(COLORS * 2, lines.items(), strict=False):
+        y = np.array([math.nan if v is None else v for v in values], np.float64)
+        if np.isfinite(y).any():
+            axes.plot(x, y, f"{marker}-", color=color, linewidth=1.7, markersize=3.5)
+            last = np.flatnonzero(np.isfinite(y))[-1]
+            ends[name] = (x[last], y[last], color)
+    low, high = axes.get_ylim()
+    gap, taken = 0.075 * (high - low), -math.inf
+    for name, (end, value, color) in sorted(ends.items(), key=lambda e: e[1][1]):
+        place = taken = max(value, taken + gap)
+        axes.annotate(
+            name,
+            (end, place),
+            (6, 0),
+            textcoords="offset points",
+            va="center",
+            color=color,
+            fontsize=8,
+            annotation_clip=False,
+        )
+
+
+def thresholds(curve: Mapping[str, Sequence], names: Mapping[str, str]) -> Figure:
+    """Figures at every threshold; `curve` has `threshold` and a list for each key."""
+    lines = {
+        names.get(key, key): values
+        for key, values in curve.items()
+        if key != "threshold" and any(value is not None for value in values)
+    }
+    if not lines:
+        return nothing("no figure depends on the threshold here")
+    figure = chart(3.6)
+    axes = figure.subplots()
+    axes.set(xlabel="threshold", ylabel="figure", xlim=(0, 1), ylim=(0, 1.02))
+    x = np.asarray(curve["threshold"], np.float64)
+    for color, (name, values) in zip(COLORS * 2, lines.items(), strict=False):
+        y = [math.nan if value is None else value for value in values]
+        axes.plot(x, y, color=color, linewidth=1.7, label=name)
+    # At the ends of the axis curves meet: names there would hide each other.
+    figure.legend(frameon=False, fontsize=9, loc="outside right upper")
+    tidy(axes, "both")
+    return figure
+
+
+def groups(values: Mapping[str, tuple[float | None, int]], xlabel: str) -> Figure:
+    """Bars of one figure (0 to 1) for each group with the number of its images."""
+    known = {name: pair for name, pair in values.items() if pair[0] is not None}
+    if not known:
+        return nothing("no group has this figure")
+    figure = chart(0.9 + 0.34 * len(known), _HALF)
+    axes = figure.subplots()
+    drawn = axes.barh(
+        range(len(known)), [value for value, _ in known.values()], 0.7, color=_ACCENT
+    )
+    labels = [f"{value:.2f}  (n = {n:,})" for value, n in known.values()]
+    axes.bar_label(drawn, labels, padding=4, fontsize=8, color=INK)
+    axes.set_yticks(range(len(known)), [printable(name) for name in known])
+    axes.invert_yaxis()
+    axes.set(xlim=(0, 1.3), xlabel=xlabel, xticks=np.linspace(0, 1, 6))
+    tidy(axes, "x")
+    return figure
+
+
+_TRAINING_FIGURES = {
+    "val/image_accuracy": "image accuracy",
+    "val/pixel_f1_manipulated": "pixel F1",
+    "val/image_auc": "image AUC",
+}
+
+
+def training(lines: Sequence[Mapping], step: int | None = None) -> Figure:
+    """Loss, accuracy and pixel F1 over training.
+
+    `lines` as `metrics.jsonl` holds them; `step` is that of the scored checkpoint.
+    """
+    if not any("loss" in line or "val/loss" in line for line in lines):
+        return nothing("no losses were logged")
+    figure = chart(3.4)
+    left, right = figure.subplots(1, 2)
+    steps, losses = _column(lines, "loss")
+    if len(steps):
+        left.plot(steps, losses, color=COLORS[0], linewidth=0.8, alpha=0.3)
+        smooth = _running_mean(losses, max(1, len(losses) // 40))
+        left.plot(steps, smooth, color=COLORS[0], linewidth=1.8, label="training")
+    steps, losses = _column(lines, "val/loss")
+    if len(steps):
+        left.plot(
+            steps, losses, "o-", color=COLORS[1], markersize=3.5, label="validation"
+        )
+    left.set_ylim(bottom=0)
+    left.set(xlabel="step", ylabel="loss")
+    left.legend(frameon=False, fontsize=9)
+    right.set(xlabel="step", ylabel="on validation data", ylim=(0, 1.02))
+    shown = {}
+    for key, name in _TRAINING_FIGURES.items():
+        steps, values = _column(lines, key)
+        if len(steps):
+            shown[name] = dict(zip(steps.tolist(), values.tolist(), strict=True))
+    at = sorted({step for line in shown.values() for step in line})
+    columns = {name: [line.get(s) for s in at] for name, line in shown.items()}
+    if at:
+        _lines(right, np.asarray(at), columns, "o")
+    else:
+        right.text(0.5, 0.5, "never validated", ha="center", color=FAINT)
+    for axes in (left, right):
+        tidy(axes, "y")
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        if step is not None:
+            axes.axvline(step, color=INK, linewidth=1, linestyle="--", zorder=0)
+    if step is not None:
+        figure.suptitle(
+            f"dashed: step {step:,}, which is scored here",
+            fontsize=8,
+            color=FAINT,
+            x=0.99,
+            ha="right",
+        )
+    return figure
+
+
+def _column(lines, key):
+    found = [(line["step"], line[key]) for line in lines if line.get(key) is not None]
+    if not found:
+        return np.zeros(0), np.zeros(0)
+    steps, values = np.array(found, np.float64).T
+    return steps.astype(np.int64), values
+
+
+def _running_mean(values: np.ndarray, width: int) -> np.ndarray:
+    """Means over `width` values to either side, as far as there are any."""
+    sums = np.concatenate([[0], np.cumsum(values)])
+    low = np.maximum(np.arange(len(values)) - width, 0)
+    high = np.minimum(np.arange(len(values)) + width + 1, len(values))
+    return (sums[high] - sums[low]) / (high - low)
+
+
+def robustness(kinds: Mapping[str, Mapping], names: Mapping[str, str]) -> Figure:
+    """A panel for each way of degrading the images, a curve for each figure.
+
+    `kinds` maps a way to `unit`, `levels` and `figures` (a list of values for each
+    key).
+    """
+    columns = min(3, len(kinds))
+    rows = -(-len(kinds) // columns)
+    figure = chart(2.7 * rows + 0.4)
+    grid = figure.subplots(rows, columns, sharey=True, squeeze=False)
+    keys = list(dict.fromkeys(k for way in kinds.values() for k in way["figures"]))
+    for axes in grid.ravel()[len(kinds) :]:
+        axes.set_axis_off()
+    for place, (axes, (name, way)) in enumerate(
+        zip(grid.ravel(), kinds.items(), strict=False)
+    ):
+        # Levels that are words, such as names of networks, stand in their order.
+        numeric = all(isinstance(level, int | float) for level in way["levels"])
+        x = way["levels"] if numeric else range(len(way["levels"]))
+        for color, key in zip(COLORS * 2, keys, strict=False):
+            values = way["figures"].get(key)
+            if values and any(value is not None for value in values):
+                y = [math.nan if value is None else value for value in values]
+                label = names.get(key, key)
+                axes.plot(x, y, "o-", color=color, ms=3.5, lw=1.6, label=label)
+        if not numeric:
+            axes.set_xticks(x, [printable(str(level)) for level in way["levels"]])
+            axes.tick_params(axis="x", rotation=20)
+        elif len(x) > 1 and x[0] > x[-1]:
+            axes.invert_xaxis()  # from the mildest on, as quality 100 to 50
+        axes.set_title(printable(name), fontsize=10, loc="left")
+        axes.set(xlabel=printable(way.get("unit") or "level"), ylim=(0, 1.02))
+        tidy(axes, "y")
+        if place % columns == 0:
+            axes.set_ylabel("figure")
+    handles, labels = grid[0, 0].get_legend_handles_labels()
+    if handles:
+        figure.legend(
+            handles,
+            labels,
+            frameon=False,
+            ncols=4,
+            fontsize=9,
+            loc="outside lower center",
+        )
+    return figure
+
+
+def heat_map(
+    values: Sequence[Sequence[float | None]],
+    rows: Sequence[str],
+    columns: Sequence[str],
+    title: str,
+    xlabel: str,
+    ylabel: str,
+) -> Figure:
+    """A matrix of figures from 0 to 1 as colours and numbers; None is left white."""
+    array = np.array(
+        [[math.nan if v is None else v for v in row] for row in values], np.float64
+    )
+    widest = max(map(len, rows), default=0)
+    figure = chart(1.4 + 0.55 * len(rows), 1.8 + 0.08 * widest + 0.85 * len(columns))
+    axes = figure.subplots()
+    axes.imshow(array, cmap="cividis", vmin=0, vmax=1, aspect="auto")
+    for i, j in np.ndindex(array.shape):
+        known = np.isfinite(array[i, j])
+        color = FAINT if not known else "white" if array[i, j] < 0.55 else INK
+        text = f"{array[i, j]:.2f}" if known else "-"
+        axes.text(j, i, text, ha="center", va="center", color=color, fontsize=10)
+    turned = any(len(name) > 9 for name in columns)
+    axes.set_xticks(
+        range(len(columns)),
+        [printable(name) for name in columns],
+        rotation=25 if turned else 0,
+        ha="right" if turned else "center",
+    )
+    axes.set_yticks(range(len(rows)), [printable(name) for name in rows])
+    axes.set(xlabel=xlabel, ylabel=ylabel)
+    axes.set_title(printable(title), loc="left", fontsize=11)
+    axes.spines[:].set_visible(False)
+    axes.tick_params(length=0)
+    return figure
