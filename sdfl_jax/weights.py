@@ -16,40 +16,27 @@ from flax import traverse_util
 from sdfl_jax import models
 from sdfl_jax.errors import InputError
 from sdfl_jax.pth import read_pth
-
-# The blocks of the reference's decoder: their convolution is 0, their batch norm is 1.
-_BLOCKS = r"ppm_conv\.\d|ppm_last_conv|fpn_in\.\d|fpn_out\.0\.0|cls_head\.0|seg_head\.0"
-
-# From a PyTorch name to a path in a network's variables: every rule in turn.
-RULES = (
-    (rf"^decoder\.({_BLOCKS})\.0\.", r"decoder.\1/conv/"),
-    (rf"^decoder\.({_BLOCKS})\.1\.", r"decoder.\1/bn/"),
-    (r"^decoder\.ppm_conv\.(\d)/", r"decoder/pyramid\1/"),
-    (r"^decoder\.ppm_last_conv/", "decoder/pyramid_out/"),
-    (r"^decoder\.fpn_in\.(\d)/", r"decoder/lateral\1/"),
-    (r"^decoder\.fpn_out\.0\.0/", "decoder/finest_out/"),
-    (r"^decoder\.cls_head\.0/", "label_head/block/"),
-    (r"^decoder\.cls_head\.2\.", "label_head/out/"),
-    (r"^decoder\.seg_head\.0/", "mask_head/block/"),
-    (r"^decoder\.seg_head\.1\.", "mask_head/out/"),
-    (r"^convs\.(\d)\.", r"fusion\1/"),
-    (r"^(encoder|noise_encoder|bayar_conv)\.", r"\1/"),
-    # CSAIL's and torchvision's ResNets: layer1.0.downsample.1.bias, conv1.weight
-    (r"\blayer(\d)\.(\d+)\.", r"layer\1_\2/"),
-    (r"\bdownsample\.0\.", "downsample_conv/"),
-    (r"\bdownsample\.1\.", "downsample_bn/"),
-    (r"\b((?:conv|bn)\d)\.", r"\1/"),
-    # efficientnet_pytorch: _blocks.0._depthwise_conv.weight, _bn0.bias
-    (r"\b_blocks\.(\d+)\.", r"block\1/"),
-    (r"\b_([a-z]+_conv|conv_stem|bn\d)\.", r"\1/"),
-    (r"\brunning_(mean|var)$", r"\1"),
-)
+from sdfl_jax.torch_names import path_of
 
 # Layers that the reference's files hold and its result never uses.
-UNUSED_LAYERS = ("decoder.conv_fusion.", "decoder.fpn_out.1.", "decoder.fpn_out.2.")
+UNUSED_LAYERS = (
+    "decoder.conv_fusion.",
+    "decoder.fpn_out.1.",
+    "decoder.fpn_out.2.",
+    "model.fc.",  # of MVSS-Net's two encoders
+    "noise_extractor.model.fc.",
+)
 
 # What classifies in an encoder's file, beyond the features that are used here.
-CLASSIFIER_LAYERS = ("fc.", "_fc.", "_conv_head.", "_bn1.")
+CLASSIFIER_LAYERS = (
+    "fc.",
+    "_fc.",
+    "_conv_head.",
+    "_bn1.",
+    "classifier.",
+    "last_linear.",
+    "head.",
+)
 
 # Counters, and the sums that one implementation of synchronised batch norm keeps.
 BOOKKEEPING = re.compile(r"\.(num_batches_tracked|_running_iter|_tmp_running_\w+)$")
@@ -69,12 +56,13 @@ def from_torch(model_name: str, state_dict: dict, **settings) -> dict:
     Raises InputError that lists what is missing, unknown or of another shape.
     """
     model = models.build(model_name, **settings)
-    image = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
+    side = getattr(model, "image_size", 64)  # where the network has one of its own
+    image = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
     template = jax.eval_shape(
         lambda image: model.init(jax.random.key(0), image, train=False), image
     )
     used = _without(state_dict, UNUSED_LAYERS)
-    return _fit(f"The weights for {model_name!r}", used, template)
+    return _fit(f"The weights for {model_name!r}", used, template, model_name)
 
 
 def load_encoder(
@@ -171,12 +159,12 @@ def _without(state_dict: dict, layers: tuple[str, ...]) -> dict:
     return {name: named[name] for name in named if name not in dropped}
 
 
-def _fit(what: str, state_dict: dict, template: dict) -> dict:
+def _fit(what: str, state_dict: dict, template: dict, network: str = "") -> dict:
     """Arrays of `state_dict` in the places and shapes of `template`, all of them."""
     places = traverse_util.flatten_dict(template, sep="/")
     arrays, unknown = {}, []
     for name, array in state_dict.items():
-        path = path_of(name, np.ndim(array))
+        path = path_of(name, np.ndim(array), network)
         if path in places:
             arrays[path] = _to_our_layout(path, array)
         else:
@@ -188,23 +176,17 @@ def _fit(what: str, state_dict: dict, template: dict) -> dict:
     return traverse_util.unflatten_dict(arrays, sep="/")
 
 
-def path_of(name: str, ndim: int) -> str:
-    """Where a network keeps, in params or batch_stats, PyTorch's array of that name."""
-    path = name
-    for pattern, replacement in RULES:
-        path = re.sub(pattern, replacement, path)
-    kind = "batch_stats" if re.search(r"/(mean|var)$", path) else "params"
-    leaf = "scale" if ndim == 1 else "kernel"
-    return f"{kind}/" + re.sub(r"/weight$", f"/{leaf}", path)
-
-
 def _to_our_layout(path: str, array: np.ndarray) -> np.ndarray:
     array = np.asarray(array)
     if path.endswith("bayar_conv/kernel") and array.ndim == 3:
         # The reference reads its I O n as O I n.
         array = array.reshape(array.shape[1], array.shape[0], -1).transpose(2, 1, 0)
+    elif path.endswith("/layer_scale"):
+        array = array.reshape(-1)
     elif array.ndim == 4:
         array = array.transpose(2, 3, 1, 0)
+    elif array.ndim == 2:
+        array = array.T
     return np.ascontiguousarray(array, np.float32)
 
 

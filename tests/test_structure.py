@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parent.parent / "sdfl_jax"
 # them; never what stands above.
 FLOORS = [
     {"errors"},
-    {"files", "config", "pth"},
+    {"files", "config", "pth", "torch_names"},
     {"ops", "sharding", "page"},
     {"models", "data", "losses", "metrics", "optim"},
     {"weights", "state", "explain"},
