@@ -34,6 +34,8 @@ def defaults() -> mlc.ConfigDict:
     config.remat = False  # encoders compute again what the backward pass needs
     config.ema = 0.0  # share that the average of the weights keeps; evaluation uses it
     config.init_from = ""  # a working directory, or a checkpoint folder in it
+    # What starts afresh all the same: patterns (`sdfl_jax.patterns`) as "label_head/*".
+    config.init_keep = ()
     # Weight files for parts of a fresh network.
     config.init_encoders = dict(encoder="", noise_encoder="")
 
@@ -47,21 +49,32 @@ def defaults() -> mlc.ConfigDict:
     config.optimizer = dict(
         name="adamw",  # adam, adamw, rmsprop, sgd
         lr=1e-4,  # the rate that is applied, whatever the number of devices
-        weight_decay=1e-2,
+        weight_decay=1e-2,  # decoupled in adamw, added to the gradient elsewhere
+        b1=0.9,  # adam, adamw; these four are PyTorch's defaults
+        b2=0.999,
+        eps=1e-8,
+        decay=0.99,  # rmsprop
+        momentum=0.0,  # sgd
         clip=0.0,  # largest norm of the gradient; 0 leaves it alone
     )
+    # By patterns of params, as {"encoder/*": 0.1}: what the rate is multiplied by.
+    config.lr_multipliers = dict()
+    # Patterns of params that stay as they are, with their batch norms' statistics.
+    config.freeze = ()
     config.schedule = dict(
-        name="plateau",  # plateau, cosine, constant
+        name="plateau",  # plateau, step, cosine, constant
         warmup_steps=0,
-        factor=0.1,  # plateau: on the validation loss
+        factor=0.1,  # plateau, on the validation loss; step, every `every_steps`
         patience=5,
         early_stop=10,
+        every_steps=1000,
     )
 
     config.log_every = 10  # all in steps
     config.validate_every = 0  # 0: once an epoch
     config.save_every = 1000
     config.keep = 2  # latest checkpoints; the best one is kept besides
+    config.profile = 0  # steps to trace into WORKDIR/profile, after the first two
     config.best_figure = "pixel_f1_manipulated"  # of the validation data; or "loss"
     return config
 
@@ -122,6 +135,10 @@ def _check_section(section, known, path):
     for name, value in section.items():
         if path == "config.model":
             continue
+        if path == "config.lr_multipliers":  # named by patterns; numbers all the same
+            if not _fits(value, 1.0):
+                raise InputError(f"{path}[{name!r}]={value!r}: takes a number.")
+            continue
         if name not in known:
             raise InputError(f"Unknown field {path}.{name}; {valid(name, known)}")
         default = known[name]
@@ -148,3 +165,59 @@ def _fits(value, default) -> bool:
 def _article(default) -> str:
     words = {bool: "True or False", int: "a whole number", float: "a number"}
     return words.get(type(default)) or {str: "text", tuple: "a list"}[type(default)]
+
+
+# Of a run that goes on: what may change without a word, and what never may.
+_FREE = {"log_every", "save_every", "keep", "profile", "data.workers"}
+_FREE |= {"init_from", "init_encoders.encoder", "init_encoders.noise_encoder"}
+_NOT_ARCHITECTURE = {"remat", "pooling", "dtype", "bn_group", "freeze_encoder_bn"}
+
+
+def check_change(saved: dict, config: mlc.ConfigDict, *, allow: bool) -> list[str]:
+    """Compares the complete `config` with the one a run was started with.
+
+    Returns what differs, one line a field, but for fields that change no result. Raises
+    `InputError` where the network or its optimizer would be another one, and, unless
+    `allow`, where anything differs.
+    """
+    before = _flat(defaults().to_dict()) | _flat(saved)
+    now = _flat(config.to_dict())
+    names = sorted(
+        name
+        for name in (before.keys() | now.keys()) - _FREE
+        if before.get(name) != now.get(name)
+    )
+    changes = [
+        f"config.{name}: {before.get(name)} when the run began, {now.get(name)} now"
+        for name in names
+    ]
+    fixed = [c for name, c in zip(names, changes, strict=True) if _is_fixed(name)]
+    if fixed:
+        raise InputError(
+            f"{'; '.join(fixed)}: a run keeps its network and optimizer; give another "
+            "--workdir."
+        )
+    if changes and not allow:
+        raise InputError(
+            f"{'; '.join(changes)}: give --allow_config_change to go on like this, or "
+            "another --workdir."
+        )
+    return changes
+
+
+def _is_fixed(name: str) -> bool:
+    section, _, field = name.partition(".")
+    if section == "model":
+        return field not in _NOT_ARCHITECTURE
+    return name in ("optimizer.name", "schedule.name")
+
+
+def _flat(section: dict, prefix: str = "") -> dict:
+    """`{"data.train": ...}`, with lists for tuples, as JSON has them."""
+    flat = {}
+    for name, value in section.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = list(value) if isinstance(value, tuple) else value
+    return flat

@@ -44,6 +44,7 @@ class Experiment:
             dynamic_loss_scale=self.precision == "float16",
             ema=config.ema,
             shard_state=config.mesh.shard_state,
+            freeze=tuple(config.freeze),
             **loss_settings(config),
         )
 
@@ -77,7 +78,11 @@ def build(config: mlc.ConfigDict, total_steps: int) -> Experiment:
     if config.remat:
         settings["remat"] = True
     tx = optim.make_optimizer(
-        config.optimizer.to_dict(), config.schedule.to_dict(), total_steps
+        config.optimizer.to_dict(),
+        config.schedule.to_dict(),
+        total_steps,
+        lr_multipliers=config.lr_multipliers.to_dict(),
+        freeze=tuple(config.freeze),
     )
     return Experiment(
         config=config,
@@ -94,6 +99,8 @@ def loss_settings(config: mlc.ConfigDict) -> dict:
     return dict(
         weights=config.loss_weights.to_dict(),
         mask_losses=tuple(config.mask_losses),
+        mask_loss_weights=tuple(config.get("mask_loss_weights", ())),
+        label_loss=config.get("label_loss", "bce"),
         dice=config.dice,
     )
 

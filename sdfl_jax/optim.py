@@ -6,11 +6,12 @@ per validation, lowers it.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import jax.numpy as jnp
 import optax
 
+from sdfl_jax import patterns
 from sdfl_jax.errors import InputError, valid
 
 # Defaults are torch's; None takes the one of the optimizer named.
@@ -78,26 +79,65 @@ SCHEDULES = {
 
 
 def make_optimizer(
-    optimizer: Mapping, schedule: Mapping, total_steps: int
+    optimizer: Mapping,
+    schedule: Mapping,
+    total_steps: int,
+    *,
+    lr_multipliers: Mapping[str, float] | None = None,
+    freeze: Sequence[str] = (),
 ) -> optax.GradientTransformation:
     """Gradient clipping, the named optimizer and the rate's shape over `total_steps`.
 
     Settings that are absent take the defaults above; weight decay is decoupled in
     adamw and added to the gradient elsewhere, as in torch. Warm-up is linear and
-    reaches the full rate at step `warmup_steps`. Raises `InputError` for unknown names
-    and settings and for values that do not fit.
+    reaches the full rate at step `warmup_steps`.
+
+    `lr_multipliers` scales the rate, and with it adamw's decay, of the params that a
+    pattern stands for (see `patterns`); where several do, their factors multiply. What
+    `freeze` stands for gets no update, no decay and no optimizer state, and does not
+    count in the norm that `clip` bounds.
+
+    Raises `InputError` for unknown names and settings and for values that do not fit,
+    and its `init` for a pattern that stands for none of the params.
     """
     optimizer = _optimizer_settings(optimizer)
     schedule = _schedule_settings(schedule)
+    multipliers = dict(lr_multipliers or {})
+    for pattern in multipliers:
+        _range("lr_multipliers", multipliers, (pattern,), above=0.0)
     shape = _shape(schedule, total_steps)
+
+    def labels(params):
+        paths = patterns.paths_of(params)
+        patterns.must_fit("config.lr_multipliers", list(multipliers), paths)
+        patterns.must_fit("config.freeze", freeze, paths)
+        return patterns.map_paths(
+            lambda path, _: "frozen" if patterns.fits(path, freeze) else "trained",
+            params,
+        )
 
     def chain(learning_rate, shape):
         parts = [OPTIMIZERS[optimizer["name"]](optimizer, learning_rate * shape)]
         if optimizer["clip"]:
             parts.insert(0, optax.clip_by_global_norm(optimizer["clip"]))
-        return optax.chain(*parts)
+        if multipliers:
+            parts.append(_multiply(multipliers))
+        if not (multipliers or freeze):
+            return optax.chain(*parts)
+        kinds = {"trained": optax.chain(*parts), "frozen": optax.set_to_zero()}
+        return optax.partition(kinds, labels)
 
     return optax.inject_hyperparams(chain)(learning_rate=optimizer["lr"], shape=shape)
+
+
+def _multiply(multipliers: Mapping[str, float]) -> optax.GradientTransformation:
+    """Scales each update by the factors of the patterns that stand for its path."""
+
+    def scaled(path, update):
+        fitting = [f for p, f in multipliers.items() if patterns.fits(path, [p])]
+        return update * math.prod(fitting)
+
+    return optax.stateless(lambda updates, params: patterns.map_paths(scaled, updates))
 
 
 def learning_rate(opt_state) -> float:

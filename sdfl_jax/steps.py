@@ -1,14 +1,16 @@
 """The compiled computations: one training step, one step of evaluation."""
 
 import functools
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh
+from jax.sharding import Mesh, PartitionSpec
 
 from sdfl_jax import losses, models, sharding
 from sdfl_jax.errors import InputError, valid
+from sdfl_jax.models import freezing
 from sdfl_jax.state import TrainState
 
 DTYPES = {
@@ -53,6 +55,7 @@ def make_train_step(
     dynamic_loss_scale: bool = False,
     ema: float = 0.0,
     shard_state: bool = False,
+    freeze: Sequence[str] = (),
     **loss_settings,
 ):
     """Compiles one step; the batch is split over the mesh, the state if asked to.
@@ -72,6 +75,8 @@ def make_train_step(
       dynamic_loss_scale: for float16; halves where a gradient overflows.
       ema: share of the averaged params that a step keeps; 0 keeps no average.
       shard_state: splits params and optimizer state over `data` between the steps.
+      freeze: patterns (`sdfl_jax.patterns`) of params that a step leaves as they are,
+        with the statistics of their batch norms.
       **loss_settings: what `losses.total` takes beside outputs and batch.
 
     Returns:
@@ -87,13 +92,15 @@ def make_train_step(
         rng = jax.random.fold_in(jax.random.key(seed), state.step)
 
         def loss_fn(params):
-            outputs, updated = model.apply(
-                {"params": params, "batch_stats": state.batch_stats},
-                arrays["image"],
-                train=True,
-                mutable=["batch_stats"],
-                rngs={"dropout": jax.random.fold_in(rng, part)},
-            )
+            params = freezing.stop_gradients(params, freeze)
+            with freezing.frozen_norms(freeze):
+                outputs, updated = model.apply(
+                    {"params": params, "batch_stats": state.batch_stats},
+                    arrays["image"],
+                    train=True,
+                    mutable=["batch_stats"],
+                    rngs={"dropout": jax.random.fold_in(rng, part)},
+                )
             loss, terms = losses.total(outputs, arrays, **loss_settings)
             stats = updated.get("batch_stats", {})
             return loss * state.loss_scale, ({"loss": loss} | terms, stats)
@@ -138,6 +145,7 @@ def make_train_step(
             functools.partial(jnp.where, finite), new, old
         )
         params = keep(optax.apply_updates(params, updates), state.params)
+        params = freezing.put_back(params, state.params, freeze)
         average = lambda old, new: jnp.where(finite, ema * old + (1 - ema) * new, old)
         state = TrainState(
             step=state.step + 1,
@@ -149,7 +157,11 @@ def make_train_step(
             loss_scale=_next_loss_scale(state, finite)
             if dynamic_loss_scale
             else state.loss_scale,
-            ema=jax.tree.map(average, state.ema, params) if ema else state.ema,
+            ema=freezing.put_back(
+                jax.tree.map(average, state.ema, params), state.ema, freeze
+            )
+            if ema
+            else state.ema,
         )
         loss = terms.pop("loss")
         scalars = {f"loss/{name}": term for name, term in terms.items()}
@@ -183,31 +195,78 @@ def _next_loss_scale(state: TrainState, finite):
     return jnp.where(finite, higher, jnp.maximum(scale / 2, 1.0))
 
 
-def make_evaluate_step(model, mesh: Mesh, **loss_settings):
+def make_evaluate_step(
+    model,
+    mesh: Mesh,
+    *,
+    flips: bool = False,
+    one_by_one: bool = False,
+    **loss_settings,
+):
     """Compiles the forward pass with running statistics, and the loss beside it.
+
+    Args:
+      model: a network of `sdfl_jax.models`.
+      mesh: devices, see `sharding.make_mesh`.
+      flips: averages probabilities and scores over the image and its three mirror
+        images; the loss stays that of the image itself.
+      one_by_one: each device works its rows off one after the other. What comes out is
+        then the same to the bit for every batch size and number of devices, where the
+        platform's operations are deterministic, as they are on a CPU.
+      **loss_settings: what `losses.total` takes beside outputs and batch.
 
     Returns:
       `evaluate_step(variables, arrays)`, a dict of `mask_probs` (B H W, float32 in
-      [0, 1]), `score` (B, likewise) and `loss` (scalars over the rows that are
-      `valid`). Without a mask in `arrays`, or without settings, `loss` is empty.
-      `variables` lie whole on each device; `arrays` are this process's, on the host.
+      [0, 1]), `score` (B, likewise) and `loss` (scalars over the rows that are `valid`;
+      with `one_by_one` of each row by itself, B). Without a mask in `arrays`, or
+      without settings, `loss` is empty. `variables` lie whole on each device; `arrays`
+      are this process's, on the host.
     """
+
+    def predict(variables, images):
+        outputs = model.apply(variables, images, train=False)
+        return outputs, {
+            "mask_probs": jax.nn.sigmoid(outputs.mask_logits[..., 0]),
+            "score": outputs.image_score(),
+        }
 
     def evaluate_step(variables, arrays):
         arrays = _to_unit_range(arrays)
-        outputs = model.apply(variables, arrays["image"], train=False)
+        outputs, found = predict(variables, arrays["image"])
+        if flips:
+            for axes in ((1,), (2,), (1, 2)):
+                _, other = predict(variables, jnp.flip(arrays["image"], axes))
+                found["mask_probs"] += jnp.flip(other["mask_probs"], axes)
+                found["score"] += other["score"]
+            found = {name: total / 4 for name, total in found.items()}
         loss = {}
         if loss_settings and "mask" in arrays:
             total, terms = losses.total(outputs, arrays, **loss_settings)
             loss = {"loss": total} | {f"loss/{name}": t for name, t in terms.items()}
-        return {
-            "mask_probs": jax.nn.sigmoid(outputs.mask_logits[..., 0]),
-            "score": jax.nn.sigmoid(outputs.label_logits),
-            "loss": loss,
-        }
+        return found | {"loss": loss}
 
-    whole = sharding.everywhere(mesh)
-    compiled = jax.jit(evaluate_step, in_shardings=(whole, None))
+    def each_row(variables, arrays):
+        def alone(row):
+            result = evaluate_step(variables, {k: x[None] for k, x in row.items()})
+            return {
+                "mask_probs": result["mask_probs"][0],
+                "score": result["score"][0],
+                "loss": result["loss"],
+            }
+
+        return jax.lax.map(alone, arrays)
+
+    if one_by_one:
+        evaluate = jax.shard_map(
+            each_row,
+            mesh=mesh,
+            in_specs=(PartitionSpec(), PartitionSpec("data")),
+            out_specs=PartitionSpec("data"),
+            check_vma=False,
+        )
+    else:
+        evaluate = evaluate_step
+    compiled = jax.jit(evaluate, in_shardings=(sharding.everywhere(mesh), None))
     return lambda variables, arrays: compiled(
         variables, sharding.to_global(arrays, mesh)
     )

@@ -13,13 +13,14 @@ PACKAGE = Path(__file__).parent.parent / "sdfl_jax"
 # them; never what stands above.
 FLOORS = [
     {"errors"},
-    {"files", "config", "pth", "torch_names"},
-    {"ops", "sharding", "page"},
+    {"files", "config", "pth", "lock", "preemption", "torch_names"},
+    {"ops", "sharding", "page", "hashes"},
     {"models", "data", "losses", "metrics", "optim"},
     {"weights", "state", "explain"},
     {"checkpoint", "steps", "evaluators"},
     {"report"},
     {"meter", "experiment"},
+    {"validation"},
     {"train"},
     {"main", "evaluate", "predict", "explain.__main__"},
 ]
