@@ -1,6 +1,7 @@
 """Trains a network: `python -m sdfl_jax.main --config=FILE --workdir=DIR`."""
 
 import re
+import shlex
 import sys
 
 import ml_collections as mlc
@@ -17,6 +18,11 @@ _CONFIG = config_flags.DEFINE_config_file(
     lock_config=True,
 )
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of everything the run writes.")
+_ALLOW_CONFIG_CHANGE = flags.DEFINE_bool(
+    "allow_config_change",
+    False,
+    "Lets a run go on with a config that is not the one it began with.",
+)
 
 
 @one_line
@@ -24,9 +30,19 @@ def main(argv=None):
     """Reads the flags, trains."""
     _parse(list(sys.argv if argv is None else ["main", *argv]))
     # Imported late: a misspelt flag is told within a second.
+    from sdfl_jax.preemption import Preempted
     from sdfl_jax.train import train
 
-    train(_CONFIG.value, _WORKDIR.value)
+    try:
+        train(
+            _CONFIG.value,
+            _WORKDIR.value,
+            allow_config_change=_ALLOW_CONFIG_CHANGE.value,
+        )
+    except Preempted as stop:
+        given = sys.argv[1:] if argv is None else argv
+        print(stop)
+        print(f"To go on: {shlex.join(['python', '-m', 'sdfl_jax.main', *given])}")
 
 
 def _parse(argv: list[str]):

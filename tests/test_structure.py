@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parent.parent / "sdfl_jax"
 # them; never what stands above.
 FLOORS = [
     {"errors"},
-    {"files", "config", "pth", "lock", "preemption", "torch_names"},
+    {"files", "config", "pth", "lock", "preemption", "patterns", "torch_names"},
     {"ops", "sharding", "page", "hashes"},
     {"models", "data", "losses", "metrics", "optim"},
     {"weights", "state", "explain"},

@@ -15,6 +15,7 @@ import numpy as np
 from absl import flags
 
 from sdfl_jax.data import images, records, tiling, transforms
+from sdfl_jax.data.damaged import Load
 from sdfl_jax.data.tiling import Assembler, Batch, Tile
 from sdfl_jax.errors import InputError
 
@@ -65,7 +66,8 @@ def train_batches(
     """Endless shuffled batches of a shard folder, from step `start_step` on.
 
     A batch holds `image` uint8 b H W 3, `mask` uint8 b H W 1, `label` and `has_mask`
-    float32 b, and `index` int32 b, the examples' places in the shards. H = W =
+    float32 b, and int32 b `index`, the examples' places in the shards, and `damaged`,
+    that of a record which another one replaced (see `damaged.Load`), else -1. H = W =
     `image_size`; b is `batch_size` / `processes`, and the parts of all processes, in
     order, are the batch that one process would make. Examples are decoded in threads,
     or in `workers` processes of their own.
@@ -80,7 +82,7 @@ def train_batches(
         )
     manifest = _fitting_manifest(folder, image_size, geometry)
     steps = [
-        _Load(records.RecordSource(folder)),
+        Load(records.RecordSource(folder), records.labels(manifest)),
         transforms.Resize(size=image_size)
         if geometry == "resize"
         else transforms.RandomCrop(size=image_size),
@@ -101,7 +103,7 @@ def train_batches(
             process::processes
         ]  # consecutive parts make up a global batch
     )
-    return _prefetch(batches[start_step:], workers)
+    return prefetch(batches[start_step:], workers)
 
 
 def steps_per_epoch(
@@ -172,17 +174,6 @@ class _Balance:
         return int(members[(epoch * self._slots + turn) % len(members)])
 
 
-class _Load(grain.transforms.Map):
-    """An example's place in the shards to the example."""
-
-    def __init__(self, source: records.RecordSource):
-        self._source = source
-
-    def map(self, index: int) -> dict:
-        example = records.decode(self._source[index], original_mask=False)
-        return example | {"index": index}
-
-
 class _ForTraining(grain.transforms.Map):
     """Keeps the arrays that a training step reads."""
 
@@ -193,10 +184,11 @@ class _ForTraining(grain.transforms.Map):
             "label": np.float32(example["label"]),
             "has_mask": np.float32(example["has_mask"]),
             "index": np.int32(example["index"]),
+            "damaged": np.int32(example["damaged"]),
         }
 
 
-def _prefetch(dataset: grain.MapDataset, workers: int) -> Iterator:
+def prefetch(dataset: grain.MapDataset, workers: int) -> Iterator:
     """Runs ahead of the reader in threads, or in `workers` processes with threads."""
     threads = min(16, max(2, (os.cpu_count() or 1) // max(1, workers)))
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads)
@@ -297,7 +289,7 @@ def eval_batches(
         },
     )
     examples = grain.MapDataset.range(len(source)).map(rows)
-    return _group(_prefetch(examples, workers), batch_size)
+    return _group(prefetch(examples, workers), batch_size)
 
 
 class _Rows:

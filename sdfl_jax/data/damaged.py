@@ -1,0 +1,84 @@
+"""Records that can no longer be read: replaced, counted, and not too many of them."""
+
+import os
+import sys
+
+import cv2
+import grain
+import msgpack
+import numpy as np
+
+from sdfl_jax.data import records
+from sdfl_jax.errors import InputError
+
+# Share of an epoch; more is no accident but a disk or a copy gone wrong.
+MOST = 0.001
+_TRIES = 100  # replacements of one record, before the shards count as lost
+
+# What decoding meets in bytes that nobody wrote. An InputError is a ValueError.
+UNREADABLE = (ValueError, KeyError, TypeError, msgpack.UnpackException, cv2.error)
+
+
+class Load(grain.transforms.Map):
+    """A record's place in the shards to its example.
+
+    A record that cannot be read is replaced by the next readable one of its class, so
+    that batches stay full and every process and every run makes the same choice. Its
+    place then stands in `damaged` (else -1); `index` is that of the example taken.
+    """
+
+    def __init__(self, source: records.RecordSource, labels: np.ndarray):
+        self._source = source
+        self._labels = labels
+
+    def map(self, index: int) -> dict:
+        damaged = -1
+        for place in self._same_class_from(index)[:_TRIES]:
+            try:
+                example = records.decode(self._source[place], original_mask=False)
+            except UNREADABLE:
+                damaged = index
+                continue
+            return example | {"index": place, "damaged": damaged}
+        raise InputError(
+            f"Record {index} of the shards cannot be read, and neither can the next "
+            "ones of its class; copy the folder again or build it anew."
+        )
+
+    def _same_class_from(self, index: int) -> list[int]:
+        """Places of `index`'s class in a circle that begins there."""
+        members = np.flatnonzero(self._labels == self._labels[index])
+        return np.roll(members, -np.searchsorted(members, index)).tolist()
+
+
+class DamagedRecords:
+    """Counts what `Load` replaced, and names it once.
+
+    `examples`: how many of an epoch this process reads.
+    """
+
+    def __init__(self, folder: str | os.PathLike, examples: int):
+        self._folder = folder
+        self._examples = examples
+        self.places: set[int] = set()
+
+    def see(self, damaged: np.ndarray):
+        """Reads the field `damaged` of a batch.
+
+        Raises `InputError` with the list once more than 0.1 % of an epoch are damaged.
+        """
+        new = set(damaged[damaged >= 0].tolist()) - self.places
+        self.places |= new
+        for place in sorted(new):
+            print(
+                f"{self._folder}: record {place} is damaged; another of its class "
+                "takes its place.",
+                file=sys.stderr,
+            )
+        if len(self.places) > MOST * self._examples:
+            raise InputError(
+                f"{self._folder}: {len(self.places)} of {self._examples} records are "
+                f"damaged, more than {MOST:.1%}: {sorted(self.places)}; copy the "
+                "folder again or build it anew (python -m sdfl_jax.data.build "
+                "--verify lists all that is wrong)."
+            )
