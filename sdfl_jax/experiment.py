@@ -113,8 +113,8 @@ def first_variables(config: mlc.ConfigDict, model) -> dict:
     )
     if config.init_from:
         given = checkpoint.load(config.init_from).variables
-        weights.must_match(f"config.init_from={config.init_from}", given, variables)
-        variables = given
+        what = f"config.init_from={config.init_from}"
+        variables = weights.merge(what, given, variables, tuple(config.init_keep))
     for part, path in config.init_encoders.items():
         if path:
             variables = weights.load_encoder(path, variables, part=part)

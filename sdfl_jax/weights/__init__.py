@@ -1,0 +1,22 @@
+"""Weights of other people and of other runs, matched to a network by name."""
+
+from sdfl_jax.weights.files import read_weights
+from sdfl_jax.weights.foreign import (
+    BOOKKEEPING,
+    UNUSED_LAYERS,
+    fit_encoder,
+    from_torch,
+    load_encoder,
+)
+from sdfl_jax.weights.matching import merge, must_match
+
+__all__ = [
+    "BOOKKEEPING",
+    "UNUSED_LAYERS",
+    "fit_encoder",
+    "from_torch",
+    "load_encoder",
+    "merge",
+    "must_match",
+    "read_weights",
+]
