@@ -201,6 +201,7 @@ def make_evaluate_step(
     *,
     flips: bool = False,
     one_by_one: bool = False,
+    loss_per_image: bool = False,
     **loss_settings,
 ):
     """Compiles the forward pass with running statistics, and the loss beside it.
@@ -213,15 +214,17 @@ def make_evaluate_step(
       one_by_one: each device works its rows off one after the other. What comes out is
         then the same to the bit for every batch size and number of devices, where the
         platform's operations are deterministic, as they are on a CPU.
+      loss_per_image: `loss` holds (B,) numbers, each of a row as if it were the batch.
       **loss_settings: what `losses.total` takes beside outputs and batch.
 
     Returns:
       `evaluate_step(variables, arrays)`, a dict of `mask_probs` (B H W, float32 in
-      [0, 1]), `score` (B, likewise) and `loss` (scalars over the rows that are `valid`;
-      with `one_by_one` of each row by itself, B). Without a mask in `arrays`, or
-      without settings, `loss` is empty. `variables` lie whole on each device; `arrays`
-      are this process's, on the host.
+      [0, 1]), `score` (B, likewise) and `loss` (scalars over the rows that are
+      `valid`). Without a mask in `arrays`, or without settings, `loss` is empty.
+      `variables` lie whole on each device; `arrays` are this process's, on the host.
     """
+
+    loss_per_image = loss_per_image or one_by_one
 
     def predict(variables, images):
         outputs = model.apply(variables, images, train=False)
@@ -229,6 +232,10 @@ def make_evaluate_step(
             "mask_probs": jax.nn.sigmoid(outputs.mask_logits[..., 0]),
             "score": outputs.image_score(),
         }
+
+    def loss_of(outputs, arrays):
+        total, terms = losses.total(outputs, arrays, **loss_settings)
+        return {"loss": total} | {f"loss/{name}": t for name, t in terms.items()}
 
     def evaluate_step(variables, arrays):
         arrays = _to_unit_range(arrays)
@@ -239,20 +246,19 @@ def make_evaluate_step(
                 found["mask_probs"] += jnp.flip(other["mask_probs"], axes)
                 found["score"] += other["score"]
             found = {name: total / 4 for name, total in found.items()}
-        loss = {}
-        if loss_settings and "mask" in arrays:
-            total, terms = losses.total(outputs, arrays, **loss_settings)
-            loss = {"loss": total} | {f"loss/{name}": t for name, t in terms.items()}
+        if not loss_settings or "mask" not in arrays:
+            return found | {"loss": {}}
+        if loss_per_image:
+            alone = lambda tree: jax.tree.map(lambda x: x[None], tree)
+            loss = jax.vmap(lambda o, a: loss_of(alone(o), alone(a)))(outputs, arrays)
+        else:
+            loss = loss_of(outputs, arrays)
         return found | {"loss": loss}
 
     def each_row(variables, arrays):
         def alone(row):
             result = evaluate_step(variables, {k: x[None] for k, x in row.items()})
-            return {
-                "mask_probs": result["mask_probs"][0],
-                "score": result["score"][0],
-                "loss": result["loss"],
-            }
+            return jax.tree.map(lambda x: x[0], result)
 
         return jax.lax.map(alone, arrays)
 

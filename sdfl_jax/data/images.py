@@ -27,6 +27,8 @@ import os
 import re
 import struct
 import warnings
+from collections.abc import Iterable
+from pathlib import Path
 
 import cv2
 import imagecodecs
@@ -84,6 +86,27 @@ _UPRIGHT = {
 SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".gif")
 
 
+def find(
+    paths: Iterable[str | os.PathLike], suffixes: tuple[str, ...] = SUFFIXES
+) -> list[Path]:
+    """The files among `paths`, and those of `suffixes` anywhere below its folders.
+
+    `InputError` for a path that there is not and for a folder without any such file.
+    """
+    found = []
+    for path in map(Path, paths):
+        if path.is_dir():
+            below = [p for p in path.rglob("*") if p.suffix.lower() in suffixes]
+            if not below:
+                raise InputError(f"{path}: no image in it ({', '.join(suffixes)}).")
+            found += sorted(below)
+        elif path.exists():
+            found.append(path)
+        else:
+            raise InputError(f"{path}: no such file or folder.")
+    return found
+
+
 def read_image(
     path_or_bytes: str | os.PathLike | bytes, max_pixels: int = MAX_PIXELS
 ) -> UInt8[np.ndarray, "H W 3"]:
@@ -107,16 +130,29 @@ def read_mask(
     and becomes 0 or 255; 16-bit files whose values fit in 8 bits are taken as 8-bit.
     `inverted` is for files in which 0 marks the manipulated pixels.
     """
+    mask = _one_plane(path_or_bytes, max_pixels)
+    if mask.max() <= 1:
+        mask = mask * np.uint8(255)
+    return np.ascontiguousarray(255 - mask if inverted else mask)
+
+
+def read_map(path_or_bytes: str | os.PathLike | bytes) -> UInt8[np.ndarray, "H W"]:
+    """A saved prediction, 255 for surely manipulated: `read_mask`, values as they are.
+
+    A map may well hold nothing above 1: the network then saw nothing.
+    """
+    return np.ascontiguousarray(_one_plane(path_or_bytes, MAX_PIXELS)[..., 0])
+
+
+def _one_plane(path_or_bytes, max_pixels: int) -> np.ndarray:
+    """The largest channel of a file, uint8 H W 1, without its alpha."""
     planes = _decode(path_or_bytes, max_pixels)
     if planes.shape[2] in (2, 4):
         planes = planes[..., :-1]
     top = planes.max(axis=2, keepdims=True)
     if np.issubdtype(top.dtype, np.integer) and top.max() <= 255 and top.min() >= 0:
         top = top.astype(np.uint8)
-    mask = _eight_bits(top)
-    if mask.max() <= 1:
-        mask = mask * np.uint8(255)
-    return np.ascontiguousarray(255 - mask if inverted else mask)
+    return _eight_bits(top)
 
 
 def encode_mask(mask: UInt8[np.ndarray, "H W 1"]) -> bytes:
@@ -159,6 +195,13 @@ def resize_mask(mask: UInt8[np.ndarray, "H W 1"], height: int, width: int):
         return np.zeros((height, width, 1), np.uint8)
     size = (width, height)
     return cv2.resize(mask[..., 0], size, interpolation=cv2.INTER_NEAREST)[..., None]
+
+
+def resize_map(levels: UInt8[np.ndarray, "H W"], height: int, width: int):
+    """Bilinear, as maps are stretched that leave a network at its own size."""
+    if levels.shape == (height, width):
+        return levels
+    return cv2.resize(levels, (width, height), interpolation=cv2.INTER_LINEAR)
 
 
 def read_bytes(path: str | os.PathLike) -> bytes:
