@@ -1,0 +1,156 @@
+"""How sure a figure is: intervals and paired comparisons by resampling images.
+
+Images that belong together (pieces of one photograph, frames of one video) are drawn
+together: whole groups are resampled with replacement (cluster bootstrap; Field and
+Welsh, JRSS B 2007). A resample is a row of weights, so all figures of all resamples are
+a few matrix products, and two networks are compared under the same weights.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from jaxtyping import Float, Integer
+
+from sdfl_jax.errors import InputError
+from sdfl_jax.metrics.sample import Sample
+
+RESAMPLES = 1000
+LEVEL = 0.95
+
+# Weights held at a time: 128 MB.
+_BLOCK = 2**24
+
+# A figure that more than half of the resamples do not define (a class is missing in
+# them) gets no interval.
+_LEAST_DEFINED = 0.5
+
+
+def intervals(
+    sample: Sample,
+    groups: Sequence | np.ndarray | None = None,
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> dict[str, dict]:
+    """95 % intervals `[low, high]` of each figure of both protocols.
+
+    Percentiles over `resamples` data sets of as many groups, drawn with replacement;
+    `groups` (N,) names each image's group, by default each image is its own. Figures
+    that choose a threshold on the data choose it anew in each resample. None where the
+    figure is None, where most resamples leave it undefined, or with a single group.
+    """
+    found = sample.figures()
+    drawn = _resampled([sample], groups, resamples, seed)
+    return {
+        protocol: {
+            name: None
+            if drawn is None or found[protocol][name] is None
+            else _interval(drawn[0][protocol][name])
+            for name in sample.keys(protocol)
+        }
+        for protocol in found
+    }
+
+
+def compare(
+    first: Sample,
+    second: Sample,
+    groups: Sequence | np.ndarray | None = None,
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> dict[str, dict]:
+    """Each figure of two predictions for the same images, and their difference.
+
+    Both see the same resamples (paired bootstrap). Per protocol and figure: `first`,
+    `second`, `difference` (second minus first), its 95 % `interval` and a two-sided
+    `p_value`: twice the share of resamples in which the difference is not on its side
+    of zero, at least 2 / (resamples + 1), which is as small as it can be told. The
+    p-values are not corrected for looking at many figures. None where a figure is
+    undefined for either, and without two groups no interval and no p-value.
+    """
+    if len(first.label) != len(second.label):
+        raise InputError(
+            f"There are {len(first.label)} and {len(second.label)} images; both must"
+            " hold the same ones."
+        )
+    one, other = first.figures(), second.figures()
+    drawn = _resampled([first, second], groups, resamples, seed)
+    result = {}
+    for protocol in one:
+        result[protocol] = {}
+        for name in first.keys(protocol):
+            if name not in other[protocol]:
+                continue
+            a, b = one[protocol][name], other[protocol][name]
+            known = a is not None and b is not None
+            entry = {"first": a, "second": b, "difference": b - a if known else None}
+            differences = (
+                drawn[1][protocol][name] - drawn[0][protocol][name]
+                if known and drawn
+                else np.full(1, np.nan)
+            )
+            entry["interval"] = _interval(differences)
+            entry["p_value"] = _p_value(differences)
+            result[protocol][name] = entry
+    return result
+
+
+def weights(
+    groups: Integer[np.ndarray, "N"], resamples: int, seed: int
+) -> Iterator[Float[np.ndarray, "R N"]]:
+    """How often each image counts in each resample, some resamples at a time.
+
+    `groups` counts from 0 without gaps. The same seed gives the same resamples.
+    """
+    count = int(groups.max()) + 1
+    rng = np.random.default_rng(seed)
+    rows = max(1, _BLOCK // len(groups))
+    for start in range(0, resamples, rows):
+        drawn = rng.multinomial(
+            count, np.full(count, 1 / count), size=min(rows, resamples - start)
+        )
+        yield drawn.astype(np.float64)[:, groups]
+
+
+def _resampled(samples, groups, resamples, seed) -> list[dict] | None:
+    """Figures of each sample under every resample; None without two groups."""
+    n = len(samples[0].label)
+    if groups is None:
+        groups = np.arange(n)
+    if len(groups) != n:
+        raise InputError(f"There are {len(groups)} groups for {n} images.")
+    groups = np.unique(np.asarray(groups), return_inverse=True)[1].reshape(-1)
+    if not n or groups.max() < 1:
+        return None
+    blocks = [
+        [sample.weighted(block) for sample in samples]
+        for block in weights(groups, resamples, seed)
+    ]
+    return [
+        {
+            protocol: {
+                name: np.concatenate([block[i][protocol][name] for block in blocks])
+                for name in figures
+            }
+            for protocol, figures in blocks[0][i].items()
+        }
+        for i in range(len(samples))
+    ]
+
+
+def _interval(values) -> list[float] | None:
+    defined = values[~np.isnan(values)]
+    if len(defined) <= _LEAST_DEFINED * len(values):
+        return None
+    tail = (1 - LEVEL) / 2
+    return [float(edge) for edge in np.quantile(defined, [tail, 1 - tail])]
+
+
+def _p_value(differences) -> float | None:
+    defined = differences[~np.isnan(differences)]
+    if len(defined) <= _LEAST_DEFINED * len(differences):
+        return None
+    # The figures themselves count as one more resample: no p-value is ever 0.
+    sides = [np.count_nonzero(defined <= 0), np.count_nonzero(defined >= 0)]
+    return min(1.0, 2 * (min(sides) + 1) / (len(defined) + 1))

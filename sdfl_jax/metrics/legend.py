@@ -1,0 +1,84 @@
+"""What each figure is, in words: the legend of every table."""
+
+from sdfl_jax.metrics.pixels import MEASURES
+from sdfl_jax.metrics.scores import BINS
+
+EMPTY_MASK = {
+    "one": "where the true mask is empty, 1 if the prediction is empty too, else 0",
+    "zero": "where the true mask is empty, 0",
+    "skip": "images whose true mask is empty are left out",
+}
+
+_WORDS = {
+    "f1": "F1",
+    "iou": "intersection over union",
+    "precision": "precision (0 where nothing is called)",
+    "recall": "recall",
+    "mcc": "Matthews correlation (0 where it is 0/0)",
+}
+_WAYS = {
+    "": "pixel {} at the threshold, mean over manipulated images",
+    "_oracle": "oracle: pixel {} at each image's own threshold of largest F1, mean over"
+    " manipulated images",
+    "_oracle_dataset": "oracle: pixel {} at the one threshold with the largest mean F1"
+    " on these very images, mean over manipulated images",
+    "_pooled": "pixel {} at the threshold, over all pixels of the manipulated images"
+    " together (large images weigh more)",
+}
+
+# By protocol and key. In `standard`, the manipulated images of a pixel figure are
+# those labelled so, with a known mask that has at least one manipulated pixel.
+FIGURES = {
+    "reference": {
+        "pixel_f1_all": "pixel F1, mean over all images with a known mask, authentic"
+        " ones included; 1 where mask and prediction are both empty; any mask value but"
+        " 0 is manipulated",
+        "pixel_f1_manipulated": "the same over images labelled manipulated",
+        "image_accuracy": "share of images called rightly",
+        "sensitivity": "share of manipulated images called manipulated",
+        "specificity": "share of authentic images called authentic",
+        "image_f1_sen_spe": "harmonic mean of sensitivity and specificity (not F1)",
+        "image_auc": "area under the ROC curve of the image scores",
+        "combined_f1": "harmonic mean of pixel_f1_all and image_f1_sen_spe",
+        "best_threshold": "oracle: score with the largest geometric mean of sensitivity"
+        " and specificity on these very images",
+        "g_mean": "oracle: that geometric mean",
+    },
+    "standard": {
+        "pixel_f1_manipulated": _WAYS[""].format(_WORDS["f1"]),
+        "pixel_iou_manipulated": _WAYS[""].format(_WORDS["iou"]),
+        "pixel_auc_manipulated": "area under the ROC curve of the pixels (ties count"
+        " half), mean over manipulated images with an authentic pixel",
+        "image_f1": "F1 of the image scores at the threshold, over all images",
+        "image_auc": "area under the ROC curve of the image scores (ties count half)",
+        "pixel_ap_manipulated": "average precision of the pixels (ties are one step),"
+        " mean over manipulated images",
+    }
+    | {
+        f"pixel_{measure}{way}_manipulated": text.format(_WORDS[measure])
+        for way, text in _WAYS.items()
+        for measure in MEASURES
+        if (way, measure) not in {("", "f1"), ("", "iou")}
+    }
+    | {
+        "pixel_threshold_oracle_dataset": "oracle: the threshold of the figures"
+        " pixel_..._oracle_dataset_manipulated",
+        "pixel_f1_all": "pixel F1 at the threshold, mean over all images with a known"
+        " mask; empty masks by the empty-mask policy",
+        "pixel_iou_all": "intersection over union, likewise",
+        "pixel_f1_permuted_manipulated": "permuted: pixel F1 of the better of the map"
+        " and its inverse, chosen by the true mask; mean over manipulated images",
+        "false_alarm_area_authentic": "share of pixels called manipulated, mean over"
+        " authentic images",
+        "image_accuracy": "share of images called rightly at the threshold",
+        "image_balanced_accuracy": "mean of the shares of manipulated and of authentic"
+        " images called rightly",
+        "image_precision": "share of manipulated images among those called manipulated",
+        "image_recall": "share of manipulated images called manipulated",
+        "image_ap": "average precision of the image scores (ties are one step)",
+        "image_eer": "equal error rate: where the ROC curve of the image scores misses"
+        " and accuses at the same rate",
+        "image_ece": "expected calibration error: |mean score - share of manipulated"
+        f" images| in {BINS} equal bins of the score, weighted by their images",
+    },
+}
