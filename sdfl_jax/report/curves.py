@@ -16,6 +16,7 @@ from sklearn import metrics as sklearn_metrics
 from sklearn.calibration import calibration_curve
 
 from sdfl_jax import metrics
+from sdfl_jax.metrics.scores import BINS
 from sdfl_jax.page import (
     CLASS_COLORS,
     CLASSES,
@@ -32,7 +33,6 @@ from sdfl_jax.page import (
 _ACCENT = COLORS[0]
 _HALF = 4.5  # inches: two such charts stand side by side on a page
 _ONE_CLASS = "only one class: no curve"
-BINS = 10  # of the reliability diagram
 
 
 def _square(title: str, xlabel: str, ylabel: str):
@@ -99,7 +99,8 @@ def det(label: np.ndarray, score: np.ndarray, eer: float | None = None) -> Figur
 
     `eer`: the equal error rate, to be marked.
 
-    Gaussian scores of both classes give a straight line. Rates of 0 and 1 lie at infinity; they are drawn at the edge, half an image from the end.
+    Gaussian scores of both classes give a straight line. Rates of 0 and 1 lie at
+    infinity; they are drawn half an image from the end.
     """
     figure, axes = _square(
         "DET (normal-deviate axes)",
@@ -233,6 +234,7 @@ def reliability(label: np.ndarray, score: np.ndarray) -> Figure:
         color=_ACCENT,
         zorder=3,
         linewidths=0,
+        clip_on=False,
     )
     axes.set_xlabel("score (bars: how many images)")
     return figure
@@ -338,12 +340,14 @@ def thresholds(curve: Mapping[str, Sequence], names: Mapping[str, str]) -> Figur
     return figure
 
 
-def groups(values: Mapping[str, tuple[float | None, int]], xlabel: str) -> Figure:
+def groups(
+    values: Mapping[str, tuple[float | None, int]], xlabel: str, title: str = ""
+) -> Figure:
     """Bars of one figure (0 to 1) for each group with the number of its images."""
     known = {name: pair for name, pair in values.items() if pair[0] is not None}
     if not known:
-        return nothing("no group has this figure")
-    figure = chart(0.9 + 0.34 * len(known), _HALF)
+        return nothing("no group has this figure", _HALF)
+    figure = chart(1.2 + 0.34 * len(known), _HALF)
     axes = figure.subplots()
     drawn = axes.barh(
         range(len(known)), [value for value, _ in known.values()], 0.7, color=_ACCENT
@@ -353,6 +357,7 @@ def groups(values: Mapping[str, tuple[float | None, int]], xlabel: str) -> Figur
     axes.set_yticks(range(len(known)), [printable(name) for name in known])
     axes.invert_yaxis()
     axes.set(xlim=(0, 1.3), xlabel=xlabel, xticks=np.linspace(0, 1, 6))
+    axes.set_title(title, loc="left", fontsize=11)
     tidy(axes, "x")
     return figure
 
@@ -478,37 +483,43 @@ def robustness(kinds: Mapping[str, Mapping], names: Mapping[str, str]) -> Figure
     return figure
 
 
-def heat_map(
-    values: Sequence[Sequence[float | None]],
+def heat_maps(
+    matrices: Mapping[str, Sequence[Sequence[float | None]]],
     rows: Sequence[str],
     columns: Sequence[str],
-    title: str,
     xlabel: str,
     ylabel: str,
 ) -> Figure:
-    """A matrix of figures from 0 to 1 as colours and numbers; None is left white."""
-    array = np.array(
-        [[math.nan if v is None else v for v in row] for row in values], np.float64
-    )
-    widest = max(map(len, rows), default=0)
-    figure = chart(1.4 + 0.55 * len(rows), 1.8 + 0.08 * widest + 0.85 * len(columns))
-    axes = figure.subplots()
-    axes.imshow(array, cmap="cividis", vmin=0, vmax=1, aspect="auto")
-    for i, j in np.ndindex(array.shape):
-        known = np.isfinite(array[i, j])
-        color = FAINT if not known else "white" if array[i, j] < 0.55 else INK
-        text = f"{array[i, j]:.2f}" if known else "-"
-        axes.text(j, i, text, ha="center", va="center", color=color, fontsize=10)
+    """Matrices of figures from 0 to 1, by title, as colours and numbers.
+
+    They stand side by side; a None is left white.
+    """
+    widest = 0.08 * max(map(len, rows), default=0)
+    width = widest + len(matrices) * (0.5 + 0.85 * len(columns)) + 0.8
+    figure = chart(1.5 + 0.55 * len(rows), max(width, 3))
+    grid = figure.subplots(1, len(matrices), sharey=True, squeeze=False)[0]
     turned = any(len(name) > 9 for name in columns)
-    axes.set_xticks(
-        range(len(columns)),
-        [printable(name) for name in columns],
-        rotation=25 if turned else 0,
-        ha="right" if turned else "center",
-    )
-    axes.set_yticks(range(len(rows)), [printable(name) for name in rows])
-    axes.set(xlabel=xlabel, ylabel=ylabel)
-    axes.set_title(printable(title), loc="left", fontsize=11)
-    axes.spines[:].set_visible(False)
-    axes.tick_params(length=0)
+    for axes, (title, values) in zip(grid, matrices.items(), strict=True):
+        array = np.array(
+            [[math.nan if v is None else v for v in row] for row in values], np.float64
+        )
+        axes.imshow(array, cmap="cividis", vmin=0, vmax=1, aspect="auto")
+        for i, j in np.ndindex(array.shape):
+            value = array[i, j]
+            text = f"{value:.2f}" if np.isfinite(value) else "-"
+            # Dark colours stand for low figures; what is not known is white.
+            color = "white" if value < 0.55 else INK
+            axes.text(j, i, text, ha="center", va="center", color=color, fontsize=10)
+        axes.set_xticks(
+            range(len(columns)),
+            [printable(name) for name in columns],
+            rotation=25 if turned else 0,
+            ha="right" if turned else "center",
+        )
+        axes.set_xlabel(xlabel)
+        axes.set_title(printable(title), loc="left", fontsize=11)
+        axes.spines[:].set_visible(False)
+        axes.tick_params(length=0)
+    grid[0].set_yticks(range(len(rows)), [printable(name) for name in rows])
+    grid[0].set_ylabel(ylabel)
     return figure

@@ -64,16 +64,26 @@ def grid(images: np.ndarray) -> np.ndarray:
     return sheet.reshape(rows * (height + 2), columns * (width + 2), 3)
 
 
-def _drop_later_lines(path: Path, step: int) -> None:
-    """Keeps the whole lines up to `step`; a kill may have cut the last one short."""
-    if not path.exists():
-        return
-    kept = []
-    for line in path.read_text().splitlines():
+def read_log(workdir: str | os.PathLike) -> list[dict]:
+    """The lines of `metrics.jsonl`, none where there is no such file.
+
+    A line that a kill cut short is left out.
+    """
+    path = Path(workdir) / "metrics.jsonl"
+    lines = []
+    for text in path.read_text().splitlines() if path.exists() else ():
         try:
-            if json.loads(line)["step"] <= step:
-                kept.append(line + "\n")
+            line = json.loads(text)
+            line["step"] = int(line["step"])
         except (ValueError, KeyError, TypeError):
             continue
-    with replacing(path) as beside:
-        beside.write_text("".join(kept))
+        lines.append(line)
+    return lines
+
+
+def _drop_later_lines(path: Path, step: int) -> None:
+    """Keeps the whole lines up to `step`."""
+    if path.exists():
+        kept = [line for line in read_log(path.parent) if line["step"] <= step]
+        with replacing(path) as beside:
+            beside.write_text("".join(json.dumps(line) + "\n" for line in kept))

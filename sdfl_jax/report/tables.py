@@ -1,22 +1,23 @@
-"""Tables of figures, in Markdown."""
+"""Tables of figures: rows out of `metrics.json`, and Markdown."""
 
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+
+from sdfl_jax import metrics
 
 
 def table(rows: Sequence[Mapping], columns: Sequence[str] | Mapping[str, str]) -> str:
     """Markdown, aligned in plain text too.
 
     `columns`: the keys to show, or a mapping of keys to headings. Floats get three
-    decimals, None and missing values a dash; a column of numbers is flush right.
+    decimals, None and missing values a dash; a column of numbers, or of text that
+    begins with a digit, is flush right.
     """
     headings = columns if isinstance(columns, Mapping) else {c: c for c in columns}
-    cells = [[_cell(row.get(key)) for key in headings] for row in rows]
-    numeric = [
-        all(isinstance(row.get(key), int | float | None) for row in rows)
-        for key in headings
-    ]
+    # A bar would end the cell.
+    cells = [[cell(row.get(k)).replace("|", r"\|") for k in headings] for row in rows]
+    numeric = [all(_is_number(row.get(key)) for row in rows) for key in headings]
     grid = [list(headings.values()), *cells]
     widths = [max(3, *(len(line[i]) for line in grid)) for i in range(len(headings))]
 
@@ -34,44 +35,138 @@ def table(rows: Sequence[Mapping], columns: Sequence[str] | Mapping[str, str]) -
     return "\n".join([line(grid[0]), line(rule), *(line(row) for row in cells)])
 
 
-_SCORE_COLUMNS = {
-    "what": "",
-    "pixel_f1_manipulated": "pixel F1",
-    "pixel_iou_manipulated": "pixel IoU",
-    "pixel_auc_manipulated": "pixel AUC",
-    "image_f1": "image F1",
-    "image_auc": "image AUC",
+SUMMARY = (
+    "pixel_f1_manipulated",
+    "pixel_iou_manipulated",
+    "pixel_auc_manipulated",
+    "image_f1",
+    "image_auc",
+)
+
+_WORDS = {
+    "f1": "F1",
+    "iou": "IoU",
+    "auc": "AUC",
+    "mcc": "MCC",
+    "ap": "average precision",
+    "eer": "equal error rate",
+    "ece": "calibration error",
+    "pooled": "(pooled)",
+    "permuted": "(map or its inverse)",
+    "all": "(all images)",
 }
 
 
-def score_table(scores: Mapping) -> str:
-    """The standard figures of an evaluation beside those of its baselines, Markdown.
+def heading(key: str) -> str:
+    """How a figure is called in a table: "pixel F1" for `pixel_f1_manipulated`."""
+    if key == "image_f1_sen_spe":
+        return "image F1 (sen-spe)"
+    if key == "combined_f1":
+        return "combined F1"
+    words = key.removesuffix("_manipulated").removesuffix("_authentic").split("_")
+    text = " ".join(_WORDS.get(word, word) for word in words)
+    return text.replace("oracle dataset", "(oracle, one threshold)").replace(
+        " oracle", " (oracle)"
+    )
+
+
+def summary_rows(scores: Mapping) -> list[dict]:
+    """A row for each way to look at the data: `what` and the figures of `SUMMARY`.
 
     `scores` is what `metrics.json` holds: `standard`, `reference` and, where there
-    are any, `validation_threshold`, `kinds`, `subsets` and `baselines`.
+    are any, `intervals`, `validation_threshold`, `sets`, `kinds`, `subsets`, `areas`,
+    `videos` and `baselines`.
     """
     threshold = scores["reference"]["threshold"]
     rows = [{"what": f"threshold {threshold:.3g}", **scores["standard"]}]
+    intervals = (scores.get("intervals") or {}).get("standard")
+    if intervals:
+        rows.append(
+            {"what": "  95 % interval"}
+            | {key: interval(intervals.get(key)) for key in SUMMARY}
+        )
     calibrated = scores.get("validation_threshold")
     if calibrated:
         what = f"threshold {calibrated['threshold']:.3g}, best on validation data"
         rows.append({"what": what, **calibrated["standard"]})
+    for name, part in (scores.get("sets") or {}).items():
+        rows.append({"what": f"- set {name}{_number(part)}", **part["standard"]})
     for kind, figures in (scores.get("kinds") or {}).items():
-        what = f"- {kind or 'of unknown kind'} ({figures['manipulated']})"
+        what = f"- {kind or 'of unknown kind'}{_number(figures)}"
         rows.append({"what": what, **figures})
     for name, subset in (scores.get("subsets") or {}).items():
-        what = f"- {name} ({subset['manipulated']})"
-        rows.append({"what": what, **subset["standard"]})
+        rows.append({"what": f"- {name}{_number(subset)}", **subset["standard"]})
         everything = subset["baselines"]["everything_manipulated"]
         rows.append({"what": f"  baseline: all of it, {name}", **everything})
+    for name, figures in (scores.get("areas") or {}).items():
+        rows.append({"what": f"- mask area {name}{_number(figures)}", **figures})
     for name, figures in (scores.get("baselines") or {}).items():
         rows.append({"what": f"baseline: {name.replace('_', ' ')}", **figures})
-    return table(rows, _SCORE_COLUMNS)
+    return rows
 
 
-def _cell(value) -> str:
+def score_table(scores: Mapping) -> str:
+    """`summary_rows` as Markdown."""
+    columns = {"what": ""} | {key: heading(key) for key in SUMMARY}
+    return table(summary_rows(scores), columns)
+
+
+def figure_rows(scores: Mapping, protocol: str) -> list[dict]:
+    """A row for each figure of `standard` or `reference`, in the order of the file.
+
+    Keys: `figure`, `value`, `interval` (95 %, text), `calibrated` (at the thresholds
+    of the validation data), `meaning` and `key`.
+    """
+    intervals = (scores.get("intervals") or {}).get(protocol) or {}
+    calibrated = (scores.get("validation_threshold") or {}).get(protocol) or {}
+    meanings = metrics.FIGURES[protocol]
+    return [
+        {
+            "figure": heading(key),
+            "value": value,
+            "interval": interval(intervals.get(key)),
+            "calibrated": calibrated.get(key),
+            "meaning": meanings.get(key, ""),
+            "key": key,
+        }
+        for key, value in scores[protocol].items()
+        if isinstance(value, float | None)  # counts and settings stand elsewhere
+        and key != "threshold"
+    ]
+
+
+FIGURE_COLUMNS = {
+    "figure": "figure",
+    "value": "value",
+    "interval": "95 % interval",
+    "calibrated": "at the validation data's thresholds",
+    "meaning": "what it is",
+    "key": "key in metrics.json",
+}
+
+
+def interval(bounds: Sequence[float | None] | None) -> str | None:
+    """ "0.590 to 0.660"; None where there is none."""
+    if bounds is None or None in bounds:
+        return None
+    return "{:.3f} to {:.3f}".format(*bounds)
+
+
+def _number(figures: Mapping) -> str:
+    number = figures.get("manipulated")
+    return "" if number is None else f" ({number})"
+
+
+def cell(value) -> str:
+    """A value as tables show it."""
     if value is None:
         return "-"
     if isinstance(value, float | np.floating):
         return f"{value:.3f}"
     return str(value)
+
+
+def _is_number(value) -> bool:
+    if isinstance(value, str):
+        return value[:1].isdigit()
+    return isinstance(value, int | float | None)

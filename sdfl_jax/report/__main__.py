@@ -1,0 +1,109 @@
+"""Tables over several evaluations.
+
+python -m sdfl_jax.report table RUN...                 the study's tables
+python -m sdfl_jax.report runs RUN...                  N runs of one experiment
+python -m sdfl_jax.report matrix [ROW=]RUN... --out=DIR
+python -m sdfl_jax.report matrix --run --config=FILE --out=DIR \\
+    --data=NAME=TRAIN:VAL:TEST --data=NAME=TRAIN:VAL:TEST...
+
+RUN is an output folder of `python -m sdfl_jax.evaluate`. `matrix` trains on each part
+(or, with --leave_one_out, on all but one), tests on each, and goes on where it was
+stopped; what follows `--` goes to training: `-- --config.seed=1`.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from sdfl_jax.errors import InputError, one_line
+from sdfl_jax.files import write_csv
+from sdfl_jax.report import matrix, runs, study
+
+
+@one_line
+def main(argv: Sequence[str] | None = None) -> None:
+    """Reads the command line, prints a table."""
+    args = _arguments().parse_args(argv)
+    args.command(args)
+
+
+def _table(args):
+    found = study.rows(args.runs)
+    print(study.study_table(found))
+    if args.csv:
+        write_csv(args.csv, study.csv_rows(found), study.CSV_COLUMNS)
+
+
+def _runs(args):
+    rows = runs.sum_up(args.runs, args.protocol)
+    print(runs.runs_table(rows))
+    if args.csv:
+        write_csv(args.csv, rows, list(runs.COLUMNS))
+
+
+def _matrix(args):
+    keys = args.figures.split(",")
+    if args.run:
+        if args.config is None or not args.data:
+            raise InputError("--run takes --config=FILE and --data=NAME=... parts.")
+        cells = matrix.run(
+            [matrix.parse_part(text) for text in args.data],
+            args.out,
+            config=args.config,
+            leave_one_out=args.leave_one_out,
+            overrides=args.runs,
+        )
+    else:
+        if args.data or args.config or args.leave_one_out:
+            raise InputError("--data, --config and --leave_one_out go with --run.")
+        if not args.runs:
+            raise InputError("No folder given: matrix [ROW=]RUN..., or see --help.")
+        cells = matrix.collect(args.runs)
+    print(matrix.matrix_tables(cells, keys))
+    matrix.write(cells, args.out, keys)
+    print(f"\nHeat map: {Path(args.out) / 'matrix.png'}")
+
+
+def _arguments() -> argparse.ArgumentParser:
+    about, rest = __doc__.split("\n\n", 1)
+    parser = argparse.ArgumentParser(
+        prog="python -m sdfl_jax.report",
+        description=about,
+        epilog=rest,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(required=True, metavar="table | runs | matrix")
+
+    table = commands.add_parser("table", help="networks by groups of data sets")
+    table.set_defaults(command=_table)
+    table.add_argument("runs", nargs="+", metavar="RUN")
+    table.add_argument("--csv", metavar="FILE", help="the figures in full")
+
+    summed = commands.add_parser("runs", help="mean, deviation and worst of N runs")
+    summed.set_defaults(command=_runs)
+    summed.add_argument("runs", nargs="+", metavar="RUN")
+    summed.add_argument("--csv", metavar="FILE")
+    summed.add_argument(
+        "--protocol", choices=("standard", "reference"), default="standard"
+    )
+
+    grid = commands.add_parser("matrix", help="trained on one, tested on each")
+    grid.set_defaults(command=_matrix)
+    grid.add_argument("runs", nargs="*", metavar="[ROW=]RUN")
+    grid.add_argument("--out", required=True, metavar="DIR")
+    grid.add_argument("--run", action="store_true", help="trains and scores")
+    grid.add_argument("--config", metavar="FILE", help="of each training")
+    grid.add_argument(
+        "--data", action="append", default=[], metavar="NAME=TRAIN:VAL:TEST"
+    )
+    grid.add_argument("--leave_one_out", action="store_true")
+    grid.add_argument(
+        "--figures",
+        default=",".join(matrix.SHOWN),
+        help="standard figures, divided by commas",
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    main()

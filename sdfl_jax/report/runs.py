@@ -1,0 +1,84 @@
+"""N runs of one experiment summed up: mean, deviation, median and worst."""
+
+import os
+import statistics
+from collections.abc import Mapping, Sequence
+
+from sdfl_jax.errors import InputError
+from sdfl_jax.metrics import FIGURES
+from sdfl_jax.report import tables
+from sdfl_jax.report.document import read_scores
+
+# Figures that are better the smaller they are; thresholds have no better end.
+_SMALLER = {"image_eer", "image_ece", "false_alarm_area_authentic"}
+_NEITHER = {"best_threshold", "pixel_threshold_oracle_dataset"}
+
+COLUMNS = {
+    "figure": "figure",
+    "runs": "runs",
+    "mean": "mean",
+    "deviation": "deviation",
+    "median": "median",
+    "worst": "worst",
+    "best": "best",
+    "key": "key",
+}
+
+
+def sum_up(
+    folders: Sequence[str | os.PathLike], protocol: str = "standard"
+) -> list[dict]:
+    """A row for each figure with the keys of `COLUMNS`.
+
+    `deviation` is that of a sample (n - 1), None for one run. `runs` counts those
+    that have the figure. Raises `InputError` for folders that were scored on other
+    data or at other thresholds, for then the runs do not repeat one experiment.
+    """
+    scores = [read_scores(folder) for folder in folders]
+    first = _what(scores[0])
+    for folder, other in zip(folders[1:], scores[1:], strict=True):
+        differing = [key for key, value in _what(other).items() if value != first[key]]
+        if differing:
+            raise InputError(
+                f"{folder}: another {differing[0]} than {folders[0]}; give runs that "
+                "were scored on the same images in the same way."
+            )
+    keys = [key for key in scores[0][protocol] if key in FIGURES[protocol]]
+    return [_row(key, [run[protocol].get(key) for run in scores]) for key in keys]
+
+
+def runs_table(rows: Sequence[Mapping]) -> str:
+    """Markdown of what `sum_up` gives."""
+    return tables.table(rows, COLUMNS)
+
+
+def _row(key: str, values: Sequence[float | None]) -> dict:
+    known = [value for value in values if value is not None]
+    row = {"figure": tables.heading(key), "runs": len(known), "key": key}
+    if not known:
+        return row
+    row |= {
+        "mean": statistics.fmean(known),
+        "deviation": statistics.stdev(known) if len(known) > 1 else None,
+        "median": float(statistics.median(known)),
+    }
+    if key not in _NEITHER:
+        ends = float(min(known)), float(max(known))
+        row["worst"], row["best"] = ends[::-1] if key in _SMALLER else ends
+    return row
+
+
+def _what(scores: Mapping) -> dict:
+    """What has to be the same in all runs."""
+    setting = scores.get("setting") or {}
+    data = [
+        (part["name"], part.get("examples"), part.get("manifest_sha256"))
+        for part in scores.get("data") or []
+    ]
+    return {
+        "number of images": scores["reference"]["n"],
+        "threshold": scores["reference"]["threshold"],
+        "data set": data,
+        "scoring": setting.get("scoring"),
+        "empty-mask policy": setting.get("empty_mask"),
+    }
