@@ -10,7 +10,7 @@ import pytest
 from flax import traverse_util
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from sdfl_jax import models, weights
+from sdfl_jax import models, torch_names, weights
 from sdfl_jax.errors import InputError
 from sdfl_jax.models import bayar, layers
 from sdfl_jax.ops.conv import conv2d
@@ -99,7 +99,7 @@ class Case:
         """What `tree` holds for an array that PyTorch calls `name`."""
         flat = traverse_util.flatten_dict(tree, sep="/")
         shape = dict(self.about["params"])[name]
-        return flat[weights.path_of(name, len(shape))]
+        return flat[torch_names.path_of(name, len(shape))]
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import inspect
 from flax import linen as nn
 
 from sdfl_jax.errors import InputError, valid
-from sdfl_jax.models import sdfl
+from sdfl_jax.models import classifier, mvssnet, sdfl, simplenet, unet
 from sdfl_jax.models.bayar import project
 from sdfl_jax.models.encoders import ENCODERS
 from sdfl_jax.models.outputs import Outputs
@@ -16,6 +16,16 @@ __all__ = ["ENCODERS", "MODELS", "Outputs", "build", "project"]
 MODELS = {
     "sdfl": sdfl.build,
     "upernet": functools.partial(sdfl.build, noise_branch=False),
+    "mvssnet": mvssnet.build,
+    "unet": unet.build,
+    # Image-level: these give no mask.
+    "classifier": classifier.build,
+    "densenet121": functools.partial(classifier.build, encoder="densenet121"),
+    "resnet50": functools.partial(classifier.build, encoder="resnet50"),
+    "simplenet": simplenet.build,
+    "xception": functools.partial(
+        classifier.build, encoder="xception", hidden=(1000, 256, 64)
+    ),
 }
 
 

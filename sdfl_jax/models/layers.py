@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
@@ -28,6 +29,7 @@ class Conv(nn.Module):
     kernel: int = 3
     strides: int = 1
     padding: int | str | None = None  # int, or "SAME" for TensorFlow's
+    dilation: int = 1
     groups: int = 1
     use_bias: bool = False
     dtype: Any = jnp.float32
@@ -36,12 +38,14 @@ class Conv(nn.Module):
     def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B h w F"]:
         shape = (self.kernel, self.kernel, x.shape[-1] // self.groups, self.features)
         kernel = self.param("kernel", he_normal, shape, jnp.float32)
-        padding = self.kernel // 2 if self.padding is None else self.padding
+        half = self.kernel // 2 * self.dilation
+        padding = half if self.padding is None else self.padding
         x = conv2d(
             x.astype(self.dtype),
             kernel.astype(self.dtype),
             strides=self.strides,
             padding=padding,
+            dilation=self.dilation,
             groups=self.groups,
         )
         if self.use_bias:
@@ -185,3 +189,27 @@ def resize(
     """Bilinear, half-pixel centres, no smoothing before: PyTorch's `interpolate`."""
     shape = (x.shape[0], height, width, x.shape[3])
     return jax.image.resize(x, shape, "bilinear", antialias=False)
+
+
+def resize_corners(
+    x: Float[Array, "B h w C"], height: int, width: int
+) -> Float[Array, "B {height} {width} C"]:
+    """Bilinear, corners on corners: PyTorch's `interpolate` with `align_corners`.
+
+    Made for maps of few channels: one product along each axis.
+    """
+    return jnp.einsum(
+        "bhwc,Hh,Ww->bHWc",
+        x,
+        _between(x.shape[1], height),
+        _between(x.shape[2], width),
+        precision=jax.lax.Precision.HIGHEST,
+        preferred_element_type=jnp.float32,
+    ).astype(x.dtype)
+
+
+def _between(inputs: int, outputs: int) -> np.ndarray:
+    """outputs x inputs: the two neighbours' weights, at equal steps from end to end."""
+    places = np.linspace(0, inputs - 1, outputs)
+    distance = np.abs(places[:, None] - np.arange(inputs))
+    return np.maximum(1 - distance, 0).astype(np.float32)

@@ -19,6 +19,7 @@ class BasicBlock(nn.Module):
 
     features: int
     strides: int
+    dilation: int
     norm: Callable[..., nn.Module]
     dtype: Any
 
@@ -29,16 +30,17 @@ class BasicBlock(nn.Module):
         conv = functools.partial(Conv, dtype=self.dtype)
         y = conv(self.features, 3, self.strides, name="conv1")(x)
         y = nn.relu(self.norm(name="bn1")(y, train=train))
-        y = conv(self.features, 3, name="conv2")(y)
+        y = conv(self.features, 3, dilation=self.dilation, name="conv2")(y)
         y = self.norm(name="bn2")(y, train=train)
         return nn.relu(y + _shortcut(self, x, y, train=train))
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3 (which strides) and 1x1 convolutions beside a shortcut."""
+    """1x1, 3x3 (strided, dilated) and 1x1 convolutions beside a shortcut."""
 
     features: int
     strides: int
+    dilation: int
     norm: Callable[..., nn.Module]
     dtype: Any
 
@@ -49,7 +51,9 @@ class Bottleneck(nn.Module):
         conv = functools.partial(Conv, dtype=self.dtype)
         y = conv(self.features, 1, name="conv1")(x)
         y = nn.relu(self.norm(name="bn1")(y, train=train))
-        y = conv(self.features, 3, self.strides, name="conv2")(y)
+        y = conv(self.features, 3, self.strides, dilation=self.dilation, name="conv2")(
+            y
+        )
         y = nn.relu(self.norm(name="bn2")(y, train=train))
         y = conv(self.features * self.expansion, 1, name="conv3")(y)
         y = self.norm(name="bn3")(y, train=train)
@@ -67,11 +71,15 @@ def _shortcut(block, x, y, *, train: bool):
 
 
 class ResNet(nn.Module):
-    """Returns the last features of each stage, at strides 4, 8, 16 and 32."""
+    """Returns the last features of each stage, at strides 4, 8, 16 and 32.
+
+    With `dilations`, one for each block of the last stage, that stage stays at 16.
+    """
 
     stages: Sequence[int]
     block: type[nn.Module]
     deep_stem: bool = False
+    dilations: Sequence[int] = ()
     mean: Sequence[float] = IMAGENET_MEAN
     std: Sequence[float] = IMAGENET_STD
     norm: Callable[..., nn.Module] = BatchNorm
@@ -89,10 +97,12 @@ class ResNet(nn.Module):
 
         levels = []
         for stage, blocks in enumerate(self.stages):
+            dilations = self.dilations if stage + 1 == len(self.stages) else ()
             for i in range(blocks):
                 x = self.block(
                     features=64 * 2**stage,
-                    strides=2 if stage > 0 and i == 0 else 1,
+                    strides=2 if stage > 0 and i == 0 and not dilations else 1,
+                    dilation=dilations[i] if dilations else 1,
                     norm=self.norm,
                     dtype=self.dtype,
                     name=f"layer{stage + 1}_{i}",
@@ -102,6 +112,8 @@ class ResNet(nn.Module):
 
 
 resnet18 = functools.partial(ResNet, stages=(2, 2, 2, 2), block=BasicBlock)
+resnet50 = functools.partial(ResNet, stages=(3, 4, 6, 3), block=Bottleneck)
+resnet101 = functools.partial(ResNet, stages=(3, 4, 23, 3), block=Bottleneck)
 
 # CSAIL's variant of the scene-parsing networks; the reference feeds it plain RGB.
 resnet50_deep = functools.partial(

@@ -1,0 +1,92 @@
+"""Image-level networks: an encoder, the mean of its features, dense layers."""
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from sdfl_jax.errors import InputError, valid
+from sdfl_jax.models.encoders import ENCODERS
+from sdfl_jax.models.layers import BatchNorm
+from sdfl_jax.models.outputs import Outputs
+from sdfl_jax.models.sdfl import normalised
+
+
+class Classifier(nn.Module):
+    """One class per image. Made by `build`, which says what the settings mean."""
+
+    encoder: nn.Module
+    widths: Sequence[int]
+    normalise: bool
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, image: Float[Array, "B H W 3"], *, train: bool) -> Outputs:
+        """Logits for RGB in [0, 1]; there is no mask."""
+        image = normalised(image, self.encoder) if self.normalise else image
+        *_, x = self.encoder(image, train=train)
+        x = jnp.mean(x.astype(jnp.float32), axis=(1, 2))
+        first, *others = self.widths
+        x = nn.Dense(first, dtype=self.dtype, name="fc")(x)
+        for i, width in enumerate(others):
+            x = x if i == 0 else nn.relu(x)
+            x = nn.Dense(width, dtype=self.dtype, name=f"head{i}")(x)
+        return of_classes(x)
+
+
+def of_classes(logits: Float[Array, "B classes"]) -> Outputs:
+    """What the logits of classes say about an image: class 1 is manipulated.
+
+    The difference of two logits is the logit of the second one's softmax.
+    """
+    logits = logits.astype(jnp.float32)
+    return Outputs(
+        mask_logits=None,
+        label_logits=logits[:, 1] - logits[:, 0],
+        class_logits=logits,
+    )
+
+
+def build(
+    *,
+    encoder: str = "resnet50",
+    num_classes: int = 2,
+    hidden: Sequence[int] = (),
+    normalise: bool = False,
+    bn_group: int = 0,
+    bn_momentum: float = 0.9,
+    freeze_encoder_bn: bool = False,
+    dtype: Any = jnp.float32,
+) -> Classifier:
+    """A network that looks at the whole image.
+
+    encoder           one of ENCODERS
+    num_classes       2: authentic, manipulated
+    hidden            with two classes, widths of dense layers in between. The first one
+                      is the classifier of published weights and keeps its linear
+                      result; ReLU follows the others
+    normalise         shift and scale RGB in [0, 1] as the encoder's published weights
+                      expect. The studies feed [0, 1]
+    bn_group, bn_momentum, freeze_encoder_bn, dtype    as in `sdfl.build`
+    """
+    if encoder not in ENCODERS:
+        raise InputError(f"No encoder {encoder!r}; {valid(encoder, ENCODERS)}")
+    if num_classes < 2:
+        raise InputError(f"num_classes={num_classes}: there are two or more.")
+    dtype = jnp.dtype(dtype)
+    norm = functools.partial(
+        BatchNorm,
+        momentum=bn_momentum,
+        group=bn_group,
+        frozen=freeze_encoder_bn,
+        dtype=dtype,
+    )
+    return Classifier(
+        encoder=ENCODERS[encoder](norm=norm, dtype=dtype),
+        widths=(*(hidden if num_classes == 2 else ()), num_classes),
+        normalise=normalise,
+        dtype=dtype,
+    )

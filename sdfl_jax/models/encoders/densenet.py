@@ -1,0 +1,84 @@
+"""DenseNet (Huang et al., 2017): every layer reads what all before it wrote."""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from sdfl_jax.models.encoders.resnet import IMAGENET_MEAN, IMAGENET_STD
+from sdfl_jax.models.layers import BatchNorm, Conv
+
+
+class DenseLayer(nn.Module):
+    """Adds `growth` features: norm, 1x1 convolution, norm, 3x3 convolution."""
+
+    growth: int
+    norm: Callable[..., nn.Module]
+    dtype: Any
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "B h w _"], *, train: bool
+    ) -> Float[Array, "B h w {self.growth}"]:
+        conv = functools.partial(Conv, dtype=self.dtype)
+        y = nn.relu(self.norm(name="norm1")(x, train=train))
+        y = conv(4 * self.growth, 1, name="conv1")(y)
+        y = nn.relu(self.norm(name="norm2")(y, train=train))
+        return conv(self.growth, 3, name="conv2")(y)
+
+
+class Transition(nn.Module):
+    """Ends a block: returns its normalised features, and half of them at half size."""
+
+    norm: Callable[..., nn.Module]
+    dtype: Any
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "B h w C"], *, train: bool
+    ) -> tuple[Float[Array, "B h w C"], Float[Array, "B _ _ _"]]:
+        level = nn.relu(self.norm(name="norm")(x, train=train))
+        x = Conv(x.shape[-1] // 2, 1, dtype=self.dtype, name="conv")(level)
+        return level, nn.avg_pool(x, (2, 2), (2, 2))
+
+
+class DenseNet(nn.Module):
+    """Returns each block's normalised features, at strides 4, 8, 16 and 32."""
+
+    blocks: Sequence[int]
+    growth: int = 32
+    stem: int = 64
+    mean: Sequence[float] = IMAGENET_MEAN
+    std: Sequence[float] = IMAGENET_STD
+    norm: Callable[..., nn.Module] = BatchNorm
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "B H W 3"], *, train: bool
+    ) -> list[Float[Array, "B _ _ _"]]:
+        x = Conv(self.stem, 7, 2, dtype=self.dtype, name="conv0")(x)
+        x = nn.relu(self.norm(name="norm0")(x, train=train))
+        x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
+
+        levels = []
+        for block, layers in enumerate(self.blocks, 1):
+            for i in range(1, layers + 1):
+                new = DenseLayer(
+                    self.growth, self.norm, self.dtype, name=f"block{block}_{i}"
+                )(x, train=train)
+                x = jnp.concatenate([x, new], axis=-1)
+            if block < len(self.blocks):
+                level, x = Transition(self.norm, self.dtype, name=f"transition{block}")(
+                    x, train=train
+                )
+            else:
+                level = nn.relu(self.norm(name="norm5")(x, train=train))
+            levels.append(level)
+        return levels
+
+
+densenet121 = functools.partial(DenseNet, blocks=(6, 12, 24, 16))

@@ -1,0 +1,218 @@
+"""MVSS-Net (Chen et al., ICCV 2021): an edge branch, a noise branch, dual attention."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from sdfl_jax.models import bayar
+from sdfl_jax.models.encoders.resnet import resnet50
+from sdfl_jax.models.layers import BatchNorm, Conv, ConvBlock, resize_corners
+from sdfl_jax.models.outputs import Outputs
+from sdfl_jax.models.sdfl import grey
+from sdfl_jax.ops.conv import conv2d
+
+DILATIONS = (1, 2, 4)  # of the last stage, which stays at stride 16
+
+
+class MvssNet(nn.Module):
+    """Made by `build`, which says what the settings mean."""
+
+    encoder: nn.Module
+    noise_encoder: nn.Module
+    dropout: float
+    norm: Callable[..., nn.Module]
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, image: Float[Array, "B H W 3"], *, train: bool) -> Outputs:
+        """Logits for RGB in [0, 1]: of the mask, and of edges at a quarter of its size.
+
+        The score is the highest probability of the mask. It also stands in place of the
+        label's logits: the reference feeds it to its with-logits loss.
+        """
+        levels = self.encoder(image, train=train)
+        noise = bayar.BayarConv(name=bayar.NAME)(grey(image))
+        *_, noise_top = self.noise_encoder(noise, train=train)
+
+        parts = {"norm": self.norm, "dtype": self.dtype}
+        edge = EdgeBranch(**parts, name="edge")(levels, train=train)
+        head = DualAttention(self.dropout, **parts, name="head")
+        top = jnp.concatenate([levels[-1], noise_top], axis=-1)
+        mask_logits = resize_corners(head(top, train=train), *image.shape[1:3])
+        score = jnp.max(jax.nn.sigmoid(mask_logits), axis=(1, 2, 3))
+        return Outputs(
+            mask_logits=mask_logits,
+            label_logits=score,
+            edge_logits=edge,
+            score=score,
+        )
+
+
+class EdgeBranch(nn.Module):
+    """One logit per position of the finest level: is it on the border of a region?"""
+
+    norm: Callable[..., nn.Module]
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, levels, *, train: bool) -> Float[Array, "B h w 1"]:
+        block = functools.partial(EdgeBlock, norm=self.norm, dtype=self.dtype)
+        x = None
+        for i, level in enumerate(levels, 1):
+            edges = Sobel(self.norm, self.dtype, name=f"sobel{i}")(level, train=train)
+            y = block(name=f"in{i}")(edges, train=train)
+            if x is None:
+                x = nn.relu(y)
+                continue
+            x = block(name=f"out{i - 1}")(
+                x + resize_corners(nn.relu(y), *x.shape[1:3]), train=train
+            )
+            x = nn.relu(x) if i < len(levels) else x
+        return x.astype(jnp.float32)
+
+
+class EdgeBlock(nn.Module):
+    """To one channel, then two 3x3 convolutions beside a shortcut; no ReLU after it."""
+
+    norm: Callable[..., nn.Module]
+    dtype: Any
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "B h w _"], *, train: bool
+    ) -> Float[Array, "B h w 1"]:
+        conv = functools.partial(Conv, 1, use_bias=True, dtype=self.dtype)
+        x = conv(1, name="conv1")(x)
+        y = conv(3, name="conv2")(x)
+        y = nn.relu(self.norm(name="bn")(y, train=train))
+        return x + conv(3, name="conv3")(y)
+
+
+class Sobel(nn.Module):
+    """Weighs every position by how much changes around it, over all channels together.
+
+    The two kernels are kept with the running statistics: the reference's files hold
+    them, but no optimizer moves them.
+    """
+
+    norm: Callable[..., nn.Module]
+    dtype: Any
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "B h w C"], *, train: bool
+    ) -> Float[Array, "B h w C"]:
+        across = jnp.array([[1.0, 0, -1], [2, 0, -2], [1, 0, -1]])
+        squares = 0
+        for name, kernel in (("x", across), ("y", across.T)):
+            whole = lambda kernel=kernel: jnp.tile(
+                kernel[..., None, None], (1, 1, x.shape[-1], 1)
+            )
+            stored = self.variable("batch_stats", name, whole)
+            change = conv2d(x, stored.value.astype(self.dtype), padding=1)
+            squares += jnp.square(self.norm(name=f"{name}_bn")(change, train=train))
+        # Of a flat map the root has no gradient; PyTorch's would be no number there.
+        flat = squares == 0
+        size = jnp.where(flat, 0, jnp.sqrt(jnp.where(flat, 1, squares)))
+        return jax.nn.sigmoid(size) * x
+
+
+class DualAttention(nn.Module):
+    """Fu et al., 2019: positions attend to positions, channels to channels."""
+
+    dropout: float
+    norm: Callable[..., nn.Module]
+    dtype: Any
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "B h w C"], *, train: bool
+    ) -> Float[Array, "B h w 1"]:
+        width = x.shape[-1] // 4
+        block = functools.partial(ConvBlock, width, norm=self.norm, dtype=self.dtype)
+        by_position = block(name="conv_p1")(x, train=train)
+        by_position = PositionAttention(self.dtype, name="pam")(by_position)
+        by_position = block(name="conv_p2")(by_position, train=train)
+        by_channel = block(name="conv_c1")(x, train=train)
+        by_channel = ChannelAttention(name="cam")(by_channel)
+        by_channel = block(name="conv_c2")(by_channel, train=train)
+        x = by_position + by_channel
+        x = nn.Dropout(self.dropout, deterministic=not train)(x)
+        x = Conv(1, 1, use_bias=True, dtype=self.dtype, name="out")(x)
+        return x.astype(jnp.float32)
+
+
+class PositionAttention(nn.Module):
+    """Adds to every position a mixture of all, weighted by how alike they are."""
+
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B h w C"]) -> Float[Array, "B h w C"]:
+        B, h, w, C = x.shape
+        conv = functools.partial(Conv, kernel=1, use_bias=True, dtype=self.dtype)
+        flat = lambda x: x.reshape(B, h * w, -1)
+        query = flat(conv(C // 8, name="conv_b")(x))
+        key = flat(conv(C // 8, name="conv_c")(x))
+        value = flat(conv(C, name="conv_d")(x))
+        weights = nn.softmax(_product("bnc,bmc->bnm", query, key))
+        mixed = _product("bnm,bmc->bnc", weights.astype(x.dtype), value)
+        alpha = self.param("alpha", nn.initializers.zeros, (1,))[None, None, None]
+        return (alpha * mixed.reshape(x.shape) + x).astype(x.dtype)
+
+
+class ChannelAttention(nn.Module):
+    """Adds to every channel a mixture of all, of the least alike the most."""
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B h w C"]) -> Float[Array, "B h w C"]:
+        B, h, w, C = x.shape
+        flat = x.reshape(B, h * w, C)
+        alike = _product("bnc,bnd->bcd", flat, flat)
+        weights = nn.softmax(jnp.max(alike, axis=-1, keepdims=True) - alike)
+        mixed = _product("bcd,bnd->bnc", weights.astype(x.dtype), flat)
+        beta = self.param("beta", nn.initializers.zeros, (1,))[None, None, None]
+        return (beta * mixed.reshape(x.shape) + x).astype(x.dtype)
+
+
+def _product(axes: str, a, b):
+    """An einsum in float32: a softmax magnifies what less would round away."""
+    return jnp.einsum(
+        axes,
+        a,
+        b,
+        precision=jax.lax.Precision.HIGHEST,
+        preferred_element_type=jnp.float32,
+    )
+
+
+def build(
+    *,
+    dropout: float = 0.1,
+    bn_group: int = 0,
+    bn_momentum: float = 0.9,
+    freeze_encoder_bn: bool = False,
+    dtype: Any = jnp.float32,
+) -> MvssNet:
+    """The study's baseline, as in its reference.
+
+    dropout    share of the head's features that training leaves out
+    bn_group, bn_momentum, freeze_encoder_bn, dtype    as in `sdfl.build`
+    """
+    dtype = jnp.dtype(dtype)
+    norm = functools.partial(
+        BatchNorm, momentum=bn_momentum, group=bn_group, dtype=dtype
+    )
+    make = functools.partial(resnet50, dilations=DILATIONS, dtype=dtype)
+    return MvssNet(
+        encoder=make(norm=functools.partial(norm, frozen=freeze_encoder_bn)),
+        noise_encoder=make(norm=norm),
+        dropout=dropout,
+        norm=norm,
+        dtype=dtype,
+    )
