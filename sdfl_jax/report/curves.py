@@ -466,7 +466,7 @@ def robustness(kinds: Mapping[str, Mapping], names: Mapping[str, str]) -> Figure
         elif len(x) > 1 and x[0] > x[-1]:
             axes.invert_xaxis()  # from the mildest on, as quality 100 to 50
         axes.set_title(printable(name), fontsize=10, loc="left")
-        axes.set(xlabel=printable(way.get("unit") or "level"), ylim=(0, 1.02))
+        axes.set(xlabel=printable(way["unit"]), ylim=(0, 1.02))
         tidy(axes, "y")
         if place % columns == 0:
             axes.set_ylabel("figure")

@@ -182,9 +182,10 @@ def markdown(scores: Mapping, evaluation: Evaluation) -> str:
     videos = scores.get("videos")
     if videos:
         parts += ["## Videos", tables.table(*_videos(videos))]
-    if scores.get("robustness"):
+    ways = _ways(scores)
+    if ways:
         parts.append("## Robustness")
-        for name, way in scores["robustness"].items():
+        for name, way in ways.items():
             rows, columns = _robustness(way)
             parts += [f"{name}:", tables.table(rows, columns)]
     return "\n\n".join(parts) + "\n"
@@ -202,14 +203,27 @@ def _videos(videos: Mapping) -> tuple[list[dict], dict[str, str]]:
     return rows, {"figure": "figure"} | {way: f"per {way}" for way in ways}
 
 
+def _ways(scores: Mapping) -> dict[str, dict]:
+    """Of each degradation `unit`, `levels` and the `figures` worth a curve."""
+    return {
+        name: {
+            "unit": way["unit"],
+            "levels": way["level"],
+            "figures": {key: way[key] for key in _CARDS if key in way},
+        }
+        for name, way in (scores.get("robustness") or {}).items()
+    }
+
+
 def _robustness(way: Mapping) -> tuple[list[dict], dict[str, str]]:
-    unit = way.get("unit") or "level"
     rows = [
         {"level": str(level)}
         | {key: values[i] for key, values in way["figures"].items()}
         for i, level in enumerate(way["levels"])
     ]
-    return rows, {"level": unit} | {key: tables.heading(key) for key in way["figures"]}
+    return rows, {"level": way["unit"]} | {
+        key: tables.heading(key) for key in way["figures"]
+    }
 
 
 # The page
@@ -376,7 +390,7 @@ def _parts(scores: Mapping) -> list[str]:
 
 
 def _robustness_part(scores: Mapping) -> list[str]:
-    ways = scores.get("robustness")
+    ways = _ways(scores)
     if not ways:
         return []
     names = {

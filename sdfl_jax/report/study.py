@@ -96,32 +96,22 @@ def by_set(scores: Mapping, evaluation: Evaluation) -> dict[str, Evaluation]:
     data = scores.get("data") or []
     only = data[0]["name"] if len(data) == 1 else ""
     only = only or (scores.get("setting") or {}).get("data") or "data"
-    names = np.array([known.get("set") or only for known in evaluation.known])
-    return {name: _part(evaluation, names == name) for name in dict.fromkeys(names)}
-
-
-def _part(evaluation: Evaluation, kept: np.ndarray) -> Evaluation:
-    arrays = {
-        name: getattr(evaluation, name)[kept]
-        for name in ("histograms", "centre_histograms", "label", "score", "has_mask")
-    }
-    known = [row for row, keep in zip(evaluation.known, kept, strict=True) if keep]
-    return dataclasses.replace(evaluation, known=known, loss={}, **arrays)
+    return {name or only: evaluation.of_set(name) for name in evaluation.set_names}
 
 
 def pooled(parts: Sequence[Evaluation]) -> dict:
     """The reference's figures of all images of several evaluations."""
-    threshold = parts[0].threshold
-    if any(part.threshold != threshold for part in parts):
+    thresholds = sorted({part.threshold for part in parts})
+    if len(thresholds) > 1:
         raise InputError(
-            f"Thresholds {sorted({part.threshold for part in parts})} in one row; "
-            "evaluate all data sets of a network at the same one."
+            f"Thresholds {thresholds} in one row; evaluate all data sets of a network "
+            "at the same one."
         )
     arrays = (
         np.concatenate([getattr(part, name) for part in parts])
         for name in ("histograms", "label", "score", "has_mask")
     )
-    return metrics.figures(*arrays, threshold)["reference"]
+    return metrics.figures(*arrays, thresholds[0])["reference"]
 
 
 def columns_of(found: Sequence[Row]) -> list[str]:
