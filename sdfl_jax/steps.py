@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, PartitionSpec
 
-from sdfl_jax import losses, models, sharding
+from sdfl_jax import explain, losses, models, sharding
 from sdfl_jax.errors import InputError, valid
 from sdfl_jax.models import freezing
+from sdfl_jax.models.sdfl import grey
 from sdfl_jax.state import TrainState
 
 DTYPES = {
@@ -202,6 +203,7 @@ def make_evaluate_step(
     flips: bool = False,
     one_by_one: bool = False,
     loss_per_image: bool = False,
+    image_level_mask: str = "grey",
     **loss_settings,
 ):
     """Compiles the forward pass with running statistics, and the loss beside it.
@@ -215,6 +217,9 @@ def make_evaluate_step(
         then the same to the bit for every batch size and number of devices, where the
         platform's operations are deterministic, as they are on a CPU.
       loss_per_image: `loss` holds (B,) numbers, each of a row as if it were the batch.
+      image_level_mask: one of IMAGE_LEVEL_MASKS, what stands for the mask of a network
+        that gives none: "grey" is the image in grey levels, the brightest manipulated,
+        as one study did it; "grad_cam" is `explain.grad_cam`.
       **loss_settings: what `losses.total` takes beside outputs and batch.
 
     Returns:
@@ -225,11 +230,14 @@ def make_evaluate_step(
     """
 
     loss_per_image = loss_per_image or one_by_one
+    _, baseline = _image_level_mask(image_level_mask)
 
     def predict(variables, images):
         outputs = model.apply(variables, images, train=False)
         return outputs, {
-            "mask_probs": jax.nn.sigmoid(outputs.mask_logits[..., 0]),
+            "mask_probs": baseline(model, variables, images)
+            if outputs.mask_logits is None
+            else jax.nn.sigmoid(outputs.mask_logits[..., 0]),
             "score": outputs.image_score(),
         }
 
@@ -276,6 +284,36 @@ def make_evaluate_step(
     return lambda variables, arrays: compiled(
         variables, sharding.to_global(arrays, mesh)
     )
+
+
+def mask_source(model, image_level_mask: str = "grey") -> str:
+    """Where an evaluation's masks come from: "network", or "baseline: ..."."""
+    said, _ = _image_level_mask(image_level_mask)
+    side = getattr(model, "image_size", 64)  # where the network has one of its own
+    image = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
+    outputs, _ = jax.eval_shape(
+        lambda image: model.init_with_output(jax.random.key(0), image, train=False),
+        image,
+    )
+    return said if outputs.mask_logits is None else "network"
+
+
+def _image_level_mask(name: str):
+    if name not in IMAGE_LEVEL_MASKS:
+        raise InputError(
+            f"No image_level_mask {name!r}; {valid(name, IMAGE_LEVEL_MASKS)}"
+        )
+    return IMAGE_LEVEL_MASKS[name]
+
+
+# What `metrics.json` says, and the map that is taken.
+IMAGE_LEVEL_MASKS = {
+    "grey": (
+        "baseline: thresholded grey image",
+        lambda model, variables, images: grey(images)[..., 0],
+    ),
+    "grad_cam": ("baseline: Grad-CAM", explain.grad_cam),
+}
 
 
 def _to_unit_range(batch: dict) -> dict:

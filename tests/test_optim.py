@@ -10,7 +10,7 @@ import optax
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from sdfl_jax import optim
+from sdfl_jax import optim, patterns
 from sdfl_jax.errors import InputError
 
 SCHEDULE = json.loads((Path(__file__).parent / "golden/schedule.json").read_text())
@@ -187,3 +187,63 @@ def test_make_plateau_follows_the_settings():
 def test_settings_that_do_not_fit_are_refused(optimizer, schedule, told):
     with pytest.raises(InputError, match=told):
         optim.make_optimizer(optimizer, schedule, 10)
+
+
+PARAMS = {
+    "encoder": {"conv": {"kernel": jnp.array([1.0, -2, 3])}},
+    "mask_head": {"conv": {"kernel": jnp.array([1.0, -2, 3])}, "bias": jnp.ones(1)},
+}
+
+
+def update(optimizer, **settings):
+    """The first update and the optimizer's state after it, with gradients of 1 to 3."""
+    tx = optim.make_optimizer({"lr": 0.1} | optimizer, CONSTANT, 10, **settings)
+    state = tx.init(PARAMS)
+    grads = jax.tree.map(lambda x: jnp.arange(1.0, 1 + len(x)), PARAMS)
+    return tx.update(grads, state, PARAMS)
+
+
+@pytest.mark.parametrize("name", sorted(optim.OPTIMIZERS))
+def test_a_multiplier_scales_the_rate_of_what_its_pattern_stands_for(name):
+    plain, _ = update({"name": name})
+    scaled, state = update(
+        {"name": name}, lr_multipliers={"encoder/*": 0.5, "*/kernel": 0.5}
+    )
+    factors = {"encoder/conv/kernel": 0.25, "mask_head/conv/kernel": 0.5}
+    patterns.map_paths(
+        lambda path, a, b: np.testing.assert_allclose(
+            a, factors.get(path, 1.0) * b, rtol=1e-6
+        ),
+        scaled,
+        plain,
+    )
+    assert optim.learning_rate(state) == pytest.approx(0.1)
+
+
+def test_what_is_frozen_has_no_update_no_decay_no_moments_and_no_share_in_the_norm():
+    settings = {"name": "adamw", "weight_decay": 0.3, "clip": 0.1}
+    updates, state = update(settings, freeze=["encoder/*"])
+    assert not np.any(updates["encoder"]["conv"]["kernel"])
+    assert np.all(updates["mask_head"]["conv"]["kernel"])
+    sizes = [np.size(leaf) for leaf in jax.tree.leaves(state)]
+    assert sizes.count(3) == 2  # one kernel's moments, not two
+    sgd = {"name": "sgd", "clip": 1.0}
+    updates, _ = update(sgd, freeze=["encoder/*"])
+    assert float(optax.tree.norm(updates)) == pytest.approx(0.1, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"freeze": ["encodr/*"]}, "config.freeze: nothing .* 'encodr/\\*'; its parts"),
+        (
+            {"lr_multipliers": {"conv": 0.1}},
+            r"config.lr_multipliers.*'conv'.*mask_head",
+        ),
+        ({"lr_multipliers": {"encoder/*": 0.0}}, "lr_multipliers.encoder/. is 0.0"),
+    ],
+)
+def test_patterns_that_stand_for_nothing_are_refused(settings, told):
+    with pytest.raises(InputError, match=told) as error:
+        update({}, **settings)
+    assert "\n" not in str(error.value)
