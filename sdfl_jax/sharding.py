@@ -18,7 +18,7 @@ from jaxtyping import PyTree
 from sdfl_jax.errors import InputError
 
 # Smaller arrays are not worth a transfer of their own.
-SMALLEST_SPLIT = 2**12
+SMALLEST_SPLIT = 2**11
 
 
 def make_mesh(data: int = -1, space: int = 1, devices=None) -> Mesh:
@@ -149,7 +149,7 @@ def fitting_batch_size(batch_size: int, mesh: Mesh) -> int:
 
 
 _COLLECTIVE = re.compile(
-    r"= (?P<shapes>\(?[^=]*?\)?) (?P<name>all-reduce|all-gather|reduce-scatter"
+    r" = (?P<shapes>[^\n]*?) (?P<name>all-reduce|all-gather|reduce-scatter"
     r"|all-to-all|collective-permute)(?:-start)?\("
 )
 _ARRAY = re.compile(r"\b(pred|[a-z]+\d+)\[([\d,]*)\]")

@@ -1,12 +1,15 @@
 """One training step, on one device and on eight."""
 
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
-from sdfl_jax import losses, models, sharding
+from sdfl_jax import losses, models, sharding, steps
+from sdfl_jax.errors import InputError
 from sdfl_jax.state import init_state, init_variables
 from sdfl_jax.steps import make_evaluate_step, make_train_step
 from tests.tiny import SIDE
@@ -15,14 +18,14 @@ LOSS = dict(weights={"mask": 0.16, "label": 0.04, "edge": 0.0}, mask_losses=("di
 
 
 def make_model(**settings):
-    return models.build(
-        "sdfl",
+    small = dict(
         encoder="tiny",
+        noise_branch=False,
         width=8,
         pyramid_width=8,
         bins=(2,),  # a 1x1 map of one image has no variance
-        **settings,
     )
+    return models.build("sdfl", **small | settings)
 
 
 @pytest.fixture(scope="module")
@@ -38,20 +41,37 @@ def batch():
     }
 
 
-def take_step(batch, devices: int, tx=None, dice="batch", **settings):
-    """The state after one step, the scalars, and the state before, on the host."""
-    mesh = sharding.data_mesh(jax.devices()[:devices])
-    model, tx = make_model(**settings), tx or optax.sgd(0.1)
-    variables = jax.jit(lambda rng: init_variables(model, SIDE, rng))(
+def prepare(
+    batch,
+    *,
+    data=1,
+    space=1,
+    tx=None,
+    dice="batch",
+    precision="float32",
+    step_settings=(),
+    **settings,
+):
+    """A step, its arguments on the mesh, and the state before, on the host."""
+    mesh = sharding.make_mesh(data, space)
+    tx, step_settings = tx or optax.sgd(0.1), dict(step_settings)
+    variables = jax.jit(lambda rng: init_variables(make_model(**settings), SIDE, rng))(
         jax.random.key(0, impl="rbg")
     )
-    state = init_state(variables, tx)
+    average = step_settings.get("ema", 0) > 0
+    state = init_state(variables, tx, precision=precision, ema=average)
     before = jax.device_get(state)
-    step = make_train_step(model, tx, mesh, dice=dice, **LOSS)
-    state, scalars = step(
-        jax.device_put(state, sharding.everywhere(mesh)),
-        sharding.to_global(batch, mesh),
-    )
+    model = make_model(dtype=steps.DTYPES[precision], **settings)
+    step = make_train_step(model, tx, mesh, dice=dice, **LOSS, **step_settings)
+    shard_state = step_settings.get("shard_state", False)
+    state = sharding.place(state, mesh, shard_state)
+    return step, state, sharding.to_global(batch, mesh), before
+
+
+def take_step(batch, **settings):
+    """The state after one step, the scalars, and the state before, on the host."""
+    step, state, batch, before = prepare(batch, **settings)
+    state, scalars = step(state, batch)
     return jax.device_get(state), jax.device_get(scalars), before
 
 
@@ -61,17 +81,112 @@ def assert_close(a, b, rtol=1e-4, atol=1e-5):
     )
 
 
-def test_eight_devices_agree_with_one(batch):
-    state_1, scalars_1, _ = take_step(batch, devices=1)
-    state_8, scalars_8, _ = take_step(batch, devices=8)
-    assert_close(scalars_8, scalars_1)
-    assert_close(state_8, state_1)
+@pytest.fixture(scope="module")
+def plain(batch):
+    """One step on one device."""
+    return take_step(batch)
+
+
+@pytest.mark.parametrize("data, space", [(8, 1), (4, 2)])
+def test_many_devices_agree_with_one(batch, plain, data, space):
+    # sgd: the params move by the gradients themselves.
+    state, scalars, _ = take_step(batch, data=data, space=space)
+    assert_close(scalars, plain[1])
+    assert_close(state, plain[0])
+
+
+def test_a_step_sums_gradients_and_statistics_and_gathers_no_activations(batch):
+    # Wide enough that the sums of batch norm and losses are small beside the params.
+    step, state, arrays, _ = prepare(batch, data=8, width=64, pyramid_width=64)
+    held = sharding.bytes_per_device(state.params)
+    held += sharding.bytes_per_device(state.batch_stats)
+    moved = sharding.collectives(step.lower(state, arrays).compile().as_text())
+    assert moved.keys() == {"all-reduce"}
+    assert 0.9 * held < moved["all-reduce"] < 1.1 * held
+
+
+def test_a_split_state_takes_less_memory_and_the_same_step(batch, plain):
+    step, state, arrays, before = prepare(
+        batch,
+        data=8,
+        tx=optax.sgd(0.1, momentum=0.9),  # its first step is plain sgd's
+        step_settings={"shard_state": True, "ema": 0.75},
+    )
+    layouts = jax.tree.map(lambda x: x.sharding, state)
+    after, scalars = step(state, arrays)
+    assert jax.tree.map(lambda x: x.sharding, after) == layouts
+    assert_close(scalars, plain[1])
+    assert_close(after.params, plain[0].params)
+    params = before.params
+    assert sharding.bytes_per_device(after.opt_state) < 0.6 * sum(
+        leaf.nbytes for leaf in jax.tree.leaves(params)
+    )  # of this small network's arrays few are worth splitting
+
+    # Evaluation uses the average of the weights.
+    average = jax.tree.map(
+        lambda old, new: 0.75 * old + 0.25 * np.asarray(new), params, after.params
+    )
+    assert_close(after.ema, average)
+    assert after.variables["params"] is after.ema
+    assert_close(type(after).from_items(*after.items()), after, rtol=0, atol=0)
+
+
+def test_accumulated_and_plain_steps_agree(batch):
+    settings = dict(bn_group=4, dice="per_image")
+    plain, scalars, _ = take_step(batch, **settings)
+    two, scalars_2, _ = take_step(
+        batch, data=4, step_settings={"accumulate_steps": 2}, **settings
+    )
+    assert_close(scalars_2, scalars, rtol=1e-5)
+    assert_close(two.params, plain.params, rtol=1e-5, atol=1e-6)
+    assert_close(two.batch_stats, plain.batch_stats, rtol=1e-5, atol=1e-6)
+
+
+def test_half_precision_keeps_float32_params_and_nears_the_float32_step(batch, plain):
+    for precision, tolerance in (("bfloat16", 0.03), ("float16", 0.01)):
+        dynamic = {"dynamic_loss_scale": precision == "float16"}
+        state, scalars, _ = take_step(batch, precision=precision, step_settings=dynamic)
+        assert_close(scalars["loss"], plain[1]["loss"], rtol=tolerance)
+        assert_close(scalars["grad_norm"], plain[1]["grad_norm"], rtol=0.1)
+        assert {x.dtype for x in jax.tree.leaves(state.params)} == {np.dtype("f4")}
+        assert {x.dtype for x in jax.tree.leaves(state.batch_stats)} == {np.dtype("f4")}
+
+
+def test_an_overflow_halves_the_loss_scale_and_skips_the_step(batch):
+    settings = dict(precision="float16", step_settings={"dynamic_loss_scale": True})
+    step, state, arrays, before = prepare(batch, **settings)
+    state = state.replace(loss_scale=jnp.float32(2.0**40))
+    after, scalars = step(state, arrays)
+    assert float(after.loss_scale) == 2.0**39
+    assert int(scalars["skipped"]) == 1
+    assert np.isfinite(scalars["loss"])
+    assert_close(after.params, before.params, rtol=0, atol=0)
+
+
+def test_precision_follows_the_device():
+    device = lambda capability: types.SimpleNamespace(
+        platform="gpu", compute_capability=capability
+    )
+    chosen = [
+        steps.choose_precision("auto", device(c))[0] for c in ("6.1", "7.0", "9.0")
+    ]
+    assert chosen == ["float32", "float16", "bfloat16"]
+    assert steps.choose_precision("auto")[0] == "float32"
+    with pytest.raises(InputError, match="'float8'.*did you mean 'float"):
+        steps.choose_precision("float8")
+
+
+def test_a_mesh_that_does_not_fit_the_devices_is_refused():
+    assert dict(sharding.make_mesh(space=2).shape) == {"data": 4, "space": 2}
+    for data, space in ((16, 1), (-1, 3), (0, 1), (4, 4)):
+        with pytest.raises(InputError, match="config.mesh"):
+            sharding.make_mesh(data, space)
 
 
 def test_the_8gpu_step_averages_eight_single_image_gradients(batch):
     """`configs/sdfl_8gpu.py`: batch norm and Dice see one image, as under DDP."""
-    settings = dict(bn_group=1)
-    state, scalars, before = take_step(batch, 8, dice="per_image", **settings)
+    settings = dict(bn_group=1, noise_branch=True)
+    state, scalars, before = take_step(batch, data=8, dice="per_image", **settings)
     model = make_model(**settings)
     params = models.project(before.params)
 
@@ -111,7 +226,7 @@ def test_the_8gpu_step_averages_eight_single_image_gradients(batch):
 
 
 def test_a_step_moves_running_means_and_counter(batch):
-    state, _, before = take_step(batch, devices=8)
+    state, _, before = take_step(batch, data=8)
     assert int(state.step) == 1
     moved = jax.tree.map(
         lambda a, b: bool(np.any(a != b)), state.batch_stats, before.batch_stats
@@ -120,7 +235,7 @@ def test_a_step_moves_running_means_and_counter(batch):
 
 
 def test_the_bayar_kernel_is_stored_normalised_but_for_the_last_update(batch):
-    state, _, _ = take_step(batch, devices=1, tx=optax.sgd(0.0))
+    state, _, _ = take_step(batch, tx=optax.sgd(0.0), noise_branch=True)
     np.testing.assert_allclose(
         state.params["bayar_conv"]["kernel"].sum(axis=0), 1, rtol=1e-5
     )
@@ -129,7 +244,7 @@ def test_the_bayar_kernel_is_stored_normalised_but_for_the_last_update(batch):
 def test_a_step_that_is_not_finite_changes_only_the_counters(batch):
 
     huge = batch | {"label": np.full(8, np.inf, np.float32)}
-    state, scalars, before = take_step(huge, devices=1, tx=optax.adam(0.1))
+    state, scalars, before = take_step(huge, tx=optax.adam(0.1))
     assert not np.isfinite(scalars["loss"])
     assert int(state.step) == 1 and int(state.skipped) == 1
     assert int(scalars["skipped_in_row"]) == 1
