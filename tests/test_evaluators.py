@@ -13,7 +13,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from sdfl_jax import metrics
 from sdfl_jax.data import pipeline
 from sdfl_jax.errors import InputError
-from sdfl_jax.evaluators import EVALUATORS, Evaluation, LocalizationEvaluator
+from sdfl_jax.evaluators import Evaluation, LocalizationEvaluator, compare
 from sdfl_jax.files import write_csv
 
 SIZES = [(40, 50), (64, 64), (33, 90), (70, 31), (64, 64), (20, 20), (50, 40)]
@@ -239,5 +239,200 @@ def test_a_prediction_that_is_no_number_is_told_with_its_image():
         evaluate(step=step)
 
 
-def test_evaluators_go_by_name():
-    assert EVALUATORS["localization"] is LocalizationEvaluator
+def test_a_score_that_is_no_number_is_told_with_its_image():
+    def step(state, arrays):
+        found = network(state, arrays)
+        return found | {"score": found["score"] * jnp.nan}
+
+    with pytest.raises(InputError, match=r"folder/0.png: its score is nan"):
+        evaluate(step=step)
+
+
+def test_losses_of_rows_are_averaged_exactly():
+    def step(state, arrays):
+        found = network(state, arrays)
+        rows = 0.1 * arrays["image"][:, 0, 0, 0].astype(jnp.float32)
+        return found | {"loss": {"loss": rows}}
+
+    losses = {evaluate(n, step, geometry="resize")[0].loss["loss"] for n in (1, 4, 32)}
+    assert len(losses) == 1
+
+
+# Parts of an evaluation
+
+
+@pytest.mark.parametrize("processes", [2, 3, 7])
+def test_processes_score_every_image_exactly_once(plain, processes, tmp_path):
+    for i in range(processes):
+        share = np.arange(i, len(SIZES), processes)
+        dataclasses.replace(
+            plain.take(share), loss={"loss": float(i)}, loss_rows=len(share)
+        ).save(tmp_path / str(i))
+    parts = [Evaluation.load(tmp_path / str(i)) for i in reversed(range(processes))]
+    whole = Evaluation.merge(parts)
+    assert [known["index"] for known in whole.known] == list(range(len(SIZES)))
+    assert whole.rows == plain.rows and whole.figures == plain.figures
+    np.testing.assert_array_equal(whole.histograms, plain.histograms)
+    expected = np.mean([i % processes for i in range(len(SIZES))])
+    assert whole.loss["loss"] == pytest.approx(expected)
+    with pytest.raises(RuntimeError, match=r"folder/\d.png was scored twice"):
+        Evaluation.merge([*parts, parts[0]])
+    other = dataclasses.replace(parts[0], threshold=0.3)
+    with pytest.raises(InputError, match="have threshold"):
+        Evaluation.merge([other, *parts[1:]])
+
+
+def in_set(evaluation, name):
+    known = [one | {"set": name} for one in evaluation.known]
+    return dataclasses.replace(evaluation, known=known)
+
+
+def test_sets_are_scored_together_and_apart(plain):
+    both = Evaluation.merge([in_set(plain, "b"), in_set(plain, "a")])
+    assert both.set_names == ["a", "b"]
+    scores = both.scores(resamples=0)
+    assert scores["reference"]["n"] == 2 * len(SIZES)
+    assert list(scores["sets"]) == ["a", "b"]
+    for part in scores["sets"].values():
+        for protocol in ("reference", "standard"):
+            assert part[protocol] == plain.figures[protocol]
+    # The mean over twice the same images is their mean.
+    for name, value in plain.figures["standard"].items():
+        assert scores["standard"][name] == pytest.approx(value), name
+    assert "sets" not in plain.scores(resamples=0)
+
+
+def test_scores_hold_what_the_report_shows(plain):
+    settled = dataclasses.replace(plain, calibrated=(0.3, 0.6))
+    scores = settled.scores(subsets=["splice+copymove"], videos=True, resamples=50)
+    json.dumps(scores, allow_nan=False)
+    assert scores["standard"] == plain.figures["standard"]
+    for protocol, found in scores["intervals"].items():
+        assert found.keys() == metrics.FIGURES[protocol].keys() - {
+            "pixel_f1_permuted_manipulated"
+        }
+    low, high = scores["intervals"]["standard"]["pixel_f1_manipulated"]
+    assert low < scores["standard"]["pixel_f1_manipulated"] < high
+
+    calibrated = scores["validation_threshold"]
+    assert (calibrated["threshold"], calibrated["image_threshold"]) == (0.3, 0.6)
+    assert calibrated["standard"] == plain.at_threshold(0.3, 0.6)["standard"]
+    assert calibrated["intervals"]["standard"]["pixel_f1_manipulated"] is not None
+    assert plain.scores(resamples=0)["validation_threshold"] is None
+
+    assert scores["kinds"]["splice"]["manipulated"] == 2
+    assert "pixel_f1_manipulated" in scores["kinds"]["splice"]["intervals"]
+    subset = scores["subsets"]["splice+copymove"]
+    assert subset["manipulated"] == 3 and "centre_prior" in subset["baselines"]
+    assert len(scores["threshold_curve"]["threshold"]) == 256
+    assert scores["videos"]["frame"]["image_f1"] == scores["standard"]["image_f1"]
+    again = settled.scores(subsets=["splice+copymove"], videos=True, resamples=50)
+    assert json.dumps(again) == json.dumps(scores)
+    assert "intervals" not in settled.scores(resamples=0)
+
+
+def with_areas(shares, level=255):
+    """Images of 1000 pixels of which a share is manipulated and found."""
+    histograms = np.zeros((len(shares), 3, 256), np.int32)
+    counts = np.round(1000 * np.asarray(shares)).astype(int)
+    histograms[:, 2, level], histograms[:, 0, 0] = counts, 1000 - counts
+    names = [{"name": f"{i}.png", "group": "", "kind": ""} for i in range(len(shares))]
+    return Evaluation(
+        known=[
+            {**one, "source": "", "height": 10, "width": 100, "set": "", "index": i}
+            for i, one in enumerate(names)
+        ],
+        histograms=histograms,
+        centre_histograms=histograms,
+        label=(counts > 0).astype(int),
+        score=np.asarray(shares, float),
+        has_mask=np.ones(len(shares), bool),
+        loss={},
+    )
+
+
+def test_images_are_scored_by_the_share_that_is_manipulated():
+    evaluation = with_areas([0, 0.005, 0.01, 0.049, 0.05, 0.2, 1.0])
+    areas = evaluation.by_area()
+    found = {name: part["manipulated"] for name, part in areas.items()}
+    assert found == {"<1 %": 1, "1-5 %": 2, "5-20 %": 1, ">20 %": 2}
+    assert all(part["image_auc"] == 1 for part in areas.values())  # with the authentic
+    assert list(with_areas([0, 0.3]).by_area()) == [">20 %"]
+
+
+def test_a_video_is_the_mean_of_its_frames_scores_and_all_their_pixels():
+    frames = with_areas([0.1, 0.3, 0.2, 0.0, 0.0])
+    names = ["a/005_010_1.png", "a/005_010_20.png", "a/7.png", "b/1.png", "b/02.png"]
+    frames = dataclasses.replace(
+        frames,
+        known=[
+            one | {"name": name, "group": name[0]}
+            for one, name in zip(frames.known, names, strict=True)
+        ],
+    )
+    videos = frames.of_videos()
+    assert [known["name"] for known in videos.known] == ["a/005_010", "a/", "b/"]
+    np.testing.assert_allclose(videos.score, [0.2, 0.2, 0])
+    assert videos.label.tolist() == [1, 1, 0]
+    assert videos.histograms.sum(axis=(1, 2)).tolist() == [2000, 1000, 2000]
+    assert videos.histograms[0, 2, 255] == 400
+    scores = frames.scores(videos=True, resamples=0)["videos"]
+    assert scores["videos"] == 3
+    assert (scores["frame"]["image_auc"], scores["video"]["image_auc"]) == (1, 1)
+    assert scores["video"]["image_ece"] != scores["frame"]["image_ece"]
+
+
+def test_images_of_one_group_are_drawn_together(plain):
+    known = [one | {"group": "x"} for one in plain.known]
+    alike = dataclasses.replace(plain, known=known)
+    assert len(set(alike.groups)) == 1 and len(set(plain.groups)) == len(SIZES)
+    # One group tells nothing of the spread between groups.
+    found = alike.intervals(resamples=20)
+    assert set(found["standard"].values()) == {None}
+    unknown = dataclasses.replace(
+        plain, known=[one | {"group": ""} for one in plain.known]
+    )
+    assert len(set(unknown.groups)) == len(SIZES)
+
+
+# Comparisons
+
+
+def test_an_evaluation_does_not_differ_from_itself(plain):
+    found = compare(plain, plain.take(np.arange(len(SIZES))[::-1]), resamples=50)
+    json.dumps(found, allow_nan=False)
+    assert (found["images"], found["groups"]) == (len(SIZES), len(SIZES))
+    for protocol in ("reference", "standard"):
+        for name, entry in found[protocol].items():
+            assert entry["first"] == pytest.approx(entry["second"]), name
+            if entry["difference"] is not None:
+                assert entry["difference"] == pytest.approx(0, abs=1e-12), name
+    entry = found["standard"]["pixel_f1_manipulated"]
+    assert entry["interval"] == pytest.approx([0, 0], abs=1e-12)
+
+
+def test_other_images_labels_or_masks_are_not_compared(plain):
+    with pytest.raises(InputError, match="7 and 6 images, and 1 are only in one .*6"):
+        compare(plain, plain.take(np.arange(6)))
+    other = dataclasses.replace(plain, label=1 - plain.label)
+    with pytest.raises(InputError, match="7 images, such as folder/0.png, .* label"):
+        compare(plain, other)
+    histograms = plain.histograms.copy()
+    histograms[2, 0, 0] += 1
+    other = dataclasses.replace(plain, histograms=histograms)
+    with pytest.raises(InputError, match="1 images, such as folder/2.png, .* mask"):
+        compare(plain, other)
+    # The mask of image 3 is not known, so it may be anything.
+    histograms = plain.histograms.copy()
+    histograms[3, 0, 0] += 1
+    other = dataclasses.replace(plain, histograms=histograms, calibrated=(0.2, 0.2))
+    assert "validation_threshold" not in compare(plain, other, resamples=5)
+    mine = dataclasses.replace(plain, calibrated=(0.5, 0.5))
+    assert compare(mine, other, resamples=5)["validation_threshold"]["standard"]
+
+
+def test_an_image_listed_twice_is_compared_twice(plain):
+    known = [one | {"name": "same.png"} for one in plain.known]
+    twice = dataclasses.replace(plain, known=known)
+    found = compare(twice, twice, resamples=5)
+    assert found["standard"]["image_auc"]["difference"] == 0

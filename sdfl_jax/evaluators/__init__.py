@@ -1,7 +1,7 @@
-"""Evaluators: classes whose `run(state)` scores one split."""
+"""Scoring a split: the evaluator, what it leaves behind, and comparing two of these."""
 
-from sdfl_jax.evaluators.localization import Evaluation, LocalizationEvaluator
+from sdfl_jax.evaluators.comparison import compare
+from sdfl_jax.evaluators.evaluation import AREAS, Evaluation
+from sdfl_jax.evaluators.localization import LocalizationEvaluator
 
-EVALUATORS = {"localization": LocalizationEvaluator}
-
-__all__ = ["EVALUATORS", "Evaluation", "LocalizationEvaluator"]
+__all__ = ["AREAS", "Evaluation", "LocalizationEvaluator", "compare"]

@@ -1,13 +1,8 @@
 """How well predicted masks match the true ones, pixel by pixel and image by image."""
 
 import collections
-import dataclasses
-import functools
-import json
-import os
-import zipfile
-from collections.abc import Callable, Collection, Iterable
-from pathlib import Path
+import math
+from collections.abc import Callable, Iterable
 
 import numpy as np
 
@@ -15,135 +10,7 @@ from sdfl_jax import metrics
 from sdfl_jax.data import images
 from sdfl_jax.data.pipeline import Assembler, Batch
 from sdfl_jax.errors import InputError
-from sdfl_jax.files import replacing
-
-# What is known of an example beside its pixels, in the order of `per_image.csv`.
-_KNOWN = ("name", "source", "group", "kind", "height", "width", "set", "index")
-_ARRAYS = ("histograms", "centre_histograms", "label", "score", "has_mask")
-_FILE = "evaluation.npz"
-
-
-@dataclasses.dataclass(frozen=True)
-class Evaluation:
-    """All that is known of N examples after a network has seen them.
-
-    Pixels are kept as histograms (`metrics.histogram`), 3 kB an image, from which
-    every figure at every threshold follows. Figures are worked out when asked for.
-    """
-
-    known: list[dict]  # of each example: `_KNOWN`
-    histograms: np.ndarray  # int32 (N 3 256)
-    centre_histograms: np.ndarray  # likewise, of the centre prior on the same masks
-    label: np.ndarray  # int (N,)
-    score: np.ndarray  # float (N,)
-    has_mask: np.ndarray  # bool (N,)
-    loss: dict[str, float]  # means over batches, each weighted by its valid rows
-    threshold: float = 0.5
-
-    def save(self, folder: str | os.PathLike):
-        """Writes `evaluation.npz`, from which every figure can be worked out again."""
-        rest = {
-            field.name: getattr(self, field.name)
-            for field in dataclasses.fields(self)
-            if field.name not in _ARRAYS
-        }
-        # JSON escapes what a file name may hold and UTF-8 may not.
-        text = np.frombuffer(json.dumps(rest).encode(), np.uint8)
-        with replacing(Path(folder) / _FILE) as beside, beside.open("wb") as file:
-            arrays = {name: getattr(self, name) for name in _ARRAYS}
-            np.savez_compressed(file, **arrays, rest=text)
-
-    @classmethod
-    def load(cls, folder: str | os.PathLike) -> "Evaluation":
-        """Reads what `save` wrote; `InputError` where it is not there or damaged."""
-        path = Path(folder) / _FILE
-        if not path.exists():
-            raise InputError(
-                f"{folder}: holds no {_FILE}; give an output folder of evaluate."
-            )
-        try:
-            with np.load(path) as file:
-                arrays = {name: file[name] for name in _ARRAYS}
-                return cls(**json.loads(file["rest"].tobytes()), **arrays)
-        except (ValueError, KeyError, TypeError, OSError, zipfile.BadZipFile):
-            raise InputError(
-                f"{path}: damaged, or written by another version; evaluate again."
-            ) from None
-
-    @functools.cached_property
-    def figures(self) -> dict[str, dict]:
-        """`metrics.figures` of both protocols at `threshold`."""
-        return self.at_threshold(self.threshold)
-
-    @functools.cached_property
-    def rows(self) -> list[dict]:
-        """One dict per image, in the standard protocol at `threshold`."""
-        columns = metrics.rows(
-            self.histograms, self.label, self.score, self.has_mask, self.threshold
-        )
-        return [known | row for known, row in zip(self.known, columns, strict=True)]
-
-    @functools.cached_property
-    def pixel_threshold(self) -> float | None:
-        """`metrics.best_pixel_threshold` here: for other data, it flatters this."""
-        threshold, _ = metrics.best_pixel_threshold(
-            self.histograms, self.label, self.has_mask
-        )
-        return threshold
-
-    @functools.cached_property
-    def image_threshold(self) -> float | None:
-        """`metrics.best_image_threshold` here: for other data, it flatters this."""
-        threshold, _ = metrics.best_image_threshold(self.label, self.score)
-        return threshold
-
-    def at_threshold(
-        self, threshold: float, image_threshold: float | None = None
-    ) -> dict[str, dict]:
-        """`figures` with other thresholds: of maps, and of scores if given."""
-        return metrics.figures(
-            self.histograms,
-            self.label,
-            self.score,
-            self.has_mask,
-            threshold,
-            self.threshold if image_threshold is None else image_threshold,
-        )
-
-    def baselines(self) -> dict[str, dict]:
-        """`metrics.baselines` on the same masks."""
-        return metrics.baselines(
-            self.histograms, self.label, self.has_mask, self.centre_histograms
-        )
-
-    def of_kinds(self, kinds: Collection[str]) -> "Evaluation":
-        """The manipulated images of these kinds beside all authentic images."""
-        of_kind = np.array([known["kind"] in kinds for known in self.known], bool)
-        kept = np.flatnonzero((self.label == 0) | of_kind)
-        return dataclasses.replace(
-            self,
-            known=[self.known[i] for i in kept],
-            loss={},
-            **{name: getattr(self, name)[kept] for name in _ARRAYS},
-        )
-
-    def by_kind(self) -> dict[str, dict]:
-        """Standard figures of each kind of manipulation, with `manipulated` images.
-
-        Pixel figures average over the manipulated images of the kind; image figures
-        set these against all authentic images.
-        """
-        kinds = {
-            known["kind"]
-            for known, label in zip(self.known, self.label, strict=True)
-            if label == 1
-        }
-        result = {}
-        for kind in sorted(kinds):
-            part = self.of_kinds({kind})
-            manipulated = int(np.count_nonzero(part.label == 1))
-            result[kind] = {"manipulated": manipulated, **part.figures["standard"]}
-        return result
+from sdfl_jax.evaluators.evaluation import KNOWN, Evaluation
 
 
 class LocalizationEvaluator:
@@ -153,7 +20,7 @@ class LocalizationEvaluator:
 
     Args:
       evaluate_step: `(state, arrays) -> {"mask_probs": B H W, "score": B, "loss":
-        scalars over the valid rows}`; what it returns may lie on many devices.
+        scalars over the valid rows, or B}`; what it returns may lie on many devices.
       make_batches: returns a fresh iterator of `pipeline.Batch` over the split.
       threshold: from which a pixel, or an image, counts as manipulated.
       set_name: of the data set, for examples that do not say it themselves.
@@ -178,10 +45,11 @@ class LocalizationEvaluator:
         """Scores `state` on every example of the split.
 
         `on_example(example, mask_probs)` is called for each finished example with its
-        map, float32 h w; the example's image, if kept, has that size as well. Raises
-        `InputError` where there are no examples, a mask does not fit its image or a
-        prediction is NaN, `RuntimeError` where the stream delivers an example twice or
-        in part.
+        map, float32 h w; the example's image, if kept, has that size as well. The
+        result lists examples by `index`, whatever the batches. Raises `InputError`
+        where there are no examples, a mask does not fit its image or a prediction is
+        NaN (with the image's name), `RuntimeError` where the stream delivers an example
+        twice or in part.
         """
         tally = _Tally(self._set_name)
         assembler = Assembler()
@@ -224,7 +92,7 @@ class _Tally:
         self._examples = []
         self._tiles = collections.Counter()  # seen so far, by place in the source
         self._finished = set()
-        self._loss = collections.Counter()
+        self._loss = collections.defaultdict(list)  # of every row
         self._rows = 0
 
     def begin(self, batch: Batch, loss: dict):
@@ -232,14 +100,17 @@ class _Tally:
             self._tiles[tile.index] += 1
             if self._tiles[tile.index] > tile.parts:
                 raise RuntimeError(f"{tile.example['name']} was delivered twice.")
-        valid_rows = int(np.count_nonzero(batch.arrays["valid"]))
-        self._rows += valid_rows
+        valid = np.asarray(batch.arrays["valid"])
+        self._rows += int(np.count_nonzero(valid))
         for name, value in loss.items():
-            self._loss[name] += float(value) * valid_rows
+            per_row = np.broadcast_to(np.asarray(value, np.float64), valid.shape)
+            self._loss[name] += per_row[valid].tolist()
 
     def add(self, example: dict, mask_probs: np.ndarray, score: float):
         name = example["name"]
         self._finished.add(example["index"])
+        if not np.isfinite(score):
+            raise InputError(f"{name}: its score is {score}, which is no number.")
         mask = example["original_mask"]
         height, width = mask_probs.shape
         try:
@@ -251,7 +122,7 @@ class _Tally:
         known = {"set": self._set_name} | example | {"height": height, "width": width}
         self._examples.append(
             {
-                "known": {key: known[key] for key in _KNOWN if key in known},
+                "known": {key: known[key] for key in KNOWN if key in known},
                 "histograms": histogram,
                 "centre_histograms": centre,
                 "label": int(example["label"]),
@@ -266,6 +137,7 @@ class _Tally:
             raise RuntimeError(f"{len(missing)} examples did not end: {missing[:5]}.")
         if not self._examples:
             raise InputError("There are no examples to evaluate.")
+        self._examples.sort(key=lambda example: example["known"]["index"])
         columns = {
             name: [example[name] for example in self._examples]
             for name in self._examples[0]
@@ -273,7 +145,9 @@ class _Tally:
         known = columns.pop("known")
         return Evaluation(
             known=known,
-            loss={name: total / self._rows for name, total in self._loss.items()},
+            # Exact sums, so that the order of batches makes no difference.
+            loss={name: math.fsum(of) / self._rows for name, of in self._loss.items()},
+            loss_rows=self._rows,
             threshold=threshold,
             **{name: np.asarray(column) for name, column in columns.items()},
         )
