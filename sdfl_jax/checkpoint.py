@@ -4,8 +4,8 @@
 last few states of training and `WORKDIR/checkpoints/best/STEP` the one that validated
 best. Each checkpoint holds three items: `model` (params and batch statistics: all that
 evaluation needs), `training` (optimizer and counters) and `progress` (JSON: schedule,
-best figure, thresholds), and `hashes.json`: orbax restores damaged bytes silently. The
-position in the data follows from the step.
+best figure, thresholds, `card`), and `hashes.json`: orbax restores damaged bytes
+silently. The position in the data follows from the step.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ import ml_collections as mlc
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
-from sdfl_jax import hashes, models, weights
+from sdfl_jax import card, hashes, models, weights
 from sdfl_jax.config import check_change
 from sdfl_jax.errors import InputError
 from sdfl_jax.files import write_json
@@ -36,7 +36,10 @@ class Checkpoints:
     whole one counts; `InputError` if there is none.
     """
 
-    def __init__(self, workdir: str | os.PathLike, *, keep: int):
+    def __init__(
+        self, workdir: str | os.PathLike, *, keep: int, model_card: dict | None = None
+    ):
+        self._workdir, self._card = workdir, model_card  # of `card.describe`
         root = Path(workdir).absolute() / "checkpoints"
         if jax.process_index() == 0:
             _set_damaged_aside(root)
@@ -50,11 +53,20 @@ class Checkpoints:
         The best is on the disk by then: `progress` may name it.
         """
         self._best.wait()
-        self._latest.save(state, progress)
+        self._save(self._latest, state, progress, tell=not progress.get("best"))
 
     def save_best(self, state: TrainState, progress: dict):
         """Saves as the best, in place of the one before."""
-        self._best.save(state, progress)
+        self._save(self._best, state, progress, tell=True)
+
+    def _save(self, saver, state: TrainState, progress: dict, *, tell: bool):
+        """Saves with the model card; `tell`: it is the one that people read."""
+        if self._card:
+            carried = card.with_scores(self._card, int(state.step), progress)
+            progress = progress | {"card": carried}
+            if tell and jax.process_index() == 0:
+                card.write(self._workdir, carried)
+        saver.save(state, progress)
 
     def restore(self, state: TrainState) -> tuple[TrainState, dict]:
         """The latest state, laid out as `state` is, and its progress.

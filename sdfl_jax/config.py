@@ -22,6 +22,7 @@ def defaults() -> mlc.ConfigDict:
         flips=True,
         balance=True,  # every class sampled up to the size of the largest
         workers=0,  # processes that decode; 0 leaves it to threads
+        audit="",  # what sdfl_jax.data.audit wrote, for the model card
     )
     config.model = dict(name="sdfl")  # and the network's own settings
     # Devices: `data` splits the batch (-1: all that are left), `space` the height of the
@@ -168,7 +169,7 @@ def _article(default) -> str:
 
 
 # Of a run that goes on: what may change without a word, and what never may.
-_FREE = {"log_every", "save_every", "keep", "profile", "data.workers"}
+_FREE = {"log_every", "save_every", "keep", "profile", "data.workers", "data.audit"}
 _FREE |= {"init_from", "init_encoders.encoder", "init_encoders.noise_encoder"}
 _NOT_ARCHITECTURE = {"remat", "pooling", "dtype", "bn_group", "freeze_encoder_bn"}
 
@@ -180,8 +181,8 @@ def check_change(saved: dict, config: mlc.ConfigDict, *, allow: bool) -> list[st
     `InputError` where the network or its optimizer would be another one, and, unless
     `allow`, where anything differs.
     """
-    before = _flat(defaults().to_dict()) | _flat(saved)
-    now = _flat(config.to_dict())
+    before = flat(defaults().to_dict()) | flat(saved)
+    now = flat(config.to_dict())
     names = sorted(
         name
         for name in (before.keys() | now.keys()) - _FREE
@@ -212,12 +213,12 @@ def _is_fixed(name: str) -> bool:
     return name in ("optimizer.name", "schedule.name")
 
 
-def _flat(section: dict, prefix: str = "") -> dict:
+def flat(section: dict, prefix: str = "") -> dict:
     """`{"data.train": ...}`, with lists for tuples, as JSON has them."""
-    flat = {}
+    found = {}
     for name, value in section.items():
         if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{name}.")
+            found |= flat(value, f"{prefix}{name}.")
         else:
-            flat[prefix + name] = list(value) if isinstance(value, tuple) else value
-    return flat
+            found[prefix + name] = list(value) if isinstance(value, tuple) else value
+    return found

@@ -5,7 +5,7 @@ from pathlib import Path
 import jax
 from clu import parameter_overview
 
-from sdfl_jax import checkpoint, sharding
+from sdfl_jax import card, checkpoint, sharding
 from sdfl_jax.checkpoint import Checkpoints
 from sdfl_jax.config import check
 from sdfl_jax.data import pipeline
@@ -44,7 +44,9 @@ def _train(config, workdir: str, preemption: Preemption, allow_config_change: bo
         config.data.train, config.batch_size, balance=config.data.balance
     )
     total_steps = config.total_steps or config.total_epochs * steps_per_epoch
-    checkpoints = Checkpoints(workdir, keep=config.keep)
+    checkpoints = Checkpoints(
+        workdir, keep=config.keep, model_card=card.describe(config)
+    )
     checkpoint.agree_with_config(workdir, config, allow_change=allow_config_change)
 
     experiment = build(config, total_steps)

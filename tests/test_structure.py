@@ -16,7 +16,7 @@ FLOORS = [
     {"files", "config", "pth", "lock", "preemption", "patterns", "torch_names"},
     {"ops", "sharding", "page", "hashes"},
     {"models", "data", "losses", "metrics", "optim"},
-    {"weights", "state", "explain"},
+    {"weights", "state", "explain", "card"},
     {"checkpoint", "steps", "evaluators"},
     {"report"},
     {"meter", "experiment"},
