@@ -114,7 +114,11 @@ def test_the_threshold_moves_figures_and_not_areas_under_curves(
     workdir, shards, report, tmp_path
 ):
     out = tmp_path / "low"
-    evaluate.evaluate(str(workdir), shards[1], str(out), threshold=0.01)
+    evaluate.evaluate(
+        evaluate.Options(
+            workdir=str(workdir), data=shards[1], out=str(out), threshold=0.01
+        )
+    )
     scores = json.loads((out / "metrics.json").read_text())
     standard = json.loads((report / "metrics.json").read_text())["standard"]
     assert scores["standard"]["image_auc"] == standard["image_auc"]
