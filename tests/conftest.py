@@ -1,11 +1,13 @@
 """Eight CPU devices for every test, and no silent broadcasting."""
 
+import os
 import tempfile
 
 import jax
 from absl import flags
 
-jax.config.update("jax_platforms", "cpu")
+# JAX_PLATFORMS=cuda serves the few tests that need a GPU and skip themselves here.
+jax.config.update("jax_platforms", os.environ.get("JAX_PLATFORMS") or "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # Tests compile much and compute little. What one test compiled serves the next.

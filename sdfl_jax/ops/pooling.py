@@ -5,15 +5,25 @@ products of hat functions, one along each axis. So the average over a cell is a 
 sum along one axis and then along the other, with the hats' integrals as weights.
 """
 
+import functools
+import logging
 from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
+from sdfl_jax.errors import InputError, valid
+from sdfl_jax.ops import pooling_kernel
+from sdfl_jax.ops.atoms import Grids, adjoint, integrals
+
 IMPLEMENTATIONS = ("auto", "xla", "pallas")
+
+# Where `auto` takes the kernel: compute capabilities of GPUs on which
+# `python -m benchmarks.pooling` shows it faster than XLA's form, forward and with
+# gradient, with what it showed. Nothing has been measured on a GPU yet.
+KERNEL_WINS: dict[str, str] = {}  # {"9.0": "1.2 times faster on an H100 at B = 64"}
 
 
 def pyramid_pool(
@@ -23,24 +33,105 @@ def pyramid_pool(
 ) -> tuple[Float[Array, "B g g C"], ...]:
     """Averages over the cells of g x g grids on the whole map, for each g of `bins`.
 
-    The map reaches from 0 to H and from 0 to W. Two constant matrices per grid; sums
-    are float32 in any dtype.
+    The map reaches from 0 to H and from 0 to W. The features are read once for all
+    grids, and their gradient is written once; sums are float32 in any shorter type.
+
+    `implementation` is "xla" (products with constant matrices), "pallas" (a kernel for
+    GPUs) or "auto", which takes the kernel where it runs and has been measured to win,
+    and logs once what it took. Reverse-mode gradients only, of any order.
+
+    Raises InputError for an implementation that there is not, or that cannot run here.
     """
-    H, W = features.shape[1:3]
-    pooled = []
-    for g in bins:
-        rows = _weights(np.arange(g + 1) * (H / g), H, np) * (g / H)
-        columns = _weights(np.arange(g + 1) * (W / g), W, np) * (g / W)
-        cells = jnp.einsum(
-            "bhwc,gh,kw->bgkc",
-            features,
-            rows.astype(np.float32),
-            columns.astype(np.float32),
-            precision=jax.lax.Precision.HIGHEST,
-            preferred_element_type=jnp.float32,
+    bins = tuple(int(g) for g in bins)
+    if not bins or min(bins) < 1:
+        raise InputError(f"bins={bins}: takes grid sizes of 1 or more, at least one.")
+    features = jnp.asarray(features)
+    if chosen(implementation) == "pallas":
+        return pooling_kernel.pyramid_pool(features, bins)
+    return _pyramid_pool(features, Grids(*features.shape[1:3], bins))
+
+
+def chosen(implementation: str) -> str:
+    """The implementation of `pyramid_pool` that runs here: "xla" or "pallas".
+
+    Raises InputError for one that there is not, or that cannot run here.
+    """
+    if implementation not in IMPLEMENTATIONS:
+        raise InputError(
+            f"No implementation {implementation!r}; "
+            f"{valid(implementation, IMPLEMENTATIONS)}"
         )
-        pooled.append(cells.astype(features.dtype))
-    return tuple(pooled)
+    missing = pooling_kernel.missing() if implementation != "xla" else ""
+    if implementation == "pallas" and missing:
+        raise InputError(
+            f"Pooling with 'pallas': {missing}; use 'xla' or 'auto' instead."
+        )
+    if implementation != "auto":
+        return implementation
+    if missing:
+        name, reason = "xla", missing
+    else:
+        capability = pooling_kernel.capability()
+        name = "pallas" if capability in KERNEL_WINS else "xla"
+        reason = KERNEL_WINS.get(
+            capability,
+            "no benchmark has shown the kernel to win at compute capability "
+            f"{capability} (python -m benchmarks.pooling)",
+        )
+    _log_once(f"Pooling with {name!r}: {reason}.")
+    return name
+
+
+@functools.cache
+def _log_once(message: str):
+    logging.info(message)
+
+
+def _pool(features, grids: Grids):
+    """Products of constant matrices with the rows, then with the columns."""
+    dtype = jnp.promote_types(features.dtype, jnp.float32)
+    atoms = _product("bih,bhwc->biwc", grids.rows, features.astype(dtype))
+    atoms = _product("bijw,biwc->bijc", grids.columns, atoms)
+    count = range(atoms.shape[1])
+    return tuple(
+        _stacked(cells).astype(features.dtype)
+        for cells in grids.cells([[atoms[:, i, j] for j in count] for i in count])
+    )
+
+
+def _spread(cells, grids: Grids):
+    """The same from the last step to the first, each transposed."""
+    dtype = jnp.promote_types(cells[0].dtype, jnp.float32)
+    atoms = grids.atoms(
+        [
+            [[part[:, i, j].astype(dtype) for j in range(g)] for i in range(g)]
+            for part, g in zip(cells, grids.bins, strict=True)
+        ]
+    )
+    features = _product("biwj,bijc->biwc", grids.columns.T, _stacked(atoms))
+    features = _product("bhi,biwc->bhwc", grids.rows.T, features)
+    return features.astype(cells[0].dtype)
+
+
+_pyramid_pool = adjoint(_pool, _spread)
+
+
+def _product(subscripts: str, matrix, x: Float[Array, "B *axes"]):
+    """The einsum of one matrix, repeated along the first axes of x, with x.
+
+    Repeated, the matrix makes a batched product of contiguous parts of x. Without, XLA
+    on a CPU first brings the contracted axis of all of x to the front, at many times
+    the cost of the product.
+    """
+    axes = subscripts.index(",") - matrix.ndim
+    repeated = jnp.broadcast_to(
+        jnp.asarray(matrix, x.dtype)[(None,) * axes], (*x.shape[:axes], *matrix.shape)
+    )
+    return jnp.einsum(subscripts, repeated, x, precision=jax.lax.Precision.HIGHEST)
+
+
+def _stacked(cells: list[list[Float[Array, "B C"]]]) -> Float[Array, "B g g C"]:
+    return jnp.stack([jnp.stack(row, axis=1) for row in cells], axis=1)
 
 
 def prroi_pool(
@@ -48,24 +139,43 @@ def prroi_pool(
     rois: Float[ArrayLike, "R 5"],
     output_size: int | tuple[int, int],
     spatial_scale: float = 1.0,
+    implementation: str = "auto",
 ) -> Float[Array, "R h w C"]:
     """Averages over the h x w cells of each box, with gradients to the box as well.
 
     A row of `rois` is the index into the batch, then x0, y0, x1, y1, which
     `spatial_scale` turns into positions on the map. Beyond the map the surface is zero;
-    a box without area gives zeros and no gradients.
+    a box without area gives zeros and no gradients. Sums are float32 in any shorter
+    type.
+
+    `implementation` is "xla" or "auto", which is the same: no kernel exists, because
+    the networks pool whole maps alone (`pyramid_pool`). Raises InputError for another.
     """
+    if implementation not in IMPLEMENTATIONS:
+        raise InputError(
+            f"No implementation {implementation!r}; {valid(implementation, _OF_BOXES)}"
+        )
+    if implementation not in _OF_BOXES:
+        raise InputError(
+            f"prroi_pool with {implementation!r}: only pyramid_pool has such a kernel; "
+            "use 'xla' or 'auto' instead."
+        )
+    features, rois = jnp.asarray(features), jnp.asarray(rois)
+    dtype = jnp.promote_types(features.dtype, jnp.float32)
     h, w = (output_size,) * 2 if isinstance(output_size, int) else output_size
     H, W = features.shape[1:3]
-    x0, y0, x1, y1 = jnp.moveaxis(rois[:, 1:] * spatial_scale, 1, 0)  # R each
+    boxes = rois[:, 1:].astype(dtype) * spatial_scale
+    x0, y0, x1, y1 = jnp.moveaxis(boxes, 1, 0)  # R each
     return jnp.einsum(
         "rhwc,rgh,rkw->rgkc",
-        features[rois[:, 0].astype(jnp.int32)],
+        features[rois[:, 0].astype(jnp.int32)].astype(dtype),
         _averages(y0, y1, h, H),
         _averages(x0, x1, w, W),
         precision=jax.lax.Precision.HIGHEST,
-        preferred_element_type=jnp.float32,
     ).astype(features.dtype)
+
+
+_OF_BOXES = ("auto", "xla")
 
 
 def _averages(start, end, cells: int, size: int) -> Float[Array, "R cells size"]:
@@ -74,15 +184,5 @@ def _averages(start, end, cells: int, size: int) -> Float[Array, "R cells size"]
     inside = length > 0
     length = jnp.where(inside, length, 1)
     edges = start[:, None] + length[:, None] * jnp.linspace(0, 1, cells + 1)[None]
-    weights = _weights(edges, size, jnp) * (cells / length)[:, None, None]
+    weights = integrals(edges, size, jnp) * (cells / length)[:, None, None]
     return jnp.where(inside[:, None, None], weights, 0)
-
-
-def _weights(
-    edges: Float[ArrayLike, "*R edges"], size: int, xp
-) -> Float[ArrayLike, "*R edges-1 size"]:
-    """Each sample's hat function integrated from edge to edge (xp: numpy or jax's)."""
-    positions = xp.arange(size).reshape((1,) * edges.ndim + (size,))
-    distance = xp.clip(edges[..., None] - positions, -1, 1)
-    integral = distance - xp.sign(distance) * distance**2 / 2
-    return integral[..., 1:, :] - integral[..., :-1, :]
