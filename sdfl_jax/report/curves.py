@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from scipy.stats import norm
 from sklearn import metrics as sklearn_metrics
@@ -435,11 +436,15 @@ def _running_mean(values: np.ndarray, width: int) -> np.ndarray:
     return (sums[high] - sums[low]) / (high - low)
 
 
-def robustness(kinds: Mapping[str, Mapping], names: Mapping[str, str]) -> Figure:
+def robustness(
+    kinds: Mapping[str, Mapping],
+    names: Mapping[str, str],
+    clean: Mapping[str, float | None],
+) -> Figure:
     """A panel for each way of degrading the images, a curve for each figure.
 
     `kinds` maps a way to `unit`, `levels` and `figures` (a list of values for each
-    key).
+    key); `clean` has the figures of the images as they are, drawn as dotted lines.
     """
     columns = min(3, len(kinds))
     rows = -(-len(kinds) // columns)
@@ -451,19 +456,17 @@ def robustness(kinds: Mapping[str, Mapping], names: Mapping[str, str]) -> Figure
     for place, (axes, (name, way)) in enumerate(
         zip(grid.ravel(), kinds.items(), strict=False)
     ):
-        # Levels that are words, such as names of networks, stand in their order.
-        numeric = all(isinstance(level, int | float) for level in way["levels"])
-        x = way["levels"] if numeric else range(len(way["levels"]))
+        x = way["levels"]
         for color, key in zip(COLORS * 2, keys, strict=False):
             values = way["figures"].get(key)
             if values and any(value is not None for value in values):
                 y = [math.nan if value is None else value for value in values]
                 label = names.get(key, key)
                 axes.plot(x, y, "o-", color=color, ms=3.5, lw=1.6, label=label)
-        if not numeric:
-            axes.set_xticks(x, [printable(str(level)) for level in way["levels"]])
-            axes.tick_params(axis="x", rotation=20)
-        elif len(x) > 1 and x[0] > x[-1]:
+                if clean.get(key) is not None:
+                    axes.axhline(clean[key], color=color, linewidth=0.9, linestyle=":")
+        axes.set_xticks(x, [f"{level:g}" for level in x])
+        if x[0] > x[-1]:
             axes.invert_xaxis()  # from the mildest on, as quality 100 to 50
         axes.set_title(printable(name), fontsize=10, loc="left")
         axes.set(xlabel=printable(way["unit"]), ylim=(0, 1.02))
@@ -472,6 +475,8 @@ def robustness(kinds: Mapping[str, Mapping], names: Mapping[str, str]) -> Figure
             axes.set_ylabel("figure")
     handles, labels = grid[0, 0].get_legend_handles_labels()
     if handles:
+        handles.append(Line2D([], [], color=FAINT, linestyle=":"))
+        labels.append("undegraded images")
         figure.legend(
             handles,
             labels,

@@ -396,7 +396,7 @@ def _robustness_part(scores: Mapping) -> list[str]:
     names = {
         key: tables.heading(key) for way in ways.values() for key in way["figures"]
     }
-    parts = [_chart("Robustness", curves.robustness(ways, names))]
+    parts = [_chart("Robustness", curves.robustness(ways, names, scores["standard"]))]
     for name, way in ways.items():
         rows, columns = _robustness(way)
         parts += [f"<h3>{html.escape(name)}</h3>", _table(rows, columns)]

@@ -17,12 +17,15 @@ class Log:
     """Scalars to `metrics.jsonl` and TensorBoard, images to TensorBoard.
 
     Args:
-      workdir: folder, made if it is not there.
+      workdir: folder, made if it is not there; None logs nothing.
       resume_step: lines and events of later steps are dropped, so that a run which
         goes on from here tells each step once.
     """
 
-    def __init__(self, workdir: str | os.PathLike, resume_step: int = 0):
+    def __init__(self, workdir: str | os.PathLike | None, resume_step: int = 0):
+        self._file = self._events = None
+        if workdir is None:
+            return
         workdir = Path(workdir)
         workdir.mkdir(parents=True, exist_ok=True)
         path = workdir / "metrics.jsonl"
@@ -34,6 +37,8 @@ class Log:
 
     def write(self, step: int, scalars: Mapping[str, SupportsFloat | None]) -> None:
         """Adds one line; None and values that are not finite become null."""
+        if self._file is None:
+            return
         line = {"step": int(step)}
         for name, value in scalars.items():
             value = None if value is None else float(value)
@@ -45,12 +50,15 @@ class Log:
 
     def images(self, step: int, name: str, images: np.ndarray) -> None:
         """Shows uint8 images (B H W 3) as one grid, about as wide as high."""
+        if self._events is None:
+            return
         shown = grid(np.asarray(images))
         self._events.add_image(name, shown, int(step), dataformats="HWC")
 
     def close(self) -> None:
-        self._file.close()
-        self._events.close()
+        if self._file is not None:
+            self._file.close()
+            self._events.close()
 
 
 def grid(images: np.ndarray) -> np.ndarray:

@@ -5,32 +5,12 @@ import textwrap
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-import cv2
 import numpy as np
 from matplotlib.figure import Figure
 
 from sdfl_jax import metrics
+from sdfl_jax.overlay import overlay
 from sdfl_jax.page import FAINT, INK, frame, printable, save
-
-_TINT = np.array([230, 30, 30], np.float32)  # red: what the network calls manipulated
-
-
-def overlay(image: np.ndarray, mask_probs: np.ndarray) -> np.ndarray:
-    """The image (uint8 H W 3) tinted red where `mask_probs` (H W) is high, uint8.
-
-    The line runs around what is called manipulated at 0.5.
-    """
-    share = metrics.levels(mask_probs)[..., None].astype(np.float32) / 255
-    # Half the image stays visible even where the network is sure.
-    tinted = image * (1 - 0.5 * share) + _TINT * (0.5 * share)
-    tinted = np.ascontiguousarray(np.round(tinted).astype(np.uint8))
-    called = (metrics.levels(mask_probs) >= 128).astype(np.uint8)
-    contours, _ = cv2.findContours(called, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
-    width = max(1, round(max(image.shape[:2]) / 200))
-    # A light line with a dark seam is seen on any ground.
-    cv2.drawContours(tinted, contours, -1, (20, 20, 20), width + 2, cv2.LINE_AA)
-    cv2.drawContours(tinted, contours, -1, (255, 220, 60), width, cv2.LINE_AA)
-    return tinted
 
 
 def picture_sheet(rows: Iterable[Mapping], path: str | os.PathLike, title: str) -> None:
