@@ -14,14 +14,15 @@ PACKAGE = Path(__file__).parent.parent / "sdfl_jax"
 FLOORS = [
     {"errors"},
     {"files", "config", "pth", "lock", "preemption", "patterns", "torch_names"},
-    {"ops", "sharding", "page", "hashes"},
+    {"ops", "sharding", "page", "hashes", "overlay", "compiled"},
     {"models", "data", "losses", "metrics", "optim"},
     {"weights", "state", "explain", "card"},
     {"checkpoint", "steps", "evaluators"},
     {"report"},
-    {"meter", "experiment"},
+    {"meter", "experiment", "predictor"},
     {"validation"},
     {"train"},
+    {"serve"},
     {"main", "evaluate", "predict", "explain.__main__", "weights.__main__"},
 ]
 LEVEL = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}

@@ -5,14 +5,19 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import jax
 import jax.numpy as jnp
 import ml_collections as mlc
 import numpy as np
+import optax
 from flax import linen as nn
 
+from sdfl_jax import checkpoint, models
+from sdfl_jax.config import check
 from sdfl_jax.data import build
 from sdfl_jax.models import ENCODERS
 from sdfl_jax.models.layers import BatchNorm, Conv
+from sdfl_jax.state import init_state, init_variables
 
 SIDE = 32
 
@@ -79,6 +84,20 @@ def write_shards(
         ]
     )
     return str(folder / "shards")
+
+
+def write_run(folder: Path, **changes) -> Path:
+    """The working directory of a run that never trained; `changes` as in `config`."""
+    fields = check(config("none", "none", **changes))
+    model = models.build(**fields.model)
+    variables = jax.jit(lambda rng: init_variables(model, fields.image_size, rng))(
+        jax.random.key(fields.seed)
+    )
+    checkpoint.write_config(folder, fields)
+    checkpoints = checkpoint.Checkpoints(folder, keep=1)
+    checkpoints.save_best(init_state(variables, optax.identity()), {})
+    checkpoints.close()
+    return folder
 
 
 def config(train: str, val: str, **changes) -> mlc.ConfigDict:

@@ -7,8 +7,10 @@ sees what an uninterrupted one would have seen.
 
 import ctypes
 import dataclasses
+import multiprocessing
 import os
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Iterable, Iterator, Sequence
 
 import grain
 import numpy as np
@@ -26,7 +28,9 @@ __all__ = [
     "Tile",
     "eval_batches",
     "steps_per_epoch",
+    "stream_batches",
     "train_batches",
+    "unlabelled",
 ]
 
 GEOMETRIES = ("resize", "crop")
@@ -196,8 +200,20 @@ def prefetch(dataset: grain.MapDataset, workers: int) -> Iterator:
     if workers:
         if not flags.FLAGS.is_parsed():  # only `absl.app.run` parses them
             flags.FLAGS.mark_as_parsed()
-        ahead = ahead.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
+        ahead = ahead.mp_prefetch(
+            grain.MultiprocessingOptions(num_workers=workers), _end_with_parent
+        )
     return iter(ahead)
+
+
+def _end_with_parent(worker: int, workers: int):
+    """Lets this worker process end when the one that started it was killed."""
+
+    def watch():
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 class FileSource:
@@ -225,21 +241,26 @@ class FileSource:
             image = images.read_image(path)
         except InputError as error:
             return {"name": name, "error": str(error)}
-        height, width = image.shape[:2]
-        mask = np.zeros((height, width, 1), np.uint8)
-        return {
-            "image": image,
-            "mask": mask,
-            "original_mask": mask[..., 0],
-            "label": 0,
-            "has_mask": False,
-            "height": height,
-            "width": width,
-            "name": name,
-            "source": "",
-            "group": "",
-            "kind": "",
-        }
+        return unlabelled(name, image)
+
+
+def unlabelled(name: str, image: np.ndarray) -> dict:
+    """An image (uint8 H W 3) of which nothing is known, as an example."""
+    height, width = image.shape[:2]
+    mask = np.zeros((height, width, 1), np.uint8)
+    return {
+        "image": image,
+        "mask": mask,
+        "original_mask": mask[..., 0],
+        "label": 0,
+        "has_mask": False,
+        "height": height,
+        "width": width,
+        "name": name,
+        "source": "",
+        "group": "",
+        "kind": "",
+    }
 
 
 def eval_batches(
@@ -290,6 +311,31 @@ def eval_batches(
     )
     examples = grain.MapDataset.range(len(source)).map(rows)
     return _group(prefetch(examples, workers), batch_size)
+
+
+def stream_batches(
+    examples: Iterable[dict],
+    *,
+    batch_size: int,
+    image_size: int,
+    geometry: str,
+    max_side: int = tiling.MAX_SIDE,
+    overlap: int = tiling.OVERLAP,
+) -> Iterator[Batch]:
+    """`eval_batches` of examples that come one after the other, images kept."""
+    settings = {
+        "image_size": image_size,
+        "geometry": geometry,
+        "max_side": max_side,
+        "overlap": overlap,
+        "scoring": "original",
+        "keep_image": True,
+    }
+    rows = (
+        tiling.cut(example | {"index": index}, **settings)
+        for index, example in enumerate(examples)
+    )
+    return _group(rows, batch_size)
 
 
 class _Rows:

@@ -7,10 +7,11 @@ default "manipulated".
 
 from sdfl_jax.explain.grad_cam import default_layer, grad_cam
 from sdfl_jax.explain.gradients import integrated_gradients, saliency
-from sdfl_jax.explain.layers import find_layers, look, notable_layers
+from sdfl_jax.explain.layers import IMAGE, find_layers, look, notable_layers
 from sdfl_jax.explain.score import class_score, predicted_class
 
 __all__ = [
+    "IMAGE",
     "class_score",
     "default_layer",
     "find_layers",

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 from sdfl_jax.explain.layers import find_layers
 from sdfl_jax.explain.score import Label, class_score
 from sdfl_jax.models.layers import resize
-from sdfl_jax.models.watch import shapes, watch
+from sdfl_jax.models.watch import origin, shapes, watch
 
 
 def grad_cam(
@@ -30,6 +30,7 @@ def grad_cam(
     """
     there = shapes(model, variables, image.shape)
     layer = default_layer(there) if layer is None else find_layers(there, [layer])[0]
+    layer = origin(model, variables, image.shape, layer)
 
     def total(nudge):
         outputs, maps = watch(

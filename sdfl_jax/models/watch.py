@@ -63,12 +63,34 @@ def shapes(
     model: nn.Module, variables: Mapping, image_shape: tuple[int, int, int, int]
 ) -> dict[str, tuple[int, int, int, int]]:
     """Each layer and the shape of its map, in order; nothing is computed."""
+    maps = _traced(model, variables, image_shape)
+    return {name: x.shape for name, x in maps.items()}
+
+
+def origin(
+    model: nn.Module,
+    variables: Mapping,
+    image_shape: tuple[int, int, int, int],
+    layer: str,
+) -> str:
+    """The first layer that puts out the same map as `layer`, most often itself.
+
+    A stage of an encoder goes on to the next stage, too: a nudge where it leaves the
+    encoder ("encoder/level2") would reach the decoder alone, one at its last block
+    ("encoder/layer3_5") reaches both. Where a level is no module's own output, the
+    level it is.
+    """
+    maps = _traced(model, variables, image_shape)
+    return next(name for name, x in maps.items() if x is maps[layer])
+
+
+def _traced(model, variables, image_shape) -> dict:
+    """All maps as tracers, whose identity tells which of them are the same."""
     found = {}
-
-    def look(variables, image):
-        maps = watch(model, variables, image)[1]
-        found.update({name: x.shape for name, x in maps.items()})
-
     image = jax.ShapeDtypeStruct(image_shape, np.float32)
-    jax.eval_shape(look, variables, image)
+    jax.eval_shape(
+        lambda variables, image: found.update(watch(model, variables, image)[1]),
+        variables,
+        image,
+    )
     return found

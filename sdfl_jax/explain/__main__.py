@@ -1,0 +1,358 @@
+"""Shows why a network answers as it does.
+
+python -m sdfl_jax.explain --workdir=DIR --out=DIR FILE|FOLDER...
+python -m sdfl_jax.explain --workdir=DIR --out=DIR --data=SHARDS
+"""
+
+import argparse
+import collections
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import cv2
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from sdfl_jax import checkpoint, explain, page, sharding
+from sdfl_jax.data import images, pipeline
+from sdfl_jax.data.records import RecordSource
+from sdfl_jax.data.sources import ListSource
+from sdfl_jax.errors import InputError, one_line, valid
+from sdfl_jax.explain import pictures
+from sdfl_jax.files import write_csv
+from sdfl_jax.models.watch import shapes
+
+METHODS = ("saliency", "grad_cam", "integrated_gradients")
+CLASSES = ("authentic", "manipulated")
+COLUMNS = ("image", "label", "called", "explained", "score", "picture", "layers")
+
+
+@one_line
+def main(argv=None):
+    """Reads the command line; one JSON line per image goes to standard output."""
+    args = _arguments().parse_args(argv)
+    trained = checkpoint.load(args.workdir, args.checkpoint)
+    if args.list_layers:
+        for name, (_, *size) in _layers(trained).items():
+            print(f"{name}  {'x'.join(map(str, size))}")
+        return
+    if args.out is None:
+        raise InputError("--out is missing: the folder for the pictures.")
+    source, labelled = _source(args)
+    failed = 0
+    lines = run(
+        trained,
+        source,
+        args.out,
+        labelled=labelled,
+        methods=args.methods,
+        cam_layer=args.cam_layer,
+        layers=args.layers,
+        steps=args.steps,
+        batch_size=args.batch_size,
+        max_side=args.max_side,
+    )
+    for line in lines:
+        if "error" in line:
+            failed += 1
+            tqdm.write(f"Error: {line['error']}", file=sys.stderr)
+        else:
+            tqdm.write(json.dumps(line), file=sys.stdout)
+    if failed:
+        print(f"{failed} of the images could not be read.", file=sys.stderr)
+        sys.exit(1)
+
+
+def run(
+    trained: checkpoint.Trained,
+    source,
+    out: str | Path,
+    *,
+    labelled: bool,
+    methods: Sequence[str] = METHODS,
+    cam_layer: str | None = None,
+    layers: Sequence[str] = (),
+    steps: int = 32,
+    batch_size: int = 4,
+    max_side: int = 512,
+) -> Iterator[dict]:
+    """Explains every image of `source`, and draws the means over each class.
+
+    Writes to `out`: `pictures/NAME.png` (all maps side by side), `METHOD/NAME.png`
+    (each map in grey, at the image's size), `layers/NAME.png`, `mean_CLASS.png`,
+    `mean_layers_CLASS.png` and `explain.csv`. Classes are the true ones where
+    `labelled`, otherwise the predicted ones; it is that class's score which is
+    explained. An image larger than `max_side` is explained tile by tile (each by its
+    own class), and its layers are those of the tile with the highest score.
+
+    Yields:
+      `image`, `label` (the true class, if known), `called` and `explained` (classes),
+      `score` and the files written; or `image` and `error`.
+    """
+    out, mesh = Path(out), sharding.data_mesh()
+    model, config = trained.model, trained.config
+    there = _layers(trained)
+    _known_methods(methods)
+    if layers == ["main"]:
+        layers = explain.notable_layers(there)
+    layers = explain.find_layers(there, layers)
+    if cam_layer is not None:
+        explain.find_layers(
+            {n: s for n, s in there.items() if n != explain.IMAGE}, [cam_layer]
+        )
+    step = jax.jit(
+        _explanation(model, labelled, tuple(methods), cam_layer, tuple(layers), steps),
+        in_shardings=(sharding.everywhere(mesh), sharding.split(mesh)),
+    )
+    variables = jax.device_put(trained.variables, sharding.everywhere(mesh))
+    batches = pipeline.eval_batches(
+        source,
+        batch_size=sharding.fitting_batch_size(min(batch_size, len(source)), mesh),
+        image_size=config.image_size,
+        geometry=config.data.geometry,
+        max_side=max_side,
+        keep_images=True,
+    )
+    joined, views = collections.defaultdict(pipeline.Assembler), _Views(layers)
+    means, layer_means = _Means(config.image_size), _Means(config.image_size)
+    channels = {name: there[name][3] for name in layers}
+    rows = []
+    bar = tqdm(total=len(source), unit="image", dynamic_ncols=True, file=sys.stderr)
+    for batch in batches:
+        for error in batch.errors:
+            bar.update()
+            yield {"image": error["name"], "error": error["error"]}
+        if not batch.tiles:
+            continue
+        arrays = {name: batch.arrays[name] for name in ("image", "label")}
+        found = jax.device_get(step(variables, sharding.to_global(arrays, mesh)))
+        views.add(batch, found)
+        score = found.pop("score")
+        found.pop("layers")
+        # The same batches go in, so the same examples come out, in the same order.
+        done = [
+            joined[name].add(batch, planes, score) for name, planes in found.items()
+        ]
+        for several in zip(*done, strict=True):
+            (example, _, score), *_ = several
+            maps = dict(zip(found, (plane for _, plane, _ in several), strict=True))
+            maps = {name: maps[name] for name in ("mask", *METHODS) if name in maps}
+            called = CLASSES[int(score > 0.5)]
+            line = {
+                "image": example["name"],
+                "label": CLASSES[example["label"]] if labelled else None,
+                "called": called,
+                "explained": CLASSES[example["label"]] if labelled else called,
+                "score": round(float(score), 4),
+            }
+            line |= _write(out, example, maps, line)
+            means.add(line["explained"], maps)
+            if layers:
+                seen = views.pop(example["index"])
+                path = out / "layers" / images.png_name(example["name"])
+                title = f"{example['name']}: what layers see"
+                page.save(pictures.layer_sheet(title, seen, channels), path)
+                line["layers"] = str(path)
+                first = {name: view[..., 0] for name, view in seen.items()}
+                layer_means.add(line["explained"], first)
+            rows.append(line)
+            bar.update()
+            yield line
+    bar.close()
+    _write_means(out, means, layer_means, channels)
+    write_csv(out / "explain.csv", rows, COLUMNS)
+
+
+def _explanation(model, labelled, methods, cam_layer, layers, steps):
+    """The function to compile: arrays to maps B H W, scores and views of layers."""
+
+    def step(variables, arrays):
+        image = arrays["image"].astype(np.float32) / 255
+        outputs = model.apply(variables, image, train=False)
+        label = arrays["label"].astype(np.int32)
+        if not labelled:
+            label = explain.predicted_class(outputs)
+        given = (model, variables, image)
+        found = {
+            "score": outputs.image_score(),
+            "layers": explain.look(*given, layers) if layers else {},
+        }
+        if "saliency" in methods:
+            found["saliency"] = explain.saliency(*given, label)
+        if "grad_cam" in methods:
+            found["grad_cam"] = explain.grad_cam(
+                *given, cam_layer, label, normalise=False
+            )
+        if "integrated_gradients" in methods:
+            values = explain.integrated_gradients(*given, label, steps=steps)
+            found["integrated_gradients"] = values.sum(axis=-1)
+        if outputs.mask_logits is not None:
+            found["mask"] = jax.nn.sigmoid(outputs.mask_logits[..., 0])
+        return found
+
+    return step
+
+
+def _write(out: Path, example: dict, maps: dict, line: dict) -> dict:
+    name = images.png_name(example["name"])
+    height, width = next(iter(maps.values())).shape
+    image = images.resize_image(example["image"], height, width)
+    panels = {"image": image}
+    for method, plane in maps.items():
+        if method != "mask":
+            images.write_png(out / method / name, pictures.saved(method, plane))
+        panels[method] = pictures.coloured(method, plane, image)
+    notes = [f"score {line['score']:.3f}", f"called {line['called']}"]
+    if line["label"]:
+        notes.append(f"is {line['label']}")
+    notes.append(f"explained: why {line['explained']}")
+    figure = pictures.sheet(example["name"], panels, notes)
+    page.save(figure, out / "pictures" / name)
+    return {"picture": str(out / "pictures" / name)}
+
+
+class _Views:
+    """What layers see of each image, of the tile with the highest score; h w n."""
+
+    def __init__(self, layers: Sequence[str]):
+        self._layers = layers
+        self._best = {}  # index -> score, views
+
+    def add(self, batch: pipeline.Batch, found: dict):
+        if not self._layers:
+            return
+        height, width = batch.arrays["image"].shape[1:3]
+        for row, tile in enumerate(batch.tiles):
+            score = float(found["score"][row])
+            if score <= self._best.get(tile.index, (-1,))[0]:
+                continue
+            shares = (
+                (1, 1) if tile.resized else (tile.box[2] / height, tile.box[3] / width)
+            )
+            views = {
+                name: _without_padding(found["layers"][name][row], shares)
+                for name in self._layers
+            }
+            self._best[tile.index] = score, views
+
+    def pop(self, index: int) -> dict[str, np.ndarray]:
+        return self._best.pop(index)[1]
+
+
+def _without_padding(view: np.ndarray, shares: tuple[float, float]) -> np.ndarray:
+    height, width = (
+        max(1, round(side * share))
+        for side, share in zip(view.shape[:2], shares, strict=True)
+    )
+    return view[:height, :width].copy()
+
+
+class _Means:
+    """Means of maps over the images of each class, all brought to one size."""
+
+    def __init__(self, side: int):
+        self._side = side
+        self._sums = collections.defaultdict(dict)
+        self.counts = collections.Counter()
+
+    def add(self, which: str, maps: dict[str, np.ndarray]):
+        self.counts[which] += 1
+        sums = self._sums[which]
+        for name, plane in maps.items():
+            side = (self._side, self._side)
+            plane = plane.astype(np.float32)
+            plane = cv2.resize(plane, side, interpolation=cv2.INTER_AREA)
+            sums[name] = sums.get(name, 0) + plane.astype(np.float64)
+
+    def of(self, which: str) -> dict[str, np.ndarray]:
+        return {
+            name: total / self.counts[which]
+            for name, total in self._sums[which].items()
+        }
+
+
+def _write_means(out: Path, means: _Means, layer_means: _Means, channels: dict):
+    for which, count in means.counts.items():
+        notes = [f"{count} images, each stretched to one size"]
+        title = f"Mean maps, {which}"
+        panels = {
+            name: pictures.coloured(name, plane, None)
+            for name, plane in means.of(which).items()
+        }
+        page.save(pictures.sheet(title, panels, notes), out / f"mean_{which}.png")
+        views = {n: plane[..., None] for n, plane in layer_means.of(which).items()}
+        if views:
+            figure = pictures.layer_sheet(f"Mean of layers, {which}", views, channels)
+            page.save(figure, out / f"mean_layers_{which}.png")
+
+
+def _layers(trained: checkpoint.Trained) -> dict[str, tuple[int, int, int, int]]:
+    """Every layer that can be looked at, the image among them, and its map's shape."""
+    side = trained.config.image_size
+    image = (1, side, side, 3)
+    found = shapes(trained.model, trained.variables, image)
+    return {explain.IMAGE: image, **found}
+
+
+def _known_methods(methods: Sequence[str]):
+    for method in methods:
+        if method not in METHODS:
+            raise InputError(f"No method {method!r}; {valid(method, METHODS)}")
+
+
+def _source(args) -> tuple[object, bool]:
+    """Where the images come from, and whether their true classes are known."""
+    given = [bool(args.files), bool(args.data), bool(args.paths_file)]
+    if sum(given) != 1:
+        raise InputError(
+            "Give files or folders, --data=SHARDS or --paths_file=LIST, one of them."
+        )
+    if args.files:
+        return pipeline.FileSource(images.find(args.files)), False
+    if args.data:
+        return RecordSource(args.data), True
+    return ListSource(args.paths_file), True
+
+
+def _arguments() -> argparse.ArgumentParser:
+    names = lambda text: [name for name in text.split(",") if name]
+    parser = argparse.ArgumentParser(
+        prog="python -m sdfl_jax.explain", description=__doc__.splitlines()[0]
+    )
+    parser.add_argument("--workdir", required=True, help="folder of a training run")
+    parser.add_argument("--out", help="folder for the pictures")
+    parser.add_argument("files", nargs="*", help="images, folders of images")
+    parser.add_argument("--data", help="shards instead: their true classes are known")
+    parser.add_argument("--paths_file", help="or a list of images, likewise")
+    parser.add_argument(
+        "--methods",
+        type=names,
+        default=list(METHODS),
+        help=f"of {','.join(METHODS)}; all by default",
+    )
+    parser.add_argument(
+        "--cam_layer", help="of Grad-CAM; the last stage of the encoder by default"
+    )
+    parser.add_argument(
+        "--layers",
+        type=names,
+        default=[],
+        help="shows what these layers see; main takes those of the study's figures",
+    )
+    parser.add_argument(
+        "--list_layers", action="store_true", help="prints every layer's name and size"
+    )
+    parser.add_argument("--steps", type=int, default=32, help="of integrated gradients")
+    parser.add_argument("--checkpoint", default="best", help="best, latest or a step")
+    parser.add_argument("--batch_size", type=int, default=4)
+    parser.add_argument(
+        "--max_side", type=int, default=512, help="of a tile of a larger image"
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    main()
