@@ -54,7 +54,7 @@ class Options:
     mask_inverted: bool = False
     # How a network sees an image.
     tile: int | None = None
-    overlap: int = tiling.OVERLAP
+    overlap: int | None = None  # `tiling.OVERLAP`, or half of a smaller tile
     tta: str = "none"
     image_level_mask: str = "grey"
     # How it is scored.
@@ -76,7 +76,7 @@ class Options:
         if not 0 < self.threshold < 1:
             raise InputError(f"--threshold={self.threshold}: must lie between 0 and 1.")
         for name, least in (("batch_size", 1), ("workers", 0), ("overlap", 0)):
-            if getattr(self, name) < least:
+            if (getattr(self, name) or 0) < least:
                 raise InputError(
                     f"--{name}={getattr(self, name)}: {least} or more is expected."
                 )
@@ -91,7 +91,7 @@ class Options:
             raise InputError(
                 f"--tile={self.tile}: a multiple of {tiling.STRIDE} is expected."
             )
-        if 2 * self.overlap > (self.tile or tiling.MAX_SIDE):
+        if 2 * (self.overlap or 0) > (self.tile or tiling.MAX_SIDE):
             raise InputError(
                 f"--overlap={self.overlap}: at most half a tile of "
                 f"{self.tile or tiling.MAX_SIDE} pixels."
@@ -281,12 +281,16 @@ class _Network:
         )
         self.variables = sharding.local_copy(trained.variables, mesh)
         geometry = "crop" if options.tile else config.data.geometry
+        side = options.tile or tiling.MAX_SIDE
+        overlap = options.overlap
+        if overlap is None:
+            overlap = min(tiling.OVERLAP, side // 2)
         self._settings = {
             "batch_size": sharding.fitting_batch_size(options.batch_size, mesh),
             "image_size": config.image_size,
             "geometry": geometry,
-            "max_side": options.tile or tiling.MAX_SIDE,
-            "overlap": options.overlap,
+            "max_side": side,
+            "overlap": overlap,
             "scoring": options.scoring,
             "workers": options.workers,
         }
@@ -296,8 +300,8 @@ class _Network:
             "checkpoint": options.checkpoint,
             "scoring": options.scoring,
             "geometry": geometry,
-            "tile": self._settings["max_side"] if cut else None,
-            "overlap": options.overlap if cut else None,
+            "tile": side if cut else None,
+            "overlap": overlap if cut else None,
             "tta": options.tta,
             "mask_source": mask_source(trained.model, options.image_level_mask),
             "config": config.to_dict(),
@@ -442,7 +446,7 @@ class _Writer:
         self._bar.update()
 
     def _show(self, example, mask_probs):
-        self.gallery.offer(example, mask_probs)
+        self.gallery.offer(example | {"set": data_set}, mask_probs)
         if self._seen % self._every == 0 and len(self.pictures) < SHOWN_IMAGES:
             names = ("image", "name", "kind", "label", "has_mask")
             row = {name: example[name] for name in names}
@@ -646,9 +650,8 @@ def _arguments() -> argparse.ArgumentParser:
 
     add = parser.add_argument_group("how a network sees an image").add_argument
     add("--tile", type=int, help="at native resolution, in tiles of this side")
-    add(
-        "--overlap", type=int, default=tiling.OVERLAP, help="of tiles; they are blended"
-    )
+    help = f"of tiles, which are blended (default: {tiling.OVERLAP})"
+    add("--overlap", type=int, help=help)
     add("--tta", choices=TTA, default="none", help="average over mirror images")
     add(
         "--image_level_mask",

@@ -39,6 +39,7 @@ _SETTINGS = {
     "size_mismatch": "masks of another size",
     "permute": "better of the map and its inverse",
     "mask_source": "maps come from",
+    "score_source": "image scores come from",
 }
 
 
