@@ -442,11 +442,11 @@ class _Writer:
         if len(self._waiting) > _WAITING:
             self._waiting.popleft().result()
         if self._first and "image" in example:
-            self._show(example, mask_probs)
+            self._show(example | {"set": data_set}, mask_probs)
         self._bar.update()
 
     def _show(self, example, mask_probs):
-        self.gallery.offer(example | {"set": data_set}, mask_probs)
+        self.gallery.offer(example, mask_probs)
         if self._seen % self._every == 0 and len(self.pictures) < SHOWN_IMAGES:
             names = ("image", "name", "kind", "label", "has_mask")
             row = {name: example[name] for name in names}
