@@ -1,13 +1,19 @@
 """The study's other networks and encoders, against golden values and by their words."""
 
+import functools
+
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import traverse_util
 
 from sdfl_jax import models, torch_names, weights
+from sdfl_jax.errors import InputError
+from sdfl_jax.models.classifier import of_classes
+from sdfl_jax.models.encoders import convnext, densenet
 from tests import golden
-from tests.test_models import apply_train, loss_terms, shapes
+from tests.test_models import apply_train, filled, loss_terms, shapes
 
 # ------------------------------------------------------------------- MVSS-Net
 
@@ -129,3 +135,140 @@ def test_networks_have_as_many_parameters_as_published():
     )
     kernels = 2 * 9 * (256 + 512 + 1024 + 2048)  # Sobel's, kept with the statistics
     assert round((count("mvssnet") + unused + kernels) / 1e6, 1) == 146.9
+
+
+@pytest.mark.parametrize("width", [0, 1])
+def test_simplenet_reads_images_of_its_own_size(width):
+    model = models.build("simplenet", image_size=64)
+    image = jax.ShapeDtypeStruct((2, 64, 64 + width, 3), jnp.float32)
+    init = lambda x: model.init_with_output(jax.random.key(0), x, train=False)
+    if width:
+        with pytest.raises(InputError, match="reads images of 64x64, not 64x65"):
+            jax.eval_shape(init, image)
+        return
+    outputs, variables = jax.eval_shape(init, image)
+    assert outputs.mask_logits is None and outputs.class_logits.shape == (2, 2)
+    assert variables["params"]["dense1"]["kernel"].shape == (24 * 2 * 2, 1024)
+
+
+def test_two_classes_give_the_label_by_their_difference():
+    outputs = of_classes(jnp.array([[1.0, 3.0], [2.0, -1.0]]))
+    np.testing.assert_array_equal(outputs.label_logits, [2.0, -3.0])
+    np.testing.assert_allclose(
+        outputs.image_score(), jax.nn.softmax(outputs.class_logits)[:, 1], rtol=1e-6
+    )
+
+
+def test_a_head_that_tells_one_class_is_refused():
+    for name in ("simplenet", "densenet121"):
+        with pytest.raises(InputError, match="num_classes=1: there are two or more"):
+            models.build(name, num_classes=1)
+
+
+# ----------------------------------------------------------------------- U-Net
+
+
+def test_unet_drops_features_in_training_alone_and_takes_odd_sizes():
+    model = models.build("unet", widths=(4, 8, 16))
+    image = jax.random.uniform(jax.random.key(0), (2, 19, 22, 3))
+    variables = jax.tree.map(jnp.asarray, filled(shapes("unet", widths=(4, 8, 16))))
+    train = jax.jit(
+        lambda key: model.apply(
+            variables, image, train=True, mutable=["batch_stats"], rngs={"dropout": key}
+        )[0]
+    )
+    first, second = (train(jax.random.key(i)).mask_logits for i in range(2))
+    assert first.shape == (2, 19, 22, 1) and np.any(first != second)
+    outputs = jax.jit(lambda x: model.apply(variables, x, train=False))(image)
+    np.testing.assert_array_equal(
+        outputs.label_logits, outputs.mask_logits.max((1, 2, 3))
+    )
+
+
+# -------------------------------------------------------------------- encoders
+
+
+@pytest.mark.parametrize("name", sorted(models.ENCODERS))
+def test_sdfl_runs_with_every_encoder(name):
+    model = models.build("sdfl", encoder=name, width=8, pyramid_width=8)
+    outputs, variables = jax.eval_shape(
+        lambda: model.init_with_output(
+            jax.random.key(0),
+            jnp.zeros((2, 96, 64, 3)),
+            train=False,
+            capture_intermediates=lambda module, _: module.name == "encoder",
+        )
+    )
+    assert outputs.mask_logits.shape == (2, 96, 64, 1)
+    assert outputs.label_logits.shape == (2,)
+    (levels,) = variables["intermediates"]["encoder"]["__call__"]
+    for level, stride in zip(levels, (4, 8, 16, 32), strict=True):
+        expected = np.array([96, 64]) / stride
+        assert np.all(np.abs(np.array(level.shape[1:3]) - expected) <= 1)
+
+
+def test_convnext_equals_another_implementation():
+    arrays, about = golden.load("convnext_tiny")
+    settings = dict(encoder="convnext_tiny", width=8, pyramid_width=8)
+    encoder = models.build("upernet", **settings).encoder
+    fresh = filled(shapes("upernet", **settings))
+    variables = weights.fit_encoder("by rule", golden.state_dict(about), fresh)
+    mean, std = np.float32(encoder.mean), np.float32(encoder.std)
+    image = arrays["image"].astype(np.float32) / 255
+    image = (image - mean[None, None, None]) / std[None, None, None]
+    levels = jax.jit(lambda p, x: encoder.apply({"params": p}, x, train=False))(
+        variables["params"]["encoder"], image
+    )
+    for i, level in enumerate(levels):
+        golden.assert_close(level[..., ::8], arrays[f"level{i}"], 1e-4, f"level{i}")
+
+
+def test_timm_and_torchvision_names_of_convnext_mean_the_same_places():
+    _, about = golden.load("convnext_tiny")
+    places = [
+        {
+            torch_names.path_of(name, len(shape))
+            for name, shape in about[kind]
+            if not name.startswith(("classifier.", "head."))
+        }
+        for kind in ("params", "timm_params")
+    ]
+    assert places[0] == places[1] and len(places[0]) == 178
+
+
+def test_older_files_of_densenet_have_the_same_places():
+    name = "features.denseblock3.denselayer24.{}.running_var"
+    places = {torch_names.path_of(name.format(n), 1) for n in ("norm2", "norm.2")}
+    assert places == {"batch_stats/block3_24/norm2/var"}
+
+
+@pytest.mark.parametrize(
+    "encoder",
+    [
+        functools.partial(convnext.ConvNeXt, stages=[(1, 8), (1, 8), (1, 8), (1, 16)]),
+        functools.partial(densenet.DenseNet, blocks=(1, 2, 1, 1), growth=4, stem=8),
+    ],
+    ids=["convnext", "densenet"],
+)
+def test_a_step_trains_every_parameter_of_an_encoder(encoder, monkeypatch):
+    monkeypatch.setitem(models.ENCODERS, "small", encoder)
+    settings = dict(encoder="small", width=8, pyramid_width=8, bins=(1, 2))
+    model = models.build("upernet", **settings)
+    variables = filled(shapes("upernet", **settings))
+    rng = np.random.default_rng(0)
+    for leaf in jax.tree.leaves(variables["params"]["encoder"]):
+        leaf += rng.normal(0, 0.05, leaf.shape).astype(np.float32)
+    image = jnp.asarray(rng.random((2, 64, 64, 3), np.float32))
+
+    @jax.jit
+    def grads(params):
+        def loss(params):
+            outputs, _ = apply_train(model, variables | {"params": params}, image)
+            dice, bce = loss_terms(outputs, image[..., :1] > 0.5, jnp.ones(2))
+            return dice + bce
+
+        return jax.grad(loss)(params)
+
+    flat = traverse_util.flatten_dict(grads(variables["params"]), sep="/")
+    assert all(np.all(np.isfinite(g)) for g in flat.values())
+    assert [name for name, g in flat.items() if not np.any(g)] == []

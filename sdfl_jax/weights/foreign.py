@@ -5,13 +5,14 @@ import logging
 import os
 import pathlib
 import re
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from sdfl_jax import models
+from sdfl_jax import models, patterns
 from sdfl_jax.errors import InputError
 from sdfl_jax.torch_names import path_of
 from sdfl_jax.weights.files import read_weights
@@ -41,12 +42,17 @@ CLASSIFIER_LAYERS = (
 BOOKKEEPING = re.compile(r"\.(num_batches_tracked|_running_iter|_tmp_running_\w+)$")
 
 
-def from_torch(model_name: str, state_dict: dict, **settings) -> dict:
+def from_torch(
+    model_name: str, state_dict: dict, *, keep: Sequence[str] = (), **settings
+) -> dict:
     """Variables of a network from the reference's arrays, by PyTorch's names.
 
     Args:
-      model_name: "sdfl" or "upernet".
-      state_dict: arrays in PyTorch's layout (convolutions O I kH kW) by name.
+      model_name: one of `models.MODELS`.
+      state_dict: arrays in PyTorch's layout (convolutions O I kH kW) by name; those
+        that are named by their path here are taken as they are.
+      keep: patterns (`sdfl_jax.patterns`) of what is drawn afresh instead, whether or
+        not `state_dict` has it.
       **settings: of the network, where they are not those of the reference.
 
     Returns:
@@ -56,12 +62,19 @@ def from_torch(model_name: str, state_dict: dict, **settings) -> dict:
     """
     model = models.build(model_name, **settings)
     side = getattr(model, "image_size", 64)  # where the network has one of its own
-    image = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
-    template = jax.eval_shape(
-        lambda image: model.init(jax.random.key(0), image, train=False), image
-    )
+
+    def init():
+        key = jax.random.key(0, impl="rbg")  # compiles in a third of the default's time
+        return model.init(key, jnp.zeros((1, side, side, 3)), train=False)
+
+    what = f"The weights for {model_name!r}"
+    template = jax.device_get(jax.jit(init)()) if keep else jax.eval_shape(init)
+    template = {
+        "params": template["params"],
+        "batch_stats": template.get("batch_stats", {}),
+    }
     used = _without(state_dict, UNUSED_LAYERS)
-    return _fit(f"The weights for {model_name!r}", used, template, model_name)
+    return _fit(what, used, template, model_name, keep)
 
 
 def load_encoder(
@@ -92,9 +105,13 @@ def fit_encoder(
 ) -> dict:
     """As `load_encoder`, from arrays at hand; `source` names them in an error."""
     used = _without(state_dict, CLASSIFIER_LAYERS)
-    template = {kind: tree[part] for kind, tree in variables.items()}
+    # Without batch norm an encoder has no statistics.
+    template = {kind: tree.get(part, {}) for kind, tree in variables.items()}
     fitted = _fit(f"{source} as {part!r}", used, template)
-    return {kind: tree | {part: fitted[kind]} for kind, tree in variables.items()}
+    return {
+        kind: tree | ({part: fitted[kind]} if part in tree else {})
+        for kind, tree in variables.items()
+    }
 
 
 def _packaged_efficientnet_lite0() -> pathlib.Path:
@@ -126,21 +143,38 @@ def _without(state_dict: dict, layers: tuple[str, ...]) -> dict:
     return {name: named[name] for name in named if name not in dropped}
 
 
-def _fit(what: str, state_dict: dict, template: dict, network: str = "") -> dict:
-    """Arrays of `state_dict` in the places and shapes of `template`, all of them."""
-    places = traverse_util.flatten_dict(template, sep="/")
+def _fit(
+    what: str,
+    state_dict: dict,
+    template: dict,
+    network: str = "",
+    keep: Sequence[str] = (),
+) -> dict:
+    """Arrays of `state_dict` in the places of `template`, all but those to keep."""
+    places = traverse_util.flatten_dict(template, sep="/", keep_empty_nodes=True)
+    below = {path: path.partition("/")[2] for path in places}
+    patterns.must_fit(f"{what}, keeping", keep, below.values())
+    kept = {path for path in places if patterns.fits(below[path], keep)}
     arrays, unknown = {}, []
     for name, array in state_dict.items():
-        path = path_of(name, np.ndim(array), network)
-        if path in places:
-            arrays[path] = _to_our_layout(path, array)
-        else:
+        path = name if name in places else path_of(name, np.ndim(array), network)
+        if path in kept or patterns.fits(path.partition("/")[2], keep):
+            continue
+        if path not in places:
             unknown.append(name)
+        elif path == name:
+            arrays[path] = np.asarray(array, np.float32)
+        else:
+            arrays[path] = _to_our_layout(path, array)
 
     shapes = {path: array.shape for path, array in arrays.items()}
-    wanted = {path: place.shape for path, place in places.items()}
+    wanted = {
+        path: place.shape
+        for path, place in places.items()
+        if path not in kept and hasattr(place, "shape")
+    }
     refuse(what, shapes, wanted, unknown=sorted(unknown))
-    return traverse_util.unflatten_dict(arrays, sep="/")
+    return traverse_util.unflatten_dict(places | arrays, sep="/")
 
 
 def _to_our_layout(path: str, array: np.ndarray) -> np.ndarray:
@@ -155,3 +189,15 @@ def _to_our_layout(path: str, array: np.ndarray) -> np.ndarray:
     elif array.ndim == 2:
         array = array.T
     return np.ascontiguousarray(array, np.float32)
+
+
+def to_torch_layout(path: str, array: np.ndarray) -> np.ndarray:
+    """The array at `path` in the layout that PyTorch's of that name has."""
+    if path.endswith("bayar_conv/kernel"):
+        array = array.transpose(2, 1, 0)
+        return array.reshape(array.shape[1], array.shape[0], -1)
+    if path.endswith("/layer_scale"):
+        return array.reshape(-1, 1, 1)
+    if array.ndim == 4:
+        return array.transpose(3, 2, 0, 1)
+    return array.T if array.ndim == 2 else array
