@@ -30,9 +30,11 @@ def main(argv=None):
     """Reads the flags, trains."""
     _parse(list(sys.argv if argv is None else ["main", *argv]))
     # Imported late: a misspelt flag is told within a second.
+    from sdfl_jax import processes
     from sdfl_jax.preemption import Preempted
     from sdfl_jax.train import train
 
+    processes.join()
     try:
         train(
             _CONFIG.value,

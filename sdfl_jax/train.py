@@ -1,5 +1,6 @@
 """A training run from first batch to last checkpoint."""
 
+import contextlib
 from pathlib import Path
 
 import jax
@@ -14,6 +15,7 @@ from sdfl_jax.experiment import build, first_variables
 from sdfl_jax.lock import only_user
 from sdfl_jax.meter import Diverged, Meter, Profile, write_summary
 from sdfl_jax.preemption import Preempted, Preemption
+from sdfl_jax.processes import gather, is_first
 from sdfl_jax.report import Log
 from sdfl_jax.validation import Validation
 
@@ -35,7 +37,8 @@ def train(config, workdir: str, *, allow_config_change: bool = False):
       Preempted: SIGTERM came; the state is saved.
     """
     config = check(config)
-    with only_user(workdir), Preemption() as preemption:
+    alone = only_user(workdir) if is_first() else contextlib.nullcontext()
+    with alone, Preemption() as preemption:
         return _train(config, workdir, preemption, allow_config_change)
 
 
@@ -50,8 +53,12 @@ def _train(config, workdir: str, preemption: Preemption, allow_config_change: bo
     checkpoint.agree_with_config(workdir, config, allow_change=allow_config_change)
 
     experiment = build(config, total_steps)
-    state = experiment.state(first_variables(config, experiment.model))
-    show_parameters(state, workdir)
+    variables = first_variables(config, experiment.model)
+    state = experiment.state(variables)
+    if is_first():
+        show_parameters(variables["params"], workdir)
+        memory = sharding.bytes_per_device(state) / 2**20
+        print(f"Parameters, statistics and optimizer: {memory:,.0f} MiB on each device")
     state, progress = checkpoints.restore(state)
     validation = Validation(experiment, total_steps, steps_per_epoch)
     validation.resume(progress)
@@ -73,7 +80,7 @@ def _train(config, workdir: str, preemption: Preemption, allow_config_change: bo
     damaged = DamagedRecords(
         config.data.train, steps_per_epoch * config.batch_size // jax.process_count()
     )
-    log = Log(workdir, resume_step=step)
+    log = Log(workdir if is_first() else None, resume_step=step)
     meter = Meter(log, config, total_steps, step)
     profile = Profile(workdir, config.profile)
 
@@ -117,28 +124,22 @@ def _train(config, workdir: str, preemption: Preemption, allow_config_change: bo
     log.close()
     if not finished:
         raise Preempted(step)
-    write_summary(
-        workdir,
-        meter.summary(step)
-        | {
-            "skipped_steps": int(state.skipped),
-            "damaged_records": sorted(damaged.places),
-        }
-        | validation.summary(),
-    )
+    summary = meter.summary(step) | {
+        "skipped_steps": int(state.skipped),
+        "damaged_records": sorted(set().union(*gather(damaged.places))),
+    }
+    if is_first():
+        write_summary(workdir, summary | validation.summary())
     return state
 
 
-def show_parameters(state, workdir: str):
+def show_parameters(params: dict, workdir: str):
     """Prints the size of each part; the whole table goes to `parameters.txt`."""
     path = Path(workdir) / "parameters.txt"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(parameter_overview.get_parameter_overview(state.params) + "\n")
+    path.write_text(parameter_overview.get_parameter_overview(params) + "\n")
     sizes = {
-        part: parameter_overview.count_parameters(tree)
-        for part, tree in state.params.items()
+        part: parameter_overview.count_parameters(tree) for part, tree in params.items()
     }
     parts = ", ".join(f"{part} {size:,}" for part, size in sizes.items())
     print(f"Parameters: {sum(sizes.values()):,} ({parts}); all of them: {path}")
-    memory = sharding.bytes_per_device(state) / 2**20
-    print(f"Parameters, statistics and optimizer: {memory:,.0f} MiB on each device")

@@ -1,15 +1,18 @@
 """What a run asks of its validation data, and what follows from the answer."""
 
+import jax
 import numpy as np
 from tqdm import tqdm
 
 from sdfl_jax import optim, sharding
 from sdfl_jax.data import pipeline
 from sdfl_jax.data.records import RecordSource
+from sdfl_jax.data.sources import Part
 from sdfl_jax.errors import InputError
-from sdfl_jax.evaluators import LocalizationEvaluator
+from sdfl_jax.evaluators import Evaluation, LocalizationEvaluator
 from sdfl_jax.experiment import Experiment
 from sdfl_jax.preemption import Preemption
+from sdfl_jax.processes import gather, is_first
 from sdfl_jax.report import Log, overlay
 
 SHOWN_IMAGES = 8
@@ -29,7 +32,9 @@ class Validation:
         self._mesh = experiment.local_mesh
         self._figure = config.best_figure
         self._image_size = config.image_size
-        source = RecordSource(config.data.val)
+        # Each process scores its part by itself, on its own devices.
+        self._part = jax.process_index(), jax.process_count()
+        source = Part(RecordSource(config.data.val), *self._part)
         self._evaluator = LocalizationEvaluator(
             experiment.evaluate_step,
             lambda: pipeline.eval_batches(
@@ -80,6 +85,8 @@ class Validation:
             result = self._evaluator.run(variables, on_example=show)
         except _Left:
             return state, False
+        if jax.process_count() > 1:
+            result = Evaluation.merge(gather(result.in_whole(*self._part)))
         scalars = result.loss | result.figures["standard"]
         log.write(step, {f"val/{name}": value for name, value in scalars.items()})
         log.images(step, "val", np.stack(shown))
@@ -104,10 +111,12 @@ class Validation:
         }
         if self._plateau:
             self.progress["plateau"] = self._plateau.state_dict()
-        tqdm.write(
-            f"step {step}: validation loss {result.loss['loss']:.4f}, {self._figure} "
-            f"{abs(value):.4f}" + (" (best so far)" if is_best else "")
-        )
+        if is_first():
+            tqdm.write(
+                f"step {step}: validation loss {result.loss['loss']:.4f}, "
+                f"{self._figure} {abs(value):.4f}"
+                + (" (best so far)" if is_best else "")
+            )
         return state, is_best
 
     def summary(self) -> dict:

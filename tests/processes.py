@@ -12,6 +12,8 @@ import sys
 import time
 from pathlib import Path
 
+import jax
+
 REPOSITORY = Path(__file__).parent.parent
 
 
@@ -37,12 +39,16 @@ class Runs:
             text=True,
         )
 
-    def start(self, *arguments: str) -> "Run":
-        """A run with these arguments beside `--config`."""
+    def start(self, *arguments: str, devices: int = 0, **environment: str) -> "Run":
+        """A run with these arguments beside `--config`.
+
+        `devices`: other than those of all runs; `environment`: variables to add.
+        """
         self._count += 1
         output = self._folder / f"output{self._count}.txt"
         argv = ["--config=tests/tiny_config.py", *arguments]
-        return Run(self, self.ask("run", [*argv], str(output)), output)
+        pid = self.ask("run", [*argv], str(output), devices, environment)
+        return Run(self, pid, output)
 
     def ask(self, *request):
         self._server.stdin.write(json.dumps(request) + "\n")
@@ -113,11 +119,16 @@ def _serve():
         print(json.dumps(answer), flush=True)
 
 
-def _become_run(main, argv: list[str], output: str):
+def _become_run(
+    main, argv: list[str], output: str, devices: int, environment: dict[str, str]
+):
     file = os.open(output, os.O_WRONLY | os.O_CREAT)
     for stream in (1, 2):
         os.dup2(file, stream)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    os.environ.update(environment)
+    if devices:
+        jax.config.update("jax_num_cpu_devices", devices)
     sys.argv = ["sdfl_jax.main", *argv]  # the config's flags look here for overrides
     main()
     sys.exit()

@@ -15,6 +15,7 @@ FLOORS = [
     {"errors"},
     {"files", "config", "pth", "lock", "preemption", "patterns", "torch_names"},
     {"ops", "sharding", "page", "hashes", "overlay", "compiled"},
+    {"timeline"},
     {"models", "data", "losses", "metrics", "optim"},
     {"weights", "state", "explain", "card"},
     {"checkpoint", "steps", "evaluators"},

@@ -16,7 +16,8 @@ class Dot(nn.Module):
 
     @nn.compact
     def __call__(self, image, *, train: bool):
-        x = nn.Conv(8, (5, 5), name="conv")(image)
+        # A bias before batch norm has no gradient but rounding.
+        x = nn.Conv(8, (5, 5), use_bias=False, name="conv")(image)
         x = nn.relu(nn.BatchNorm(use_running_average=not train, name="bn")(x))
         mask_logits = nn.Conv(1, (1, 1), name="mask_head")(x)
         return Outputs(mask_logits=mask_logits, label_logits=mask_logits.max((1, 2, 3)))

@@ -87,6 +87,16 @@ class Evaluation:
                 f"{path}: damaged, or written by another version; evaluate again."
             ) from None
 
+    def in_whole(self, first: int, step: int) -> "Evaluation":
+        """This one, of every `step`-th example from `first` on, with their true places.
+
+        What `data.sources.Part` deals to a process counts from 0 there.
+        """
+        return dataclasses.replace(
+            self,
+            known=[one | {"index": first + step * one["index"]} for one in self.known],
+        )
+
     @classmethod
     def merge(cls, parts: Iterable["Evaluation"]) -> "Evaluation":
         """One evaluation of what several processes, or data sets, scored.
@@ -275,12 +285,19 @@ class Evaluation:
             )
         return found
 
-    def _standard(self, **drawing) -> dict:
+    def _standard(self, *, resamples: int, seed: int) -> dict:
         """Standard figures with their intervals among them."""
-        found = self._both(**drawing)
-        if "intervals" not in found:
-            return found["standard"]
-        return found["standard"] | {"intervals": found["intervals"]["standard"]}
+        found = self.figures["standard"]
+        if not resamples:
+            return found
+        intervals = metrics.intervals(
+            self.sample(),
+            self.groups,
+            resamples=resamples,
+            seed=seed,
+            protocols=["standard"],
+        )
+        return found | {"intervals": intervals["standard"]}
 
     # Parts
 
@@ -390,15 +407,11 @@ class Evaluation:
     def _subset(self, name: str, **drawing) -> dict:
         """Standard figures of a union of kinds and its baselines."""
         part = self.of_kinds(name.split("+"))
-        found = part._both(**drawing)
-        result = {
+        return {
             "manipulated": int(np.count_nonzero(part.label)),
-            "standard": found["standard"],
+            "standard": part._standard(**drawing),
             "baselines": part.baselines(),
         }
-        if "intervals" in found:
-            result["intervals"] = found["intervals"]["standard"]
-        return result
 
 
 def _video(known: dict) -> str:

@@ -1,0 +1,71 @@
+"""Several processes that are one job, each with its own devices."""
+
+import os
+import pickle
+from collections.abc import Mapping
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from sdfl_jax.errors import InputError
+
+# What the scripts in `launch/` set, for each process.
+ADDRESS, COUNT, INDEX = "COORDINATOR_ADDRESS", "PROCESS_COUNT", "PROCESS_INDEX"
+
+
+def join(environment: Mapping[str, str] = os.environ) -> None:
+    """Joins the job that the environment describes; does nothing where it names none.
+
+    `COORDINATOR_ADDRESS` is HOST:PORT of the first process, `PROCESS_COUNT` and
+    `PROCESS_INDEX` count from 0. To be called before anything touches a device. Raises
+    InputError where one of them is missing or does not fit, or nobody answers.
+    """
+    given = {name: environment.get(name, "") for name in (ADDRESS, COUNT, INDEX)}
+    if not any(given.values()):
+        return
+    missing = [name for name, value in given.items() if not value]
+    if missing:
+        raise InputError(
+            f"{' and '.join(missing)} not set; several processes need {ADDRESS} "
+            f"(HOST:PORT of the first), {COUNT} and {INDEX} (from 0)."
+        )
+    address, count, index = given.values()
+    whole = count.isdigit() and index.isdigit()
+    if not whole or not 0 <= int(index) < int(count):
+        raise InputError(
+            f"{COUNT}={count} and {INDEX}={index}: take whole numbers, the index from "
+            "0 to one less than the count."
+        )
+    if ":" not in address:
+        raise InputError(f"{ADDRESS}={address}: takes HOST:PORT.")
+    try:
+        jax.distributed.initialize(address, int(count), int(index))
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(
+            f"Process {index} of {count} did not meet the others at {address}: {reason}"
+        ) from None
+
+
+def is_first() -> bool:
+    """Whether this process is the one that prints, logs and writes small files."""
+    return jax.process_index() == 0
+
+
+def gather(value) -> list:
+    """What each process holds, in their order; every process must call it.
+
+    `value` may be anything that pickles, of different size in each process.
+    """
+    if jax.process_count() == 1:
+        return [value]
+    data = np.frombuffer(pickle.dumps(value), np.uint8)
+    lengths = np.ravel(multihost_utils.process_allgather(np.array([len(data)])))
+    padded = np.zeros(lengths.max(), np.uint8)
+    padded[: len(data)] = data
+    everyones = multihost_utils.process_allgather(padded)
+    return [
+        pickle.loads(row[:length].tobytes())
+        for row, length in zip(everyones, lengths, strict=True)
+    ]
