@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parent.parent / "sdfl_jax"
 FLOORS = [
     {"errors"},
     {"files", "config", "pth", "lock", "preemption", "patterns", "torch_names"},
-    {"ops", "sharding", "page", "hashes", "overlay", "compiled"},
+    {"ops", "processes", "sharding", "page", "hashes", "overlay", "compiled"},
     {"timeline"},
     {"models", "data", "losses", "metrics", "optim"},
     {"weights", "state", "explain", "card"},
