@@ -1,5 +1,6 @@
 """Weights of other people and of other runs, matched to a network by name."""
 
+from sdfl_jax.weights.export import to_torch, write_safetensors
 from sdfl_jax.weights.files import read_weights
 from sdfl_jax.weights.foreign import (
     BOOKKEEPING,
@@ -19,4 +20,6 @@ __all__ = [
     "merge",
     "must_match",
     "read_weights",
+    "to_torch",
+    "write_safetensors",
 ]
