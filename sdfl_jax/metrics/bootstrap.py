@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float, Integer
 
 from sdfl_jax.errors import InputError
-from sdfl_jax.metrics.sample import Sample
+from sdfl_jax.metrics.sample import PROTOCOLS, Sample
 
 RESAMPLES = 1000
 LEVEL = 0.95
@@ -31,6 +31,7 @@ def intervals(
     *,
     resamples: int = RESAMPLES,
     seed: int = 0,
+    protocols: Sequence[str] = PROTOCOLS,
 ) -> dict[str, dict]:
     """95 % intervals `[low, high]` of each figure of both protocols.
 
@@ -40,7 +41,7 @@ def intervals(
     figure is None, where most resamples leave it undefined, or with a single group.
     """
     found = sample.figures()
-    drawn = _resampled([sample], groups, resamples, seed)
+    drawn = _resampled([sample], groups, resamples, seed, protocols)
     return {
         protocol: {
             name: None
@@ -48,7 +49,7 @@ def intervals(
             else _interval(drawn[0][protocol][name])
             for name in sample.keys(protocol)
         }
-        for protocol in found
+        for protocol in protocols
     }
 
 
@@ -113,7 +114,9 @@ def weights(
         yield drawn.astype(np.float64)[:, groups]
 
 
-def _resampled(samples, groups, resamples, seed) -> list[dict] | None:
+def _resampled(
+    samples, groups, resamples, seed, protocols=PROTOCOLS
+) -> list[dict] | None:
     """Figures of each sample under every resample; None without two groups."""
     n = len(samples[0].label)
     if groups is None:
@@ -124,7 +127,7 @@ def _resampled(samples, groups, resamples, seed) -> list[dict] | None:
     if not n or groups.max() < 1:
         return None
     blocks = [
-        [sample.weighted(block) for sample in samples]
+        [sample.weighted(block, protocols) for sample in samples]
         for block in weights(groups, resamples, seed)
     ]
     return [

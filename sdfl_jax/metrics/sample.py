@@ -15,6 +15,8 @@ from sdfl_jax.metrics.pixels import MEASURES, weighted_mean
 
 Numbers = np.ndarray | Sequence  # one per image
 
+PROTOCOLS = tuple(FIGURES)
+
 # The reference adds this to the denominators of its figures.
 _EPSILON = 1e-6
 
@@ -66,20 +68,26 @@ class Sample:
         """`pixels.per_image` at the threshold."""
         return pixels.per_image(self.histograms, self.threshold)
 
-    def weighted(self, weights: Num[np.ndarray, "R N"]) -> dict[str, dict]:
-        """Both protocols, each figure an array (R,), NaN where it is not defined."""
+    def weighted(
+        self, weights: Num[np.ndarray, "R N"], protocols: Sequence[str] = PROTOCOLS
+    ) -> dict[str, dict[str, np.ndarray]]:
+        """Each figure of each protocol, an array (R,), NaN where it is not defined."""
         counts = scores.confusion(self.label, self.score, self.image_threshold, weights)
         over_scores = scores.ranked(self.label, self.score, weights)
-        standard = (
-            self.of_pixels(weights)
-            | scores.at_threshold(counts)
-            | {f"image_{name}": over_scores[name] for name in ("auc", "ap", "eer")}
-            | {"image_ece": scores.calibration_error(self.label, self.score, weights)}
-        )
-        reference = self._reference(weights, counts, over_scores)
+        found = {}
+        if "reference" in protocols:
+            found["reference"] = self._reference(weights, counts, over_scores)
+        if "standard" in protocols:
+            error = scores.calibration_error(self.label, self.score, weights)
+            found["standard"] = (
+                self.of_pixels(weights)
+                | scores.at_threshold(counts)
+                | {f"image_{name}": over_scores[name] for name in ("auc", "ap", "eer")}
+                | {"image_ece": error}
+            )
         return {
-            protocol: {name: found[name] for name in self.keys(protocol)}
-            for protocol, found in (("reference", reference), ("standard", standard))
+            protocol: {name: values[name] for name in self.keys(protocol)}
+            for protocol, values in found.items()
         }
 
     def keys(self, protocol: str) -> list[str]:
