@@ -112,10 +112,10 @@ class _Saver:
         self.manager = _manager(folder, keep, before_commit=self._write_hashes)
 
     def save(self, state, progress):
+        self.wait()  # the one before writes its hashes under its own number
         self._step = step = int(state.step)
         model, training = state.items()
         with self._telling_of_the_disk():
-            self.manager.wait_until_finished()
             if step in self.manager.all_steps():  # validated again after a kill
                 self.manager.delete(step)
             self.manager.save(

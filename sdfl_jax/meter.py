@@ -115,8 +115,7 @@ class Meter:
         )
 
     def close(self):
-        """Shows the last step."""
-        self.flush()
+        """Ends the line of the progress bar."""
         self._bar.close()
 
     def summary(self, step: int) -> dict:
@@ -195,7 +194,14 @@ class Profile:
 
 
 def write_summary(workdir: str, summary: dict):
-    """Prints what a run came to and writes it to WORKDIR/summary.json."""
+    """Prints what a run came to and where it lies, and writes WORKDIR/summary.json."""
+    best = Path(workdir) / "checkpoints" / "best" / str(summary.get("best_step"))
+    summary = summary | {
+        "latest_checkpoints": f"{workdir}/checkpoints/latest",
+        "best_checkpoint": str(best) if best.is_dir() else None,
+        "log": f"{workdir}/metrics.jsonl",
+        "tensorboard": f"{workdir}/tensorboard",
+    }
     write_json(Path(workdir) / "summary.json", summary)
     width = max(map(len, summary))
     for name, value in summary.items():

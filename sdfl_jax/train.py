@@ -117,8 +117,9 @@ def _train(config, workdir: str, preemption: Preemption, allow_config_change: bo
         checkpoints.save(state, validation.progress)
         checkpoints.close()
         raise error.written(workdir) from None
+    finally:
+        meter.close()
 
-    meter.close()
     profile.close()
     checkpoints.close()
     log.close()

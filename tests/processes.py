@@ -69,6 +69,8 @@ class Run:
 
     @property
     def output(self) -> str:
+        if not self._output.exists():  # forked a moment ago
+            return ""
         return self._output.read_text(errors="replace")
 
     def send(self, number: int):

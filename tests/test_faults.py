@@ -1,6 +1,9 @@
 """What happens to long runs: kills, preemption, damage, a full disk, divergence."""
 
+import gzip
+import itertools
 import json
+import os
 import shutil
 import signal
 import socket
@@ -12,8 +15,9 @@ import jax
 import numpy as np
 import pytest
 
-from sdfl_jax import checkpoint
+from sdfl_jax import checkpoint, hashes
 from sdfl_jax.checkpoint import Checkpoints
+from sdfl_jax.data import damaged, pipeline, records
 from sdfl_jax.errors import InputError
 from sdfl_jax.train import train
 from tests import tiny, tiny_config
@@ -63,6 +67,8 @@ def assert_same(tree, other):
 
 
 def assert_ended_as(whole, workdir):
+    for folder in workdir.glob("checkpoints/*/*"):
+        assert hashes.damage(folder) is None or folder.parent.name == "damaged"
     for which in ("latest", "best"):
         ours, theirs = (checkpoint.load(w, which) for w in (workdir, whole))
         assert ours.step == theirs.step
@@ -169,8 +175,8 @@ def test_a_full_disk_is_told_and_leaves_the_older_checkpoint(start, whole, tmp_p
                 pass
         run.send(signal.SIGCONT)
         assert run.wait() == 2, run.output
-        last = run.output.splitlines()[-1]
-        assert "No space left" in last or "the disk is full" in last, run.output
+        (told,) = [x for x in run.output.splitlines() if x.startswith("Error: ")]
+        assert "No space left" in told or "the disk is full" in told, told
         assert checkpoint.load(workdir, "latest").step >= 2
 
         (disk / "filling").unlink()
@@ -277,11 +283,93 @@ def test_divergence_saves_what_reproduces_it(shards, tmp_path):
     assert checkpoint.load(tmp_path, "latest").step >= last
 
 
-def overwrite_record(folder: str, place: int, records_there: int):
-    """Damages one record's share of the (only) shard."""
-    (file,) = Path(folder).glob("*.array_record")
+def test_a_damaged_record_is_replaced_counted_and_named(
+    shards, tmp_path, monkeypatch, capsys
+):
+    folder = tmp_path / "shards"
+    shutil.copytree(shards[0], folder)
+    (file,) = folder.glob("*.array_record")
+    image = records.RecordSource(folder)[5]
     content = bytearray(file.read_bytes())
-    content_of_each = len(content) // records_there
-    at = int((place + 0.5) * content_of_each)
-    content[at : at + 64] = bytes(x ^ 255 for x in content[at : at + 64])
+    at = content.index(image) + len(image) // 2
+    content[at : at + 8] = bytes(x ^ 255 for x in content[at : at + 8])
     file.write_bytes(content)
+
+    options = dict(batch_size=8, image_size=tiny.SIDE, geometry="resize", seed=0)
+    whole, harmed = (
+        list(itertools.islice(pipeline.train_batches(f, **options), 4))
+        for f in (shards[0], folder)
+    )
+    for batch, other in zip(whole, harmed, strict=True):
+        same = other["damaged"] < 0
+        assert set(other["damaged"].tolist()) <= {-1, 5}
+        assert (batch["index"][~same] == 5).all()
+        assert (other["index"][~same] == 7).all()  # the next manipulated one
+        for name in batch.keys() - {"damaged"}:
+            np.testing.assert_array_equal(batch[name][same], other[name][same])
+    assert sum((batch["damaged"] == 5).sum() for batch in harmed) == 2  # once an epoch
+
+    config = dot_config((str(folder), shards[1]))
+    told = r"1 of 16 records are damaged, more than 0.1%: .5.; copy"
+    with pytest.raises(InputError, match=told):
+        train(config, str(tmp_path / "stops"))
+    monkeypatch.setattr(damaged, "MOST", 0.1)
+    train(config, str(tmp_path / "goes on"))
+    told = capsys.readouterr().err
+    assert told.count("record 5 is damaged; another of its class") == 2  # once a run
+    summary = json.loads((tmp_path / "goes on" / "summary.json").read_text())
+    assert summary["damaged_records"] == [5]
+
+
+def children(pid: int) -> list[int]:
+    """Processes that `pid` started."""
+    tasks = Path(f"/proc/{pid}/task").glob("*/children")
+    return [int(child) for task in tasks for child in task.read_text().split()]
+
+
+def is_grain_worker(pid: int) -> bool:
+    return b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()
+
+
+@pytest.mark.slow
+def test_a_run_whose_worker_dies_ends_and_one_that_dies_leaves_no_worker(
+    start, tmp_path
+):
+    flags = ["--config.data.workers=2", "--config.total_steps=100000"]
+    run = start(tmp_path / "a", *flags)
+    lines = tmp_path / "a" / "metrics.jsonl"
+    run.until(lambda: lines.exists() and lines.read_text())
+    worker = next(filter(is_grain_worker, children(run.pid)))
+    os.kill(worker, signal.SIGKILL)
+    assert run.wait(60) == 1, run.output
+    assert "Traceback" in run.output
+    assert "Worker process was terminated unexpectedly" in run.output
+
+    run = start(tmp_path / "b", *flags)
+    lines = tmp_path / "b" / "metrics.jsonl"
+    run.until(lambda: lines.exists() and lines.read_text())
+    workers = list(filter(is_grain_worker, children(run.pid)))
+    assert len(workers) >= 2
+    run.send(signal.SIGKILL)
+    run.wait()
+    end = time.monotonic() + 60
+    while any(Path(f"/proc/{worker}").exists() for worker in workers):
+        assert time.monotonic() < end, workers
+        time.sleep(0.1)
+
+
+def test_a_profile_of_some_steps_on_request(shards, tmp_path):
+    train(dot_config(shards, profile=2, total_steps=6), str(tmp_path))
+    (trace,) = (tmp_path / "profile").glob("**/perfetto_trace.json.gz")
+    assert b"train_step" in gzip.decompress(trace.read_bytes())
+    assert list((tmp_path / "profile").glob("**/*.xplane.pb"))
+
+
+def test_a_summary_ends_a_run(whole):
+    summary = json.loads((whole / "summary.json").read_text())
+    assert summary["step"] == summary["steps_of_this_start"] == STEPS
+    assert summary["images_per_second"] > 0
+    assert summary["skipped_steps"] == 0 and summary["damaged_records"] == []
+    best = checkpoint.load(whole, "best")
+    assert summary["best_step"] == best.step
+    assert Path(summary["best_checkpoint"]).is_dir()
