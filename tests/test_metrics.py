@@ -275,6 +275,27 @@ def test_histogram_holds_every_pixel_once_in_its_class_and_level():
     )
 
 
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 40), st.integers(1, 40))
+def test_histograms_are_those_of_counting_one_by_one(seed, height, width):
+    rng = np.random.default_rng(seed)
+    # Every second row and column: no array in one piece.
+    mask = rng.choice(np.array([0, 1, 127, 128, 255], np.uint8), (2 * height, width))
+    mask = mask[::2] * rng.integers(0, 2, dtype=np.uint8)
+    level = rng.integers(0, 256, (height, 2 * width), dtype=np.uint8)[:, ::2]
+    classes = (mask > 0).astype(int) + (mask >= 128)
+    counts = np.bincount((256 * classes + level).ravel(), minlength=768)
+    found = metrics.histogram(mask, level)
+    assert found.dtype == np.int32
+    np.testing.assert_array_equal(found, counts.reshape(3, 256))
+
+
+def test_an_image_of_more_pixels_than_float32_counts_is_counted_exactly():
+    level = np.zeros((4097, 4097), np.uint8)
+    assert level.size > 2**24 and level.size % 2
+    assert metrics.histogram(np.full_like(level, 255), level)[2, 0] == level.size
+
+
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 def test_levels_and_probabilities_are_cut_alike(dtype):
     saved = np.arange(256, dtype=np.uint8)

@@ -8,6 +8,7 @@ in 256 levels, `round(255 p)`, which is also how they are saved.
 import functools
 import math
 
+import cv2
 import numpy as np
 from jaxtyping import Int, Integer, UInt8
 
@@ -61,10 +62,28 @@ def histogram(mask: np.ndarray, mask_probs: np.ndarray) -> Int[np.ndarray, "3 25
             f"mask has shape {mask.shape} and mask_probs {mask_probs.shape}; both must"
             " be the same H W (or H W 1)."
         )
-    classes = (mask > 0).astype(np.int32) + (mask >= 128)
-    cells = classes * LEVELS + levels(mask_probs)
-    counts = np.bincount(cells.ravel(), minlength=3 * LEVELS)
-    return counts.reshape(3, LEVELS).astype(np.int32)
+    level = np.ascontiguousarray(levels(mask_probs))
+    everything = _counts(level)
+    if not mask.any():
+        return np.stack([everything, 0 * everything, 0 * everything])
+    manipulated = _counts(level, mask >= 128)
+    grey = _counts(level, (mask > 0) & (mask < 128))
+    return np.stack([everything - manipulated - grey, grey, manipulated])
+
+
+def _counts(level, chosen=None):
+    """How many pixels, of the `chosen` ones, have each level, int32 (256,).
+
+    A tenth of the time of `np.bincount`, which casts every pixel to int64 first.
+    """
+    counts = np.zeros(LEVELS, np.int32)
+    rows = max(1, 2**24 // level.shape[1])  # OpenCV hands counts over as float32
+    for top in range(0, len(level), rows):
+        part = slice(top, top + rows)
+        among = None if chosen is None else chosen[part].view(np.uint8)
+        found = cv2.calcHist([level[part]], [0], among, [LEVELS], [0, LEVELS])
+        counts += found.ravel().astype(np.int32)
+    return counts
 
 
 def constant_histograms(
