@@ -1,27 +1,35 @@
-"""Marks manipulated pixels in images: masks, overlays and scores.
+"""Marks manipulated pixels in images and videos: masks, overlays and scores.
 
-python -m sdfl_jax.predict --workdir=DIR --out=DIR FILE|FOLDER...
+python -m sdfl_jax.predict --workdir=DIR --out=DIR FILE|FOLDER|VIDEO...
+python -m sdfl_jax.predict --workdir=DIR --serve
 """
 
 import argparse
 import json
+import os
 import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import jax
-import numpy as np
 from tqdm import tqdm
 
-from sdfl_jax import checkpoint, report, sharding
-from sdfl_jax.data import images, pipeline
+from sdfl_jax import timeline
+from sdfl_jax.data import images, videos
 from sdfl_jax.errors import InputError, one_line
-from sdfl_jax.steps import make_evaluate_step
+from sdfl_jax.predictor import Answer, Predictor
+
+FRAMES = 16  # of a video in a batch, at most
 
 
 @one_line
 def main(argv=None):
     """Reads the command line; one JSON line per image goes to standard output."""
     args = _arguments().parse_args(argv)
+    if args.serve:
+        _serve(args)
+        return
+    if args.out is None or not args.files:
+        raise InputError("Give --out=DIR and images, folders or videos; or --serve.")
     failed = 0
     for line in predict(
         args.workdir,
@@ -30,6 +38,8 @@ def main(argv=None):
         checkpoint_name=args.checkpoint,
         batch_size=args.batch_size,
         workers=args.workers,
+        every_frames=args.every_frames,
+        every_seconds=args.every_seconds,
     ):
         if "error" in line:
             failed += 1
@@ -45,88 +55,103 @@ def main(argv=None):
 def predict(
     workdir: str,
     out: str,
-    files: list[str],
+    files: Sequence[str],
     *,
     checkpoint_name: str = "best",
     batch_size: int = 8,
     workers: int = 0,
-):
+    every_frames: int = 1,
+    every_seconds: float = 0,
+) -> Iterator[dict]:
     """Writes `OUT/masks/NAME.png` and `OUT/overlays/NAME.png` at each image's size.
 
+    Folders are searched for images and videos. Those of a video's frames lie in
+    `masks/VIDEO/frame_000123.png` and so on, and `OUT/timelines/VIDEO.csv` and `.png`
+    show its course. `every_frames` and `every_seconds` leave frames out.
+
     Yields:
-      A dict per image, in no fixed order: `image`, `score` in [0, 1], `manipulated`
-      (the score is above the threshold that was best on the validation data),
-      `manipulated_area` (share of pixels above theirs), `mask`, `overlay`. For a file
-      that cannot be read `image` and `error`, one line.
+      A dict per image: `image`, `score` in [0, 1], `manipulated` (the score is above
+      the threshold that was best on the validation data), `classes` (the probability
+      of each), `manipulated_area` (share of pixels above their threshold), `mask`,
+      `overlay`. One per frame, with `video`, `frame` and `seconds`, and one for the
+      video behind them (`timeline.summary`). For a file that cannot be read, or that
+      breaks off, `image` and `error`, one line.
 
     Raises:
-      InputError: no such file, no image among them, no checkpoint.
+      InputError: no such file, no image among them, none that can be read, no
+        checkpoint.
     """
-    source = pipeline.FileSource(images_in(files))
-    trained = checkpoint.load(workdir, checkpoint_name)
-    mesh = sharding.data_mesh()
-    evaluate_step = make_evaluate_step(trained.model, mesh)
-    variables = jax.device_put(trained.variables, sharding.everywhere(mesh))
-    pixel_threshold = trained.progress.get("pixel_threshold") or 0.5
-    image_threshold = trained.progress.get("image_threshold") or 0.5
-
-    batches = pipeline.eval_batches(
-        source,
-        batch_size=sharding.fitting_batch_size(min(batch_size, len(source)), mesh),
-        image_size=trained.config.image_size,
-        geometry=trained.config.data.geometry,
-        workers=workers,
-        keep_images=True,
-    )
-    assembler = pipeline.Assembler()
+    found = images.find(files, images.SUFFIXES + videos.SUFFIXES)
+    photos = [path for path in found if not videos.is_video(path)]
+    films = [path for path in found if videos.is_video(path)]
+    root = os.path.commonpath({path.absolute().parent for path in found})
+    predictor = Predictor(workdir, checkpoint_name)
     out = Path(out)
-    bar = tqdm(total=len(source), unit="image", dynamic_ncols=True, file=sys.stderr)
-    for batch in batches:
-        for error in batch.errors:
-            bar.update()
-            yield {"image": error["name"], "error": error["error"]}
-        if not batch.tiles:
-            continue
-        arrays = sharding.to_global({"image": batch.arrays["image"]}, mesh)
-        outputs = evaluate_step(variables, arrays)
-        done = assembler.add(
-            batch, np.asarray(outputs["mask_probs"]), np.asarray(outputs["score"])
+    bar = tqdm(unit="image", dynamic_ncols=True, file=sys.stderr)
+    if photos:
+        bar.total = len(photos) if not films else None
+        answers = predictor.of_files(
+            photos, root=root, batch_size=batch_size, workers=workers
         )
-        for example, mask_probs, score in done:
-            name = images.png_name(example["name"])
-            mask, overlay = out / "masks" / name, out / "overlays" / name
-            images.write_png(mask, np.round(255 * mask_probs).astype(np.uint8))
-            images.write_png(overlay, report.overlay(example["image"], mask_probs))
+        for answer in answers:
             bar.update()
-            yield {
-                "image": example["name"],
-                "score": round(float(score), 4),
-                "manipulated": bool(score > image_threshold),
-                "manipulated_area": round(
-                    float(np.mean(mask_probs > pixel_threshold)), 4
-                ),
-                "mask": str(mask),
-                "overlay": str(overlay),
-            }
+            if isinstance(answer, dict):
+                yield {"image": answer["name"], "error": answer["error"]}
+            else:
+                name = images.png_name(answer.name)
+                yield {"image": answer.name} | _written(out, name, answer)
+    for path in films:
+        name = os.path.relpath(path.absolute(), root).replace(os.sep, "/")
+        sampling = {"every_frames": every_frames, "every_seconds": every_seconds}
+        for line in _film(predictor, out, path, name, sampling, batch_size):
+            bar.update()
+            yield line
     bar.close()
 
 
-def images_in(paths: list[str]) -> list[Path]:
-    """The files among `paths`, and the images anywhere below its folders."""
-    found = []
-    for path in map(Path, paths):
-        if path.is_dir():
-            below = [p for p in path.rglob("*") if p.suffix.lower() in images.SUFFIXES]
-            if not below:
-                raise InputError(
-                    f"{path}: no image in it ({', '.join(images.SUFFIXES)})."
-                )
-            found += sorted(below)
-        elif path.exists():
-            found.append(path)
-        else:
-            raise InputError(f"{path}: no such file or folder.")
-    return found
+def _film(predictor, out: Path, path: Path, name: str, sampling: dict, batch_size: int):
+    """The lines of one video: its frames, then itself; an error line if it is cut."""
+    frames, broken = {}, []
+
+    def stream():
+        try:
+            for frame in videos.frames(path, **sampling):
+                key = f"{name}/frame_{frame.number:06d}"
+                frames[key] = {"frame": frame.number, "seconds": frame.seconds}
+                yield key, frame.image
+        except InputError as error:
+            broken.append(str(error))
+
+    rows = []
+    for answer in predictor.of_images(stream(), batch_size=min(batch_size, FRAMES)):
+        place = frames.pop(answer.name)
+        place["seconds"] = round(place["seconds"], 3)
+        line = {"image": answer.name, "video": name, **place}
+        rows.append(line | _written(out, f"{answer.name}.png", answer))
+        yield rows[-1]
+    if rows:
+        yield timeline.write(out / "timelines", name, rows, predictor.image_threshold)
+    for error in broken:
+        yield {"image": name, "error": error}
+
+
+def _written(out: Path, name: str, answer: Answer) -> dict:
+    """The figures of an image and where its pictures went."""
+    mask, overlay = out / "masks" / name, out / "overlays" / name
+    images.write_png(mask, answer.mask)
+    images.write_png(overlay, answer.overlay)
+    return answer.figures() | {"mask": str(mask), "overlay": str(overlay)}
+
+
+def _serve(args):
+    from sdfl_jax import serve  # a web server, which the other way does not need
+
+    serve.run(
+        Predictor(args.workdir, args.checkpoint),
+        host=args.host,
+        port=args.port,
+        max_upload_mb=args.max_upload_mb,
+    )
 
 
 def _arguments() -> argparse.ArgumentParser:
@@ -134,11 +159,29 @@ def _arguments() -> argparse.ArgumentParser:
         prog="python -m sdfl_jax.predict", description=__doc__.splitlines()[0]
     )
     parser.add_argument("--workdir", required=True, help="folder of a training run")
-    parser.add_argument("--out", required=True, help="folder for masks and overlays")
-    parser.add_argument("files", nargs="+", help="images, folders of images")
+    parser.add_argument("--out", help="folder for masks and overlays")
+    parser.add_argument("files", nargs="*", help="images, videos, folders of both")
     parser.add_argument("--checkpoint", default="best", help="best, latest or a step")
     parser.add_argument("--batch_size", type=int, default=8)
     parser.add_argument("--workers", type=int, default=0, help="processes that decode")
+    parser.add_argument(
+        "--every_frames", type=int, default=1, help="of a video: each n-th frame"
+    )
+    parser.add_argument(
+        "--every_seconds", type=float, default=0, help="of a video: a frame in so many"
+    )
+    parser.add_argument(
+        "--serve", action="store_true", help="opens a page to drop photos on instead"
+    )
+    parser.add_argument(
+        "--host",
+        default="127.0.0.1",
+        help="address that the page is served at: this machine alone by default",
+    )
+    parser.add_argument("--port", type=int, default=8000, help="0 takes a free one")
+    parser.add_argument(
+        "--max_upload_mb", type=float, default=50, help="of a photo that is dropped"
+    )
     return parser
 
 

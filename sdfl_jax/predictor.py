@@ -53,7 +53,8 @@ class Answer:
 class Predictor:
     """Answers with the network of a working directory, as evaluation would score it.
 
-    The masks of a network that gives none are its Grad-CAM.
+    The masks of a network that gives none are its Grad-CAM. `image_threshold` is the
+    score above which an image is called manipulated.
     """
 
     def __init__(self, workdir: str, checkpoint_name: str = "best"):
@@ -71,7 +72,7 @@ class Predictor:
             "geometry": trained.config.data.geometry,
         }
         self._pixel_threshold = trained.progress.get("pixel_threshold") or 0.5
-        self._image_threshold = trained.progress.get("image_threshold") or 0.5
+        self.image_threshold = trained.progress.get("image_threshold") or 0.5
 
     def of_files(
         self,
@@ -128,7 +129,7 @@ class Predictor:
                     image=example["image"],
                     mask_probs=mask_probs,
                     score=float(score),
-                    manipulated=bool(score > self._image_threshold),
+                    manipulated=bool(score > self.image_threshold),
                     area=float(np.mean(mask_probs > self._pixel_threshold)),
                 )
 

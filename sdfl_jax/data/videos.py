@@ -40,7 +40,11 @@ def frames(
             f"every_frames={every_frames}, every_seconds={every_seconds}: a frame in 1 "
             "or more, 0 seconds or more."
         )
+    # What is wrong with a file is told once, by us; ffmpeg would print lines of it.
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+    before = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     capture = cv2.VideoCapture(os.fspath(path), cv2.CAP_FFMPEG)
+    cv2.utils.logging.setLogLevel(before)
     try:
         claimed = capture.get(cv2.CAP_PROP_FRAME_COUNT)
         rate = capture.get(cv2.CAP_PROP_FPS)
