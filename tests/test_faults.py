@@ -41,12 +41,13 @@ def start(shards, tmp_path_factory):
     runs = Runs(tmp_path_factory.mktemp("runs"))
     train, val = shards
 
-    def start(workdir, *flags):
+    def start(workdir, *flags, **environment):
         return runs.start(
             f"--config.data.train={train}",
             f"--config.data.val={val}",
             f"--workdir={workdir}",
             *flags,
+            **environment,
         )
 
     yield start
@@ -137,6 +138,30 @@ def test_sigterm_saves_and_tells_how_to_go_on(start, whole, tmp_path):
     again = start(tmp_path)
     assert again.wait() == 0, again.output
     assert_ended_as(whole, tmp_path)
+
+
+@pytest.mark.slow
+def test_processes_of_one_job_stop_after_the_same_step(start, tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    runs = [
+        start(
+            tmp_path,
+            "--config.total_steps=100000",
+            COORDINATOR_ADDRESS=f"127.0.0.1:{port}",
+            PROCESS_COUNT="2",
+            PROCESS_INDEX=str(index),
+        )
+        for index in (0, 1)
+    ]
+    lines = tmp_path / "metrics.jsonl"
+    runs[0].until(lambda: lines.exists() and len(lines.read_text().splitlines()) > 2)
+    runs[1].send(signal.SIGTERM)
+    assert [run.wait() for run in runs] == [0, 0], [run.output for run in runs]
+    step = checkpoint.load(tmp_path, "latest").step
+    for run in runs:
+        assert f"Stopped by SIGTERM after step {step}, which" in run.output
 
 
 def test_a_second_process_is_refused_with_the_first_ones_host_and_id(start, tmp_path):
