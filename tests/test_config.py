@@ -1,14 +1,21 @@
 """Configs: what fits is taken, what does not is told with the nearest name."""
 
+import functools
 import importlib
+import json
+import subprocess
+import sys
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import ml_collections as mlc
 import pytest
 
 from sdfl_jax import config as config_lib
-from sdfl_jax import models
+from sdfl_jax import losses, models, optim
 from sdfl_jax.errors import InputError
+from sdfl_jax.experiment import loss_settings
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = sorted(p.stem for p in (ROOT / "configs").glob("*.py") if p.stem[0] != "_")
@@ -18,12 +25,66 @@ def changed(**fields) -> mlc.ConfigDict:
     return mlc.ConfigDict({"total_steps": 1} | fields)
 
 
+@functools.cache
+def shapes_of(model: str):
+    """What a network holds and returns, by its settings as JSON; nothing is computed.
+
+    At 64x64, where the network has no size of its own: shapes of arrays are the same.
+    """
+    network = models.build(**json.loads(model))
+    side = getattr(network, "image_size", 64)
+    image = jnp.zeros((2, side, side, 3))
+    init = lambda: network.init_with_output(jax.random.key(0), image, train=False)
+    return jax.eval_shape(init)
+
+
 @pytest.mark.parametrize("name", CONFIGS)
-def test_every_config_is_complete_and_builds_its_network(name):
-    config = importlib.import_module(f"configs.{name}").get_config()
-    checked = config_lib.check(config)
-    assert checked.batch_size > 0
-    models.build(**checked.model)
+def test_every_config_fits_its_network_its_losses_and_its_optimizer(name):
+    module = importlib.import_module(f"configs.{name}")
+    config = config_lib.check(module.get_config())
+    # The docstring is where its command stands.
+    assert f"configs/{name}.py" in module.__doc__
+
+    outputs, variables = shapes_of(json.dumps(config.model.to_dict(), sort_keys=True))
+    batch = {"mask": jnp.zeros((2, 64, 64, 1)), "label": jnp.zeros(2)}
+    batch["has_mask"] = jnp.ones(2)
+    settings = loss_settings(config)
+    loss, terms = jax.eval_shape(
+        lambda outputs: losses.total(outputs, batch, **settings), outputs
+    )
+    # No weight is for something that the network does not have.
+    assert {k for k, weight in config.loss_weights.items() if weight} <= terms.keys()
+    assert loss.shape == ()
+
+    tx = optim.make_optimizer(
+        config.optimizer.to_dict(),
+        config.schedule.to_dict(),
+        1000,
+        lr_multipliers=config.lr_multipliers.to_dict(),
+        freeze=tuple(config.freeze),
+    )
+    jax.eval_shape(tx.init, variables["params"])
+    parts = [part for part, path in config.init_encoders.items() if path]
+    assert set(parts) <= variables["params"].keys()
+
+
+@pytest.mark.slow
+def test_lists_and_patterns_can_be_given_on_the_command_line():
+    code = (
+        "from sdfl_jax import main; from unittest import mock\n"
+        "with mock.patch('sdfl_jax.train.train') as train:\n"
+        "    main.main()\n"
+        "config = train.call_args.args[0]\n"
+        "assert config.freeze == ('encoder/*',), config.freeze\n"
+        "assert config.mask_losses == ('dice', 'lovasz'), config.mask_losses\n"
+    )
+    flags = ["--config=configs/sdfl.py", "--workdir=x"]
+    flags += ["--config.freeze=('encoder/*',)"]
+    flags += ["--config.mask_losses=('dice','lovasz')"]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *flags], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize(
@@ -35,6 +96,11 @@ def test_every_config_is_complete_and_builds_its_network(name):
         ({"optimizer": {"lr": "high"}}, "config.optimizer.lr='high': takes a number"),
         ({"optimizer": 3}, "config.optimizer=3: takes fields"),
         ({"data": {"flips": 1}}, "config.data.flips=1: takes True or False"),
+        (
+            {"lr_multipliers": {"encoder/*": "low"}},
+            r"\['encoder/.'\]='low': takes a nu",
+        ),
+        ({"freeze": "encoder/*"}, "config.freeze='encoder/.': takes a list"),
         ({"batch_size": 0}, "config.batch_size=0: must be above 0"),
         ({"total_epochs": 2}, "exactly one"),
         ({"total_steps": 0}, "exactly one"),

@@ -1,0 +1,23 @@
+r"""Experiment 5 of the study: the network without BayarConv, deep fakes.
+
+python -m sdfl_jax.main --config=configs/study_5_upernet_deep.py \
+    --workdir=runs/study_5 \
+    --config.init_encoders.encoder=resnet50-imagenet.pth
+python -m sdfl_jax.evaluate --workdir=runs/study_5 --out=runs/study_5_report \
+    --data=shallow=shards/shallow/test,deep=shards/deep/test
+
+`resnet50-imagenet.pth`: CSAIL's ImageNet weights. Published, in the reference's
+protocol at threshold 0.5:
+
+| test set | pixel F1 | image F1 | combined F1 | image AUC |
+| --- | --- | --- | --- | --- |
+| shallow | .44 | .27 | .33 | .43 |
+| deep | .92 | .95 | .94 | .99 |
+| both | .68 | | | |
+"""
+
+from configs import _study
+
+
+def get_config(arg: str = ""):
+    return _study.get_config("upernet", "deep", arg)
