@@ -64,7 +64,13 @@ def network(state, arrays):
 
 
 def evaluate(
-    batch_size=4, step=network, geometry="crop", change=iter, set_name="", **settings
+    batch_size=4,
+    step=network,
+    geometry="crop",
+    change=iter,
+    set_name="",
+    may_be_empty=False,
+    **settings,
 ):
     """An evaluation and the order in which its examples came."""
     seen = []
@@ -77,7 +83,9 @@ def evaluate(
             **settings,
         )
     )
-    evaluator = LocalizationEvaluator(step, make_batches, set_name=set_name)
+    evaluator = LocalizationEvaluator(
+        step, make_batches, set_name=set_name, may_be_empty=may_be_empty
+    )
     result = evaluator.run(
         jnp.float32(1), lambda example, probs: seen.append((example["name"], probs))
     )
@@ -280,6 +288,14 @@ def test_processes_score_every_image_exactly_once(plain, processes, tmp_path):
     other = dataclasses.replace(parts[0], threshold=0.3)
     with pytest.raises(InputError, match="have threshold"):
         Evaluation.merge([other, *parts[1:]])
+
+
+def test_a_process_without_examples_adds_nothing(plain):
+    nothing, seen = evaluate(change=lambda batches: [], may_be_empty=True)
+    assert nothing.known == [] and seen == []
+    whole = Evaluation.merge([nothing, plain, nothing])
+    assert whole.rows == plain.rows and whole.loss == plain.loss
+    assert nothing.figures["reference"]["n"] == 0
 
 
 def in_set(evaluation, name):

@@ -53,6 +53,13 @@ class Evaluation:
     permute: bool = False
     loss_rows: int = 0  # that `loss` averages over
 
+    @classmethod
+    def of_nothing(cls, threshold: float = 0.5) -> "Evaluation":
+        """No examples: what a process found that had none to score."""
+        none = np.zeros(0, np.int64)
+        tables = np.zeros((0, 3, metrics.LEVELS), np.int32)
+        return cls([], tables, tables, none, none + 0.0, none > 0, {}, threshold)
+
     # On disk
 
     def save(self, folder: str | os.PathLike):

@@ -24,6 +24,7 @@ class LocalizationEvaluator:
       make_batches: returns a fresh iterator of `pipeline.Batch` over the split.
       threshold: from which a pixel, or an image, counts as manipulated.
       set_name: of the data set, for examples that do not say it themselves.
+      may_be_empty: this is one process's part of the split, to be merged with others.
     """
 
     def __init__(
@@ -33,11 +34,13 @@ class LocalizationEvaluator:
         *,
         threshold: float = 0.5,
         set_name: str = "",
+        may_be_empty: bool = False,
     ):
         self._evaluate_step = evaluate_step
         self._make_batches = make_batches
         self._threshold = threshold
         self._set_name = set_name
+        self._may_be_empty = may_be_empty
 
     def run(
         self, state, on_example: Callable[[dict, np.ndarray], None] | None = None
@@ -62,7 +65,10 @@ class LocalizationEvaluator:
                 tally.add(example, mask_probs, score)
                 if on_example:
                     on_example(_at_original_size(example), mask_probs)
-        return tally.evaluation(self._threshold)
+        result = tally.evaluation(self._threshold)
+        if not result.known and not self._may_be_empty:
+            raise InputError("There are no examples to evaluate.")
+        return result
 
     def _one_ahead(self, state):
         """Batches with their outputs; the next batch is computed meanwhile."""
@@ -136,7 +142,7 @@ class _Tally:
         if missing:
             raise RuntimeError(f"{len(missing)} examples did not end: {missing[:5]}.")
         if not self._examples:
-            raise InputError("There are no examples to evaluate.")
+            return Evaluation.of_nothing(threshold)
         self._examples.sort(key=lambda example: example["known"]["index"])
         columns = {
             name: [example[name] for example in self._examples]
