@@ -108,6 +108,16 @@ def test_any_window_has_xlas_values_and_gradients(
     assert_same(ours, value_and_gradients(xla, x, kernel, **window), dtype)
 
 
+@pytest.mark.parametrize("window", [{}, {"strides": 2}, {"dilation": 2, "padding": 3}])
+def test_large_depthwise_kernels_have_xlas_values_and_gradients(window):
+    window = {"groups": 3, "padding": 3} | window
+    x, kernel = draw((2, 13, 14, 3), 0), draw((7, 7, 1, 3), 1)
+    assert_same(
+        value_and_gradients(conv2d, x, kernel, **window),
+        value_and_gradients(xla, x, kernel, **window),
+    )
+
+
 def test_depthwise_strides_pad_as_tensorflow_does():
     x, kernel = draw((2, 8, 8, 4), 0), draw((5, 5, 1, 4), 1)
     window = {"strides": 2, "padding": "SAME", "groups": 4}

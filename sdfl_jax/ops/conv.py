@@ -15,6 +15,8 @@ UNFOLDED_POSITIONS = 512
 # More values than this do not stay in a CPU's cache (16 MiB in float32), and there
 # XLA's own gradient for the kernel runs at a quarter of the speed of the products.
 CACHED_VALUES = 2**22
+# A depthwise kernel of more taps than this gets its gradient in a loop over its rows.
+UNROLLED_TAPS = 25
 
 
 class _Window(NamedTuple):
@@ -134,11 +136,7 @@ def _shifted(x, kernel, window):
     """What each of the kernel's kh x kw taps sees, as views B h w C."""
     (kh, kw), (h, w) = kernel.shape[:2], _output_size(x, kernel, window)
     stride, dilation = window.strides, window.dilation
-    x = lax.pad(
-        x,
-        jnp.zeros((), x.dtype),
-        ((0, 0, 0), (*window.padding[0], 0), (*window.padding[1], 0), (0, 0, 0)),
-    )
+    x = _padded(x, window)
     return [
         x[
             :,
@@ -148,6 +146,12 @@ def _shifted(x, kernel, window):
         for i in range(kh)
         for j in range(kw)
     ]
+
+
+def _padded(x, window):
+    rows, columns = window.padding
+    padding = ((0, 0, 0), (*rows, 0), (*columns, 0), (0, 0, 0))
+    return lax.pad(x, jnp.zeros((), x.dtype), padding)
 
 
 def _unfolded(x, kernel, *, window):
@@ -198,7 +202,11 @@ def _depthwise(x, kernel, *, window):
 
 def _depthwise_backward(x, kernel, gradient, *, window):
     """The features' gradient is itself such a sum, with the kernel turned around."""
-    by_tap = [_sum_positions(view * gradient) for view in _shifted(x, kernel, window)]
+    if kernel.shape[0] * kernel.shape[1] > UNROLLED_TAPS:
+        by_tap = _sums_by_row(x, kernel, gradient, window)
+    else:
+        seen = _shifted(x, kernel, window)
+        by_tap = jnp.stack([_sum_positions(view * gradient) for view in seen])
     spread = lax.pad(
         gradient,
         jnp.zeros((), gradient.dtype),
@@ -211,7 +219,28 @@ def _depthwise_backward(x, kernel, gradient, *, window):
         padding.append((low, x.shape[1 + axis] + reach - spread.shape[1 + axis] - low))
     back = _Window(1, tuple(padding), window.dilation, window.groups)
     by_features = _depthwise(spread, kernel[::-1, ::-1], window=back)
-    return by_features, jnp.stack(by_tap).reshape(kernel.shape)
+    return by_features, by_tap.reshape(kernel.shape)
+
+
+def _sums_by_row(x, kernel, gradient, window):
+    """Views x gradient summed over positions; one row of taps at a time.
+
+    A loop's body is compiled once, and 49 sums take as long to compile as ten layers.
+    """
+    (kh, kw), (h, w) = kernel.shape[:2], gradient.shape[1:3]
+    stride, dilation = window.strides, window.dilation
+    x = _padded(x, window)
+
+    def row(i):
+        seen = lax.dynamic_slice_in_dim(x, i * dilation, (h - 1) * stride + 1, axis=1)
+        starts = [j * dilation for j in range(kw)]
+        views = [
+            seen[:, ::stride, start : start + (w - 1) * stride + 1 : stride]
+            for start in starts
+        ]
+        return jnp.stack([jnp.sum(view * gradient, axis=(0, 1, 2)) for view in views])
+
+    return lax.map(row, jnp.arange(kh))  # kh kw C
 
 
 def _sum_positions(x):
