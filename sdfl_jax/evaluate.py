@@ -508,6 +508,7 @@ def _score_set(scorer, source, name: str, options, writer, notes) -> Evaluation:
         ),
         threshold=options.threshold,
         set_name=name,
+        may_be_empty=jax.process_count() > 1,
     )
     on_example = None
     if writer:

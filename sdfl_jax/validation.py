@@ -45,6 +45,7 @@ class Validation:
                 workers=config.data.workers,
                 keep_images=True,
             ),
+            may_be_empty=jax.process_count() > 1,
         )
         self._plateau = optim.make_plateau(
             config.optimizer.to_dict(), config.schedule.to_dict()
