@@ -9,6 +9,7 @@ import os
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from jaxtyping import Integer, Num
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
@@ -64,8 +65,10 @@ def _counts(label) -> str:
 # Image scores
 
 
-def roc(label: np.ndarray, score: np.ndarray, title: str = "ROC") -> Figure:
-    """Share of manipulated images found against that of false alarms; (N,) each."""
+def roc(
+    label: Num[np.ndarray, "N"], score: Num[np.ndarray, "N"], title: str = "ROC"
+) -> Figure:
+    """Share of manipulated images found against that of false alarms."""
     figure, axes = _square(
         printable(title),
         "authentic images called manipulated",
@@ -85,7 +88,10 @@ def roc(label: np.ndarray, score: np.ndarray, title: str = "ROC") -> Figure:
 
 
 def roc_plot(
-    label: np.ndarray, score: np.ndarray, path: str | os.PathLike, title: str = ""
+    label: Num[np.ndarray, "N"],
+    score: Num[np.ndarray, "N"],
+    path: str | os.PathLike,
+    title: str = "",
 ) -> None:
     """A PNG of `roc`."""
     save(roc(label, score, title or "Image scores"), path)
@@ -95,8 +101,10 @@ def roc_plot(
 _RATES = (0.001, 0.005, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 0.9, 0.95, 0.98, 0.995)
 
 
-def det(label: np.ndarray, score: np.ndarray, eer: float | None = None) -> Figure:
-    """Misses against false alarms on normal-deviate axes; (N,) each.
+def det(
+    label: Num[np.ndarray, "N"], score: Num[np.ndarray, "N"], eer: float | None = None
+) -> Figure:
+    """Misses against false alarms on normal-deviate axes.
 
     `eer`: the equal error rate, to be marked.
 
@@ -145,13 +153,13 @@ def det(label: np.ndarray, score: np.ndarray, eer: float | None = None) -> Figur
 
 
 def precision_recall(
-    label: np.ndarray,
-    score: np.ndarray,
-    weight: np.ndarray | None = None,
+    label: Num[np.ndarray, "N"],
+    score: Num[np.ndarray, "N"],
+    weight: Num[np.ndarray, "N"] | None = None,
     *,
     title: str = "Precision and recall of images",
 ) -> Figure:
-    """Precision against recall; (N,) each, `weight` counts equal rows."""
+    """Precision against recall; `weight` counts equal rows."""
     what = "images" if weight is None else "pixels"
     figure, axes = _square(
         title,
@@ -184,8 +192,8 @@ def precision_recall(
     return figure
 
 
-def pixel_precision_recall(histograms: np.ndarray) -> Figure:
-    """`precision_recall` of all pixels of these images pooled; int (N 3 256)."""
+def pixel_precision_recall(histograms: Integer[np.ndarray, "N 3 256"]) -> Figure:
+    """`precision_recall` of all pixels of these images pooled."""
     pooled = np.asarray(histograms, np.int64).sum(axis=0).reshape(3, metrics.LEVELS)
     counts = np.concatenate([pooled[0] + pooled[1], pooled[2]])
     label = np.repeat([0, 1], metrics.LEVELS)
@@ -194,8 +202,8 @@ def pixel_precision_recall(histograms: np.ndarray) -> Figure:
     return precision_recall(label, levels, counts.astype(np.float64), title=title)
 
 
-def reliability(label: np.ndarray, score: np.ndarray) -> Figure:
-    """What share of the images of each score is manipulated; (N,) each."""
+def reliability(label: Num[np.ndarray, "N"], score: Num[np.ndarray, "N"]) -> Figure:
+    """What share of the images of each score is manipulated."""
     figure, axes = _square(
         "Reliability of image scores", "score", "images that are manipulated"
     )
@@ -264,8 +272,10 @@ def confusion(counts: Mapping[str, int], threshold: float) -> Figure:
     return figure
 
 
-def scores(label: np.ndarray, score: np.ndarray, threshold: float) -> Figure:
-    """How the scores of either class are spread; (N,) each."""
+def scores(
+    label: Num[np.ndarray, "N"], score: Num[np.ndarray, "N"], threshold: float
+) -> Figure:
+    """How the scores of either class are spread."""
     figure = chart(2.6)
     axes = figure.subplots()
     label, score = np.asarray(label), np.asarray(score)

@@ -10,7 +10,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from sdfl_jax import page
+from sdfl_jax import metrics, page
+from sdfl_jax.config import flat
 from sdfl_jax.errors import InputError
 from sdfl_jax.evaluators import Evaluation
 from sdfl_jax.files import replacing
@@ -133,7 +134,9 @@ def measured(scores: Mapping, evaluation: Evaluation) -> dict[str, str]:
             overlap = (
                 f", overlap {setting['overlap']}" if setting.get("overlap") else ""
             )
-            said[term] = f"{value} pixels{overlap}" if key == "tile" else _say(value)
+            said[term] = (
+                f"{value} pixels{overlap}" if key == "tile" else _say(key, value)
+            )
     for key, term in (("resized", "masks resized"), ("skipped", "images skipped")):
         part = scores.get(key)
         if part and part.get("count"):
@@ -145,8 +148,25 @@ def measured(scores: Mapping, evaluation: Evaluation) -> dict[str, str]:
     return said
 
 
-def _say(value) -> str:
-    return "yes" if value is True else str(value)
+_VALUES = {
+    "scoring": {"original": "each image's own size", "network": "the network's size"},
+    "geometry": {
+        "resize": "stretched to the network's size",
+        "crop": "native resolution",
+    },
+    "empty_mask": metrics.EMPTY_MASK,
+    "size_mismatch": {
+        "resize": "resized to the image's, nearest neighbour",
+        "skip": "their images are left out",
+        "error": "refused",
+    },
+}
+
+
+def _say(key: str, value) -> str:
+    if value is True:
+        return "yes"
+    return _VALUES.get(key, {}).get(value, str(value))
 
 
 def _data(scores: Mapping) -> Sequence[Mapping]:
@@ -465,5 +485,5 @@ def _png(plane: np.ndarray) -> str:
 def _card(card: Mapping | None) -> list[str]:
     if not card:
         return []
-    text = json.dumps(card, indent=2, ensure_ascii=False)
-    return [f'<div class="wide"><pre>{html.escape(text)}</pre></div>']
+    said = {name: str(value) for name, value in flat(card).items()}
+    return [f"<details><summary>All of it</summary>{_terms(said)}</details>"]

@@ -81,7 +81,7 @@ class Gallery:
         for section, heap in self._heaps.items():
             if heap:
                 entries = sorted(heap, key=lambda entry: entry[:2], reverse=True)
-                found[section] = [row for _, _, row in entries]
+                found[section] = [_with_overlay(row) for _, _, row in entries]
         return found
 
     def _row(self, example, mask_probs, f1, area) -> dict:
@@ -93,7 +93,6 @@ class Gallery:
             "image": image.copy(),  # a thumbnail may be a view of the whole batch
             "mask": None if mask is None else mask.copy(),
             "mask_probs": probs.copy(),
-            "overlay": overlay(image, probs),
             "name": example["name"],
             "set": example.get("set", ""),
             "kind": example.get("kind", ""),
@@ -101,3 +100,8 @@ class Gallery:
             "pixel_f1": f1,
             "predicted_area": area,
         }
+
+
+def _with_overlay(row: dict) -> dict:
+    """Drawn for what is shown alone, for contours take time."""
+    return row | {"overlay": overlay(row["image"], row["mask_probs"])}
