@@ -297,6 +297,8 @@ def _problem(folder: Path) -> str | None:
     try:
         return hashes.damage(folder)
     except FileNotFoundError:
+        if any(folder.parent.glob(f"*/{hashes.HASHES}")):  # half deleted
+            return f"has no {hashes.HASHES}"
         _say(f"{folder}: has no {hashes.HASHES}, so its files were not checked.")
         return None
 

@@ -32,4 +32,5 @@ def get_config(arg=None):
         "", "", total_steps=12, validate_every=6, save_every=2, batch_size=8
     )
     config.model = {"name": "dot"}
+    config.data.workers = 0  # a field that flags may set
     return config
