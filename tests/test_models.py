@@ -12,7 +12,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from sdfl_jax import models, torch_names, weights
 from sdfl_jax.errors import InputError
-from sdfl_jax.models import bayar, layers
+from sdfl_jax.models import ENCODERS, bayar, layers
 from sdfl_jax.ops.conv import conv2d
 from tests import golden
 
@@ -449,3 +449,49 @@ def test_bayar_gradient_is_that_of_the_normalised_kernel(kernel):
         grads(apply)(kernel, x), grads(plain)(normalised, x), strict=True
     ):
         golden.assert_close(ours, expected, 1e-5)
+
+
+def gradients_of(encoder, remat: bool):
+    """A function of variables and image: gradients and moved statistics."""
+    model = ENCODERS[encoder](remat=remat)
+
+    def loss_fn(params, variables, image):
+        levels, updated = model.apply(
+            {**variables, "params": params}, image, train=True, mutable=["batch_stats"]
+        )
+        return sum(jnp.mean(level**2) for level in levels), updated
+
+    def gradients(variables, image):
+        return jax.grad(loss_fn, has_aux=True)(variables["params"], variables, image)
+
+    return model, gradients
+
+
+@pytest.mark.parametrize("encoder", sorted(ENCODERS))
+def test_every_encoder_can_compute_its_blocks_twice_instead_of_keeping_them(encoder):
+    image = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
+    model = ENCODERS[encoder](remat=True)
+    program, variables = jax.make_jaxpr(
+        lambda image: model.init(jax.random.key(0), image, train=False),
+        return_shape=True,
+    )(image)
+    operations = {equation.primitive.name for equation in program.eqns}
+    # "checkpoint" or "remat2", by the version of JAX; "tiny" has no blocks.
+    assert operations & {"checkpoint", "remat2"} or encoder == "tiny"
+    plain = jax.eval_shape(
+        lambda image: ENCODERS[encoder]().init(jax.random.key(0), image, train=False),
+        image,
+    )
+    assert variables == plain
+
+
+def test_blocks_computed_twice_have_the_same_gradients():
+    image = jax.random.uniform(jax.random.key(0), (2, 32, 32, 3))
+    plain, twice = (gradients_of("resnet18", remat) for remat in (False, True))
+    variables = jax.jit(lambda: plain[0].init(jax.random.key(1), image, train=False))()
+    (grads, moved), (grads_2, moved_2) = (
+        jax.jit(gradients)(variables, image) for _, gradients in (plain, twice)
+    )
+    close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
+    jax.tree.map(close, grads_2, grads)
+    jax.tree.map(close, moved_2, moved)

@@ -29,6 +29,7 @@ class TinyEncoder(nn.Module):
     std: tuple[float, ...] = (0.5, 0.5, 0.5)
     norm: Callable[..., nn.Module] = BatchNorm
     dtype: Any = jnp.float32
+    remat: bool = False
 
     @nn.compact
     def __call__(self, x, *, train: bool):

@@ -60,6 +60,7 @@ def build(
     bn_momentum: float = 0.9,
     freeze_encoder_bn: bool = False,
     dtype: Any = jnp.float32,
+    remat: bool = False,
 ) -> Classifier:
     """A network that looks at the whole image.
 
@@ -70,7 +71,7 @@ def build(
                       result; ReLU follows the others
     normalise         shift and scale RGB in [0, 1] as the encoder's published weights
                       expect. The studies feed [0, 1]
-    bn_group, bn_momentum, freeze_encoder_bn, dtype    as in `sdfl.build`
+    bn_group, bn_momentum, freeze_encoder_bn, dtype, remat    as in `sdfl.build`
     """
     if encoder not in ENCODERS:
         raise InputError(f"No encoder {encoder!r}; {valid(encoder, ENCODERS)}")
@@ -85,7 +86,7 @@ def build(
         dtype=dtype,
     )
     return Classifier(
-        encoder=ENCODERS[encoder](norm=norm, dtype=dtype),
+        encoder=ENCODERS[encoder](norm=norm, dtype=dtype, remat=remat),
         widths=(*(hidden if num_classes == 2 else ()), num_classes),
         normalise=normalise,
         dtype=dtype,

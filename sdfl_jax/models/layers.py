@@ -157,6 +157,17 @@ def _spread(values: Float[ArrayLike, "G C"]) -> Float[ArrayLike, "G 1 1 1 C"]:
     return values[:, None, None, None]
 
 
+def run_block(
+    block: nn.Module, x: Float[Array, "B H W C"], *, train: bool, remat: bool
+) -> Float[Array, "B h w F"]:
+    """`block(x, train=train)`; with `remat` the backward pass computes it once more.
+
+    Only the block's input is then kept for the backward pass.
+    """
+    call = lambda block, x: block(x, train=train)
+    return nn.remat(call)(block, x) if remat else call(block, x)
+
+
 class ConvBlock(nn.Module):
     """Convolution, batch norm, ReLU.
 

@@ -198,17 +198,18 @@ def build(
     bn_momentum: float = 0.9,
     freeze_encoder_bn: bool = False,
     dtype: Any = jnp.float32,
+    remat: bool = False,
 ) -> MvssNet:
     """The study's baseline, as in its reference.
 
     dropout    share of the head's features that training leaves out
-    bn_group, bn_momentum, freeze_encoder_bn, dtype    as in `sdfl.build`
+    bn_group, bn_momentum, freeze_encoder_bn, dtype, remat    as in `sdfl.build`
     """
     dtype = jnp.dtype(dtype)
     norm = functools.partial(
         BatchNorm, momentum=bn_momentum, group=bn_group, dtype=dtype
     )
-    make = functools.partial(resnet50, dilations=DILATIONS, dtype=dtype)
+    make = functools.partial(resnet50, dilations=DILATIONS, dtype=dtype, remat=remat)
     return MvssNet(
         encoder=make(norm=functools.partial(norm, frozen=freeze_encoder_bn)),
         noise_encoder=make(norm=norm),

@@ -1,7 +1,7 @@
 """Encoders by name: RGB in, features at strides 4, 8, 16 and 32 out.
 
-Each takes `norm` (a BatchNorm with its settings) and `dtype`, and declares the `mean`
-and `std` of RGB in [0, 1] that its published weights expect.
+Each takes `norm` (a BatchNorm with its settings), `dtype` and `remat`, and declares
+the `mean` and `std` of RGB in [0, 1] that its published weights expect.
 """
 
 from sdfl_jax.models.encoders.convnext import convnext_tiny

@@ -9,7 +9,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from sdfl_jax.models.encoders.resnet import IMAGENET_MEAN, IMAGENET_STD
-from sdfl_jax.models.layers import BatchNorm, Conv
+from sdfl_jax.models.layers import BatchNorm, Conv, run_block
 
 LayerNorm = functools.partial(nn.LayerNorm, epsilon=1e-6)
 
@@ -24,7 +24,10 @@ class Block(nn.Module):
     dtype: Any
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B h w C"]) -> Float[Array, "B h w C"]:
+    def __call__(
+        self, x: Float[Array, "B h w C"], *, train: bool
+    ) -> Float[Array, "B h w C"]:
+        del train  # the same in both modes
         width = x.shape[-1]
         conv = functools.partial(Conv, use_bias=True, dtype=self.dtype)
         y = conv(width, 7, groups=width, name="depthwise")(x)
@@ -47,6 +50,7 @@ class ConvNeXt(nn.Module):
     std: Sequence[float] = IMAGENET_STD
     norm: Callable[..., nn.Module] = BatchNorm
     dtype: Any = jnp.float32
+    remat: bool = False  # blocks, see `run_block`
 
     @nn.compact
     def __call__(
@@ -63,7 +67,8 @@ class ConvNeXt(nn.Module):
                 x = norm(name=f"down{stage}_0")(x)
                 x = conv(features, 2, 2, name=f"down{stage}_1")(x)
             for i in range(blocks):
-                x = Block(self.dtype, name=f"stage{stage}_{i}")(x)
+                block = Block(self.dtype, name=f"stage{stage}_{i}")
+                x = run_block(block, x, train=train, remat=self.remat)
             levels.append(x)
         return levels
 

@@ -9,7 +9,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from sdfl_jax.models.encoders.resnet import IMAGENET_MEAN, IMAGENET_STD
-from sdfl_jax.models.layers import BatchNorm, Conv
+from sdfl_jax.models.layers import BatchNorm, Conv, run_block
 
 
 class DenseLayer(nn.Module):
@@ -55,6 +55,7 @@ class DenseNet(nn.Module):
     std: Sequence[float] = IMAGENET_STD
     norm: Callable[..., nn.Module] = BatchNorm
     dtype: Any = jnp.float32
+    remat: bool = False  # blocks, see `run_block`
 
     @nn.compact
     def __call__(
@@ -67,9 +68,10 @@ class DenseNet(nn.Module):
         levels = []
         for block, layers in enumerate(self.blocks, 1):
             for i in range(1, layers + 1):
-                new = DenseLayer(
+                layer = DenseLayer(
                     self.growth, self.norm, self.dtype, name=f"block{block}_{i}"
-                )(x, train=train)
+                )
+                new = run_block(layer, x, train=train, remat=self.remat)
                 x = jnp.concatenate([x, new], axis=-1)
             if block < len(self.blocks):
                 level, x = Transition(self.norm, self.dtype, name=f"transition{block}")(

@@ -9,7 +9,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from sdfl_jax.models.encoders.resnet import IMAGENET_MEAN, IMAGENET_STD
-from sdfl_jax.models.layers import BatchNorm, Conv
+from sdfl_jax.models.layers import BatchNorm, Conv, run_block
 
 
 class InvertedBottleneck(nn.Module):
@@ -49,6 +49,7 @@ class EfficientNetLite(nn.Module):
     std: Sequence[float] = IMAGENET_STD
     norm: Callable[..., nn.Module] = BatchNorm
     dtype: Any = jnp.float32
+    remat: bool = False  # blocks, see `run_block`
 
     @nn.compact
     def __call__(
@@ -61,7 +62,7 @@ class EfficientNetLite(nn.Module):
         levels, number = [x], 0
         for blocks, kernel, strides, expansion, features in self.stages:
             for i in range(blocks):
-                x = InvertedBottleneck(
+                block = InvertedBottleneck(
                     features=features,
                     kernel=kernel,
                     strides=strides if i == 0 else 1,
@@ -69,7 +70,8 @@ class EfficientNetLite(nn.Module):
                     norm=norm,
                     dtype=self.dtype,
                     name=f"block{number}",
-                )(x, train=train)
+                )
+                x = run_block(block, x, train=train, remat=self.remat)
                 number += 1
             if strides == 2:
                 levels.append(x)

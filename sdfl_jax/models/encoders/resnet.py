@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from sdfl_jax.models.layers import BatchNorm, Conv
+from sdfl_jax.models.layers import BatchNorm, Conv, run_block
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -84,6 +84,7 @@ class ResNet(nn.Module):
     std: Sequence[float] = IMAGENET_STD
     norm: Callable[..., nn.Module] = BatchNorm
     dtype: Any = jnp.float32
+    remat: bool = False  # blocks, see `run_block`
 
     @nn.compact
     def __call__(
@@ -99,14 +100,15 @@ class ResNet(nn.Module):
         for stage, blocks in enumerate(self.stages):
             dilations = self.dilations if stage + 1 == len(self.stages) else ()
             for i in range(blocks):
-                x = self.block(
+                block = self.block(
                     features=64 * 2**stage,
                     strides=2 if stage > 0 and i == 0 and not dilations else 1,
                     dilation=dilations[i] if dilations else 1,
                     norm=self.norm,
                     dtype=self.dtype,
                     name=f"layer{stage + 1}_{i}",
-                )(x, train=train)
+                )
+                x = run_block(block, x, train=train, remat=self.remat)
             levels.append(x)
         return levels
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from sdfl_jax.models.layers import BatchNorm, Conv
+from sdfl_jax.models.layers import BatchNorm, Conv, run_block
 
 # Features of each block of the middle and of both ends. The children of a block are
 # numbered as in timm's `legacy_xception`, where activations and pooling count too.
@@ -71,6 +71,7 @@ class Xception(nn.Module):
     std: Sequence[float] = (0.5, 0.5, 0.5)
     norm: Callable[..., nn.Module] = BatchNorm
     dtype: Any = jnp.float32
+    remat: bool = False  # blocks, see `run_block`
 
     @nn.compact
     def __call__(
@@ -86,14 +87,15 @@ class Xception(nn.Module):
         for i, features in enumerate(BLOCKS):
             if i in STRIDED[1:]:
                 levels.append(nn.relu(x))
-            x = Block(
+            block = Block(
                 features=features,
                 strides=2 if i in STRIDED else 1,
                 relu_first=i > 0,
                 norm=self.norm,
                 dtype=self.dtype,
                 name=f"block{i + 1}",
-            )(x, train=train)
+            )
+            x = run_block(block, x, train=train, remat=self.remat)
 
         for i, features in enumerate([1536, 2048], 3):
             x = SeparableConv(features, self.dtype, name=f"conv{i}")(x)
