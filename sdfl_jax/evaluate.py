@@ -35,7 +35,7 @@ TTA = ("none", "flips")
 SCORING = ("original", "network")
 SHOWN_IMAGES = 12
 _LISTED = 1000  # names of one kind in `metrics.json`
-_WRITERS = 2  # threads that encode maps
+_WRITERS = 4  # threads that encode maps
 _WAITING = 64  # maps that may wait for them
 
 
@@ -234,6 +234,8 @@ def evaluate(options: Options) -> dict | None:
         if result is None:
             return None
         evaluation, notes = result
+        if not evaluation.known:
+            raise InputError("There are no examples to evaluate.")
         notes = scorer.finish(evaluation, notes)
         scores = _scores(evaluation, sets, options, scorer)
         if robustness:
@@ -431,6 +433,8 @@ class _Writer:
             disable=not self._first,
         )
         self._threads = concurrent.futures.ThreadPoolExecutor(_WRITERS)
+        # A thread of its own, which sees the examples in their order.
+        self._guide = concurrent.futures.ThreadPoolExecutor(1)
         self._waiting = collections.deque()
         self.gallery = report.Gallery(threshold)
         self.pictures = []
@@ -459,14 +463,15 @@ class _Writer:
 
     def __exit__(self, kind, error, trace):
         self._bar.close()
-        self._threads.shutdown(cancel_futures=error is not None)
+        for pool in (self._threads, self._guide):
+            pool.shutdown(cancel_futures=error is not None)
         if error is None:
             while self._waiting:
                 self._waiting.popleft().result()
 
 
 def _write_map(path: Path, mask_probs: np.ndarray):
-    images.write_png(path, metrics.levels(mask_probs))
+    images.write_map(path, metrics.levels(mask_probs))
 
 
 def _score(

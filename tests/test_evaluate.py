@@ -147,7 +147,7 @@ def test_evaluation_refuses_in_one_line(workdir, shards, tmp_path, capsys):
 def test_a_full_disk_leaves_nothing_half_written(
     workdir, shards, tmp_path, capsys, monkeypatch
 ):
-    def full(path, planes):
+    def full(path, planes, **settings):
         raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
     monkeypatch.setattr(images, "write_png", full)

@@ -173,11 +173,23 @@ def png_name(name: str) -> str:
     return name if name.lower().endswith(".png") else f"{name}.png"
 
 
-def write_png(path: str | os.PathLike, planes: UInt8[np.ndarray, "..."]):
-    """Writes uint8 H W, H W 1 or H W 3 (RGB) as a PNG file, whole or not at all."""
+def write_png(path: str | os.PathLike, planes: UInt8[np.ndarray, "..."], **settings):
+    """Writes uint8 H W, H W 1 or H W 3 (RGB) as a PNG file, whole or not at all.
+
+    `settings` are those of `imagecodecs.png_encode`.
+    """
     planes = planes[..., 0] if planes.shape[2:] == (1,) else planes
+    data = imagecodecs.png_encode(np.ascontiguousarray(planes), **settings)
     with files.replacing(path) as beside:
-        beside.write_bytes(imagecodecs.png_encode(np.ascontiguousarray(planes)))
+        beside.write_bytes(data)
+
+
+def write_map(path: str | os.PathLike, levels: UInt8[np.ndarray, "H W"]):
+    """`write_png` of a prediction, in a quarter of the time for about the same size.
+
+    Runs of equal values (zlib's Z_RLE) are all there is to find in so smooth a picture.
+    """
+    write_png(path, levels, level=1, strategy=3)
 
 
 def resize_image(image: UInt8[np.ndarray, "H W 3"], height: int, width: int):

@@ -1,6 +1,7 @@
 """How well predicted masks match the true ones, pixel by pixel and image by image."""
 
 import collections
+import concurrent.futures
 import math
 from collections.abc import Callable, Iterable
 
@@ -11,6 +12,8 @@ from sdfl_jax.data import images
 from sdfl_jax.data.pipeline import Assembler, Batch
 from sdfl_jax.errors import InputError
 from sdfl_jax.evaluators.evaluation import KNOWN, Evaluation
+
+_THREADS = 4  # that count pixels
 
 
 class LocalizationEvaluator:
@@ -56,15 +59,20 @@ class LocalizationEvaluator:
         """
         tally = _Tally(self._set_name)
         assembler = Assembler()
-        for batch, outputs in self._one_ahead(state):
-            tally.begin(batch, outputs["loss"])
-            finished = assembler.add(
-                batch, np.asarray(outputs["mask_probs"]), np.asarray(outputs["score"])
-            )
-            for example, mask_probs, score in finished:
-                tally.add(example, mask_probs, score)
-                if on_example:
-                    on_example(_at_original_size(example), mask_probs)
+        with concurrent.futures.ThreadPoolExecutor(_THREADS) as threads:
+            for batch, outputs in self._one_ahead(state):
+                tally.begin(batch, outputs["loss"])
+                finished = assembler.add(
+                    batch,
+                    np.asarray(outputs["mask_probs"]),
+                    np.asarray(outputs["score"]),
+                )
+                measured = threads.map(lambda one: _measured(*one), finished)
+                for one, found in zip(finished, measured, strict=True):
+                    example, mask_probs, _ = one
+                    tally.add(example, found)
+                    if on_example:
+                        on_example(_at_original_size(example), mask_probs)
         result = tally.evaluation(self._threshold)
         if not result.known and not self._may_be_empty:
             raise InputError("There are no examples to evaluate.")
@@ -90,6 +98,29 @@ def _at_original_size(example: dict) -> dict:
     return example | {"image": images.resize_image(example["image"], *size)}
 
 
+def _measured(example: dict, mask_probs: np.ndarray, score: float) -> dict:
+    """What is kept of an example: arrays of `Evaluation`, and the `size` of its map."""
+    name = example["name"]
+    if not np.isfinite(score):
+        raise InputError(f"{name}: its score is {score}, which is no number.")
+    mask = example["original_mask"]
+    height, width = mask_probs.shape
+    try:
+        histogram = metrics.histogram(mask, mask_probs)
+    except InputError as error:
+        raise InputError(f"{name}: {error}") from None
+    return {
+        "size": {"height": height, "width": width},
+        "histograms": histogram,
+        "centre_histograms": metrics.histogram(
+            mask, metrics.centre_prior(height, width)
+        ),
+        "label": int(example["label"]),
+        "score": float(score),
+        "has_mask": bool(example["has_mask"]),
+    }
+
+
 class _Tally:
     """Collects what an `Evaluation` is made of, one example after the other."""
 
@@ -112,30 +143,12 @@ class _Tally:
             per_row = np.broadcast_to(np.asarray(value, np.float64), valid.shape)
             self._loss[name] += per_row[valid].tolist()
 
-    def add(self, example: dict, mask_probs: np.ndarray, score: float):
-        name = example["name"]
+    def add(self, example: dict, found: dict):
         self._finished.add(example["index"])
-        if not np.isfinite(score):
-            raise InputError(f"{name}: its score is {score}, which is no number.")
-        mask = example["original_mask"]
-        height, width = mask_probs.shape
-        try:
-            histogram = metrics.histogram(mask, mask_probs)
-        except InputError as error:
-            raise InputError(f"{name}: {error}") from None
-        centre = metrics.histogram(mask, metrics.centre_prior(height, width))
         # Shards may be resized: the size is that of the map.
-        known = {"set": self._set_name} | example | {"height": height, "width": width}
-        self._examples.append(
-            {
-                "known": {key: known[key] for key in KNOWN if key in known},
-                "histograms": histogram,
-                "centre_histograms": centre,
-                "label": int(example["label"]),
-                "score": float(score),
-                "has_mask": bool(example["has_mask"]),
-            }
-        )
+        known = {"set": self._set_name} | example | found.pop("size")
+        known = {key: known[key] for key in KNOWN if key in known}
+        self._examples.append({"known": known} | found)
 
     def evaluation(self, threshold: float) -> Evaluation:
         missing = sorted(self._tiles.keys() - self._finished)
