@@ -93,13 +93,18 @@ def predict(
         answers = predictor.of_files(
             photos, root=root, batch_size=batch_size, workers=workers
         )
-        for answer in answers:
-            bar.update()
-            if isinstance(answer, dict):
-                yield {"image": answer["name"], "error": answer["error"]}
-            else:
-                name = images.png_name(answer.name)
-                yield {"image": answer.name} | _written(out, name, answer)
+        try:
+            for answer in answers:
+                bar.update()
+                if isinstance(answer, dict):
+                    yield {"image": answer["name"], "error": answer["error"]}
+                else:
+                    name = images.png_name(answer.name)
+                    yield {"image": answer.name} | _written(out, name, answer)
+        except InputError as error:  # not one of them can be read
+            if not films:
+                raise
+            yield {"image": photos[0].name, "error": str(error)}
     for path in films:
         name = os.path.relpath(path.absolute(), root).replace(os.sep, "/")
         sampling = {"every_frames": every_frames, "every_seconds": every_seconds}
@@ -147,7 +152,8 @@ def _serve(args):
     from sdfl_jax import serve  # a web server, which the other way does not need
 
     serve.run(
-        Predictor(args.workdir, args.checkpoint),
+        args.workdir,
+        args.checkpoint,
         host=args.host,
         port=args.port,
         max_upload_mb=args.max_upload_mb,

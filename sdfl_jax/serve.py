@@ -93,17 +93,23 @@ def app(predictor: Predictor, *, max_upload_mb: float, host: str) -> Starlette:
     )
 
 
-def run(predictor: Predictor, *, host: str, port: int, max_upload_mb: float):
+def run(
+    workdir: str, checkpoint_name: str, *, host: str, port: int, max_upload_mb: float
+):
     """Serves the page until interrupted, and prints where it is.
 
-    Raises InputError for an address that cannot be had.
+    Raises InputError for an address that cannot be had, a limit that lets nothing in
+    and a `workdir` without a checkpoint.
     """
     if max_upload_mb <= 0:
         raise InputError(f"--max_upload_mb={max_upload_mb}: more than 0 is expected.")
-    listener = _listen(host, port)
-    name = f"[{host}]" if ":" in host else host
-    print(f"Drop photos at http://{name}:{listener.getsockname()[1]}/ (Ctrl-C ends it)")
-    server(predictor, host=host, max_upload_mb=max_upload_mb).run(sockets=[listener])
+    with _listen(host, port) as listener:
+        predictor = Predictor(workdir, checkpoint_name)
+        name = f"[{host}]" if ":" in host else host
+        port = listener.getsockname()[1]
+        print(f"Drop photos at http://{name}:{port}/ (Ctrl-C ends it)", flush=True)
+        whole = server(predictor, host=host, max_upload_mb=max_upload_mb)
+        whole.run(sockets=[listener])
 
 
 def server(predictor: Predictor, *, host: str, max_upload_mb: float) -> uvicorn.Server:
@@ -119,13 +125,14 @@ def server(predictor: Predictor, *, host: str, max_upload_mb: float) -> uvicorn.
 
 
 def _listen(host: str, port: int) -> socket.socket:
+    if not 0 <= port <= 65535:
+        raise InputError(f"--port={port}: 0 to 65535 is expected.")
     try:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         return socket.create_server(address[:2], family=family)
-    except (OSError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
+    except OSError as error:
         raise InputError(
-            f"--host={host} --port={port}: cannot be listened at ({reason})."
+            f"--port={port} --host={host}: cannot be listened at ({error.strerror})."
         ) from None
 
 
@@ -133,8 +140,13 @@ def _as_json(found: Answer) -> dict:
     height, width = found.image.shape[:2]
     mask = images.encode_mask(found.mask[..., None])
     bgr = cv2.cvtColor(found.overlay, cv2.COLOR_RGB2BGR)
-    quality = [cv2.IMWRITE_JPEG_QUALITY, _OVERLAY_QUALITY]
-    overlay = cv2.imencode(".jpg", bgr, quality)[1].tobytes()
+    options = [cv2.IMWRITE_JPEG_QUALITY, _OVERLAY_QUALITY]
+    # Colours as sharp as the outlines that are drawn in them.
+    options += [
+        cv2.IMWRITE_JPEG_SAMPLING_FACTOR,
+        cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444,
+    ]
+    overlay = cv2.imencode(".jpg", bgr, options)[1].tobytes()
     return found.figures() | {
         "width": width,
         "height": height,

@@ -69,16 +69,15 @@ def _draw(path: Path, video: str, rows: Sequence[dict], threshold: float):
             markersize=3,
             label=label,
         )
-    above = np.array([row["manipulated"] for row in rows])
-    axes.fill_between(
-        *(seconds, 0, 1),
-        where=above,
-        step="mid" if len(rows) > 1 else None,
-        color=page.CLASS_COLORS[1],
-        alpha=0.12,
-        linewidth=0,
-        label="called manipulated",
-    )
+    half = float(np.median(np.diff(seconds))) / 2 if len(rows) > 1 else 0.02
+    for i, (start, end) in enumerate(stretches(rows)):
+        axes.axvspan(
+            *(start - half, end + half),
+            color=page.CLASS_COLORS[1],
+            alpha=0.12,
+            linewidth=0,
+            label=None if i else "called manipulated",
+        )
     axes.axhline(threshold, color=page.FAINT, linewidth=1, linestyle=":")
     axes.annotate(
         f"threshold {threshold:.2f}",
@@ -90,8 +89,7 @@ def _draw(path: Path, video: str, rows: Sequence[dict], threshold: float):
         fontsize=8,
         va="center",
     )
-    end = max(float(seconds[-1]), float(seconds[0]) + 1e-3)
-    axes.set(ylim=(0, 1.02), xlim=(float(seconds[0]), end))
+    axes.set(ylim=(0, 1.02), xlim=(seconds[0] - half, seconds[-1] + half))
     axes.set_xlabel("seconds")
     axes.set_title(page.printable(f"{video}: {len(rows)} frames"), loc="left")
     axes.legend(

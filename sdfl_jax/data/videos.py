@@ -30,7 +30,7 @@ def is_video(path: str | os.PathLike) -> bool:
 def frames(
     path: str | os.PathLike, *, every_frames: int = 1, every_seconds: float = 0
 ) -> Iterator[Frame]:
-    """Every n-th frame, and of these the first one in each `every_seconds`.
+    """Every n-th frame, and of these the first one of each `every_seconds`.
 
     Frames lie as far apart as the file says, 1/25 s where it does not. Raises
     `InputError` for what is no video, and at the end of one that breaks off early.
@@ -52,7 +52,7 @@ def frames(
         number, due = 0, 0.0
         while capture.grab():
             seconds = number / rate
-            if number % every_frames == 0 and seconds >= due - 0.5 / rate:
+            if number % every_frames == 0 and seconds > due - 1e-6:
                 read, image = capture.retrieve()
                 if not read or image is None:
                     break

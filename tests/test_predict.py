@@ -1,0 +1,213 @@
+"""Prediction: videos and their timelines, few programs, programs kept between runs."""
+
+import csv
+import json
+from pathlib import Path
+
+import cv2
+import jax
+import numpy as np
+import pytest
+
+from sdfl_jax import compiled, predict, predictor, timeline
+from sdfl_jax.data import videos
+from sdfl_jax.errors import InputError
+from tests import tiny
+
+SIDE, RATE = 64, 10
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    return tiny.write_run(tmp_path_factory.mktemp("run"), data__geometry="crop")
+
+
+@pytest.fixture
+def shapes(monkeypatch):
+    """A network that answers an image's brightness; the shapes it was asked for."""
+    asked = []
+
+    def make(model, mesh, **settings):
+        def step(variables, arrays):
+            image = arrays["image"].astype(np.float32) / 255
+            asked.append(image.shape)
+            return {"mask_probs": image.mean(-1), "score": image.mean((1, 2, 3))}
+
+        return step
+
+    monkeypatch.setattr(predictor, "make_evaluate_step", make)
+    return asked
+
+
+def write_video(path: Path, pictures) -> Path:
+    """A video of such frames, or of even grey where they are numbers; RATE a second."""
+    codec = {".mp4": "mp4v", ".avi": "MJPG"}[path.suffix]
+    writer = cv2.VideoWriter(
+        str(path), cv2.VideoWriter_fourcc(*codec), RATE, (SIDE, SIDE)
+    )
+    for picture in pictures:
+        writer.write(np.full((SIDE, SIDE, 3), picture, np.uint8))
+    writer.release()
+    return path
+
+
+def run(workdir, out, *options, code=0, capsys):
+    """The lines and the errors that the command prints."""
+    if code:
+        with pytest.raises(SystemExit) as stopped:
+            predict.main([f"--workdir={workdir}", f"--out={out}", *map(str, options)])
+        assert stopped.value.code == code
+    else:
+        predict.main([f"--workdir={workdir}", f"--out={out}", *map(str, options)])
+    printed = capsys.readouterr()
+    errors = [x for x in printed.err.splitlines() if "Error:" in x]
+    return [json.loads(line) for line in printed.out.splitlines()], errors
+
+
+def test_a_video_is_scored_frame_by_frame(workdir, shapes, tmp_path, capsys):
+    bright = [20] * 10 + [220] * 5 + [20] * 5 + [220] * 2
+    film = write_video(tmp_path / "film.mp4", bright)
+    out = tmp_path / "out"
+    *frames, video = run(workdir, out, film, capsys=capsys)[0]
+    assert [line["frame"] for line in frames] == list(range(22))
+    assert [line["manipulated"] for line in frames] == [b > 128 for b in bright]
+    assert frames[3]["seconds"] == pytest.approx(0.3)
+    mask = cv2.imread(str(out / "masks/film.mp4/frame_000012.png"), 0)
+    assert mask.shape == (SIDE, SIDE) and np.abs(mask.astype(int) - 220).max() < 8
+    assert (out / "overlays/film.mp4/frame_000021.png").exists()
+
+    assert video["video"] == "film.mp4" and video["frames"] == 22
+    assert video["manipulated_frames"] == 7 and not video["manipulated"]
+    assert video["manipulated_seconds"] == [[1.0, 1.4], [2.0, 2.1]]
+    mean = np.mean([line["score"] for line in frames])
+    assert video["score"] == pytest.approx(mean, abs=1e-4)
+    with open(video["timeline"]) as file:
+        rows = list(csv.DictReader(file))
+    assert [row["score"] for row in rows] == [str(line["score"]) for line in frames]
+    assert cv2.imread(video["chart"]).shape[1] > 600
+
+
+@pytest.mark.parametrize(
+    "sampling, numbers",
+    [
+        ({"every_frames": 4}, [0, 4, 8, 12]),
+        ({"every_seconds": 0.5}, [0, 5, 10]),
+        ({"every_seconds": 0.25}, [0, 3, 5, 8, 10, 13]),
+        ({"every_frames": 2, "every_seconds": 0.5}, [0, 6, 10]),
+        ({"every_seconds": 100}, [0]),
+    ],
+)
+def test_frames_may_be_left_out(tmp_path, sampling, numbers):
+    path = write_video(tmp_path / "film.avi", range(0, 140, 10))
+    found = list(videos.frames(path, **sampling))
+    assert [frame.number for frame in found] == numbers
+    for frame in found:  # and each is the frame it says it is
+        assert np.abs(frame.image.astype(int) - 10 * frame.number).max() < 6
+
+
+def test_damaged_videos_are_one_line_each_and_the_rest_goes_on(
+    workdir, shapes, tmp_path, capsys
+):
+    folder = tmp_path / "films"
+    folder.mkdir()
+    noise = np.random.default_rng(0).integers(0, 256, (20, SIDE, SIDE, 3))
+    whole = write_video(folder / "whole.avi", noise)
+    (folder / "cut.avi").write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    (folder / "text.mp4").write_text("no video")
+    tiny.write_images(folder, 1)
+    (folder / "broken.png").write_text("no picture")
+    lines, errors = run(workdir, tmp_path / "out", folder, code=1, capsys=capsys)
+    assert len(errors) == 3
+    assert sum("cut.avi: breaks off after" in e for e in errors) == 1
+    assert sum("text.mp4: cannot be decoded as a video" in e for e in errors) == 1
+    summaries = {x["video"]: x for x in lines if "frames" in x}
+    assert summaries["whole.avi"]["frames"] == 20
+    assert 0 < summaries["cut.avi"]["frames"] < 20
+    assert sum(line.get("image") == "0.png" for line in lines) == 1
+
+
+def test_videos_are_scored_though_no_photo_can_be_read(
+    workdir, shapes, tmp_path, capsys
+):
+    (tmp_path / "broken.png").write_text("no picture")
+    film = write_video(tmp_path / "film.avi", [0, 0])
+    options = (tmp_path / "broken.png", film)
+    lines, errors = run(workdir, tmp_path / "out", *options, code=1, capsys=capsys)
+    assert len(lines) == 3 and lines[-1]["frames"] == 2
+    assert len(errors) == 1 and "broken.png" in errors[0]
+
+
+def test_photos_of_many_sizes_need_few_programs(workdir, shapes, tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for i in range(40):
+        height, width = rng.integers(130, 250, 2)
+        image = np.zeros((height, width, 3), np.uint8)
+        cv2.imwrite(str(folder / f"{i}.png"), image)
+    lines, _ = run(workdir, tmp_path / "out", folder, capsys=capsys)
+    assert len(lines) == 40
+    assert len(set(shapes)) <= 4  # sides of 192 and 256
+
+
+def test_a_line_holds_the_probability_of_each_class(workdir, tmp_path, capsys):
+    tiny.write_images(tmp_path / "photos", 1)
+    (line,), _ = run(
+        workdir, tmp_path / "out", tmp_path / "photos/0.png", capsys=capsys
+    )
+    assert line["classes"]["manipulated"] == line["score"]
+    assert sum(line["classes"].values()) == pytest.approx(1, abs=1e-4)
+
+
+def test_stretches_join_neighbouring_frames():
+    called = [1, 1, 0, 1, 0, 0, 1]
+    rows = [{"seconds": i / 2, "manipulated": bool(c)} for i, c in enumerate(called)]
+    assert timeline.stretches(rows) == [(0, 0.5), (1.5, 1.5), (3, 3)]
+    assert timeline.stretches([]) == []
+
+
+def test_prediction_asks_for_what_it_needs(workdir, tmp_path, capsys):
+    for options, text in (
+        ([], "Give --out=DIR and images"),
+        ([f"--out={tmp_path}"], "Give --out=DIR and images"),
+        ([f"--out={tmp_path}", "--every_frames=0", "x.mp4"], "no such file"),
+    ):
+        with pytest.raises(SystemExit) as stopped:
+            predict.main([f"--workdir={workdir}", *options])
+        assert stopped.value.code == 2
+        assert text in capsys.readouterr().err
+    path = write_video(tmp_path / "film.avi", [0])
+    with pytest.raises(InputError, match="every_frames=0"):
+        next(videos.frames(path, every_frames=0))
+
+
+@pytest.fixture
+def no_cache():
+    names = (
+        "jax_compilation_cache_dir",
+        "jax_persistent_cache_min_compile_time_secs",
+    )
+    before = {name: getattr(jax.config, name) for name in names}
+    jax.config.update("jax_compilation_cache_dir", None)
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+
+
+def test_programs_are_kept_where_caches_belong(no_cache, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    compiled.keep()
+    folder = tmp_path / "sdfl_jax" / "compiled"
+    assert folder.is_dir() and jax.config.jax_compilation_cache_dir == str(folder)
+
+
+def test_a_folder_of_ones_own_stays_and_an_impossible_one_is_done_without(
+    no_cache, tmp_path, monkeypatch
+):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    compiled.keep()
+    assert jax.config.jax_compilation_cache_dir is None
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path / "mine"))
+    compiled.keep()
+    assert jax.config.jax_compilation_cache_dir == str(tmp_path / "mine")

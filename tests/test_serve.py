@@ -1,0 +1,261 @@
+"""The page: over HTTP, and in a real browser where there is one."""
+
+import base64
+import concurrent.futures
+import html
+import http.client
+import json
+import re
+import shutil
+import struct
+import subprocess
+import tempfile
+import threading
+import urllib.error
+import urllib.request
+import zlib
+
+import cv2
+import numpy as np
+import pytest
+from starlette.responses import HTMLResponse, Response
+from starlette.routing import Route
+
+from sdfl_jax import predict, serve
+from sdfl_jax.errors import InputError
+from sdfl_jax.predictor import Predictor
+from tests import tiny
+
+LIMIT_MB = 0.05
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    return tiny.write_run(tmp_path_factory.mktemp("run"), data__geometry="crop")
+
+
+@pytest.fixture(scope="module")
+def address(workdir):
+    """Where the page is served, on a free port of this machine."""
+    server = serve.server(
+        Predictor(str(workdir)), host="127.0.0.1", max_upload_mb=LIMIT_MB
+    )
+    # What the browser's test opens: the page in a frame, and a script beside it.
+    routes = server.config.app.router.routes
+    routes += [
+        Route("/driver", lambda request: HTMLResponse(DRIVER)),
+        Route("/photo", lambda request: Response(photo(40, 60))),
+    ]
+    listener = serve._listen("127.0.0.1", 0)
+    thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    server.should_exit = True
+    thread.join(20)
+
+
+def photo(height: int, width: int, seed: int = 0) -> bytes:
+    coarse = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), np.uint8)
+    image = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
+    return cv2.imencode(".png", image)[1].tobytes()
+
+
+def post(address: str, data, **headers) -> tuple[int, dict]:
+    request = urllib.request.Request(
+        f"{address}/predict", data=data, headers=headers, method="POST"
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=60) as reply:
+            return reply.status, json.load(reply)
+    except urllib.error.HTTPError as error:
+        return error.code, json.load(error)
+
+
+def decoded(url: str) -> np.ndarray:
+    data = base64.b64decode(url.partition("base64,")[2])
+    return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+
+
+def refusal(address: str, data) -> tuple[int, str]:
+    status, answer = post(address, data)
+    assert set(answer) == {"error"} and len(answer["error"].splitlines()) == 1
+    return status, answer["error"]
+
+
+def test_a_photo_gets_the_answer_that_the_command_gives(address, workdir, tmp_path):
+    path = tmp_path / "photo.png"
+    path.write_bytes(photo(40, 60))
+    (line,) = predict.predict(str(workdir), str(tmp_path / "out"), [str(path)])
+    status, answer = post(address, path.read_bytes())
+    assert status == 200 and (answer["height"], answer["width"]) == (40, 60)
+    for name in ("score", "manipulated", "classes", "manipulated_area"):
+        assert answer[name] == line[name]
+    mask = cv2.imread(line["mask"], cv2.IMREAD_UNCHANGED)
+    np.testing.assert_array_equal(decoded(answer["mask"]), mask)
+    overlay = cv2.imread(line["overlay"]).astype(int)
+    assert np.abs(decoded(answer["overlay"]) - overlay).mean() < 6  # a JPEG
+
+
+def test_uploads_at_once_get_each_its_own_answer_and_leave_no_file(
+    address, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    sizes = [(33 + i, 60 - i) for i in range(8)]
+    ask = lambda size: post(address, photo(*size, seed=size[0]))
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(ask, sizes))
+    for size, (status, answer) in zip(sizes, answers, strict=True):
+        assert status == 200 and decoded(answer["mask"]).shape == size
+        _, alone = ask(size)
+        assert answer["mask"] == alone["mask"] and answer["score"] == alone["score"]
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_no_photo_is_refused_in_one_line(address):
+    status, error = refusal(address, b"hello")
+    assert status == 415 and "it looks like text" in error
+    assert refusal(address, b"")[0] == 400
+    assert refusal(address, photo(40, 60)[:200])[0] == 415
+
+
+def test_a_small_file_that_claims_a_huge_image_is_refused(address):
+    chunk = lambda kind, data: (
+        struct.pack(">I", len(data))
+        + kind
+        + data
+        + struct.pack(">I", zlib.crc32(kind + data))
+    )
+    header = struct.pack(">IIBBBBB", 50_000, 50_000, 8, 2, 0, 0, 0)
+    bomb = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header)
+    bomb += chunk(b"IDAT", zlib.compress(bytes(100_000))) + chunk(b"IEND", b"")
+    status, error = refusal(address, bomb)
+    assert status == 415 and "at most 50,000,000" in error
+
+
+def test_uploads_beyond_the_limit_are_refused(address):
+    status, error = refusal(address, bytes(int(LIMIT_MB * 1e6) + 1))
+    assert status == 413 and "0.05 MB" in error
+    # Without a length the bytes are counted.
+    status, _ = refusal(address, (bytes(10_000) for _ in range(6)))
+    assert status == 413
+    assert post(address, photo(40, 60))[0] == 200
+
+
+def test_the_page_is_whole_and_asks_nobody_else(address):
+    with urllib.request.urlopen(address) as reply:
+        text, headers = reply.read().decode(), reply.headers
+    assert not re.findall(r"(?:https?:)?//[\w.]+\.\w+", text)
+    assert "up to 0.05 MB" in text and "{{" not in text
+    assert "default-src 'none'" in headers["Content-Security-Policy"]
+
+
+def test_another_name_for_this_machine_is_refused(address):
+    connection = http.client.HTTPConnection(address.removeprefix("http://"))
+    connection.request("GET", "/", headers={"Host": "evil.example"})
+    assert connection.getresponse().status == 400
+    connection.close()
+
+
+def test_an_address_that_cannot_be_had_is_told_in_one_line(address):
+    port = int(address.rpartition(":")[2])
+    with pytest.raises(InputError, match=f"--port={port} --host=127.0.0.1: cannot"):
+        serve._listen("127.0.0.1", port)
+    with pytest.raises(InputError, match="0 to 65535"):
+        serve._listen("127.0.0.1", 70_000)
+    with pytest.raises(InputError, match="--host=no.such.host: cannot"):
+        serve._listen("no.such.host", 0)
+
+
+def test_serving_refuses_in_one_line(workdir, capsys):
+    for options, text in (
+        (["--max_upload_mb=0"], "more than 0 is expected"),
+        (["--port=-1"], "0 to 65535"),
+    ):
+        with pytest.raises(SystemExit) as stopped:
+            predict.main([f"--workdir={workdir}", "--serve", *options])
+        assert stopped.value.code == 2
+        error = capsys.readouterr().err.strip()
+        assert text in error and len(error.splitlines()) == 1
+
+
+def test_the_page_is_for_this_machine_alone_unless_told_otherwise():
+    assert predict._arguments().parse_args(["--workdir=x"]).host == "127.0.0.1"
+
+
+DRIVER = """<!doctype html><title>driver</title><pre id="out"></pre>
+<iframe id="page" src="/" style="width:1000px;height:1300px;border:0"></iframe>
+<script>
+const wait = (ms) => new Promise((done) => setTimeout(done, ms));
+const seen = [];
+async function drop(page, name, bytes) {
+  const data = new page.defaultView.DataTransfer();
+  data.items.add(new page.defaultView.File([bytes], name));
+  const event = { dataTransfer: data, bubbles: true, cancelable: true };
+  page.getElementById("drop").dispatchEvent(
+    new page.defaultView.DragEvent("drop", event));
+  const status = page.getElementById("status");
+  do await wait(50); while (status.textContent.startsWith("Looking"));
+  seen.push({ name: name, status: status.textContent,
+    error: status.classList.contains("error"),
+    hidden: page.getElementById("result").hidden });
+}
+window.addEventListener("load", async () => {
+  const page = document.getElementById("page").contentDocument;
+  await drop(page, "letter.txt", new Blob(["Dear reader"]));
+  await drop(page, "huge.png", new Blob([new Uint8Array(60000)]));
+  await drop(page, "photo.png", await (await fetch("/photo")).blob());
+  const picture = page.getElementById("picture");
+  for (const view of ["overlay", "mask", "original"]) {
+    page.querySelector(`input[value=${view}]`).click();
+    await picture.decode();
+    seen.push({ view: view, kind: picture.src.slice(0, 15), alt: picture.alt,
+      width: picture.naturalWidth, height: picture.naturalHeight });
+  }
+  page.querySelector("input[value=overlay]").click();
+  seen.push({ verdict: page.getElementById("verdict").textContent,
+    score: page.getElementById("score").textContent,
+    meter: page.getElementById("meter").value,
+    mask: page.getElementById("save_mask").download });
+  document.getElementById("out").textContent = JSON.stringify(seen);
+});
+</script>"""
+
+
+def test_a_photo_dropped_in_a_browser_shows_mask_overlay_and_score(address, tmp_path):
+    browser = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if browser is None:
+        pytest.skip(f"no browser here: none of {', '.join(BROWSERS)}")
+    done = subprocess.run(
+        [
+            browser,
+            "--headless=new",
+            "--no-sandbox",
+            "--disable-gpu",
+            f"--user-data-dir={tmp_path / 'profile'}",
+            "--virtual-time-budget=60000",
+            "--dump-dom",
+            f"{address}/driver",
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    (found,) = re.findall(r'<pre id="out">(.*?)</pre>', done.stdout, re.DOTALL)
+    letter, huge, dropped, *views, result = json.loads(html.unescape(found))
+    assert letter["error"] and letter["hidden"]
+    assert letter["status"].startswith("letter.txt: not an image")
+    assert huge["status"] == "huge.png: larger than 0.05 MB."
+    assert not dropped["error"] and not dropped["hidden"]
+    assert dropped["status"].startswith("Done in")
+    _, answer = post(address, photo(40, 60))
+    kinds = ["data:image/jpeg", "data:image/png;", "blob:http://127"]
+    assert [view["kind"] for view in views] == kinds
+    for view in views:
+        assert (view["width"], view["height"]) == (60, 40) and view["alt"]
+    assert result["meter"] == pytest.approx(answer["score"], abs=1e-3)
+    assert result["score"].startswith(f"{100 * answer['score']:.1f} %")
+    called = "manipulated" if answer["manipulated"] else "authentic"
+    assert result["verdict"] == f"Looks {called}"
+    assert result["mask"] == "photo_mask.png"
