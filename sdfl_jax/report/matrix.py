@@ -248,4 +248,5 @@ def _must(command: Callable, arguments: Sequence[str], what: str):
 
 
 def _python(arguments: Sequence[str]) -> int:
-    return subprocess.run([sys.executable, "-m", *arguments]).returncode
+    # What they print goes to stderr: the matrix alone is this command's output.
+    return subprocess.run([sys.executable, "-m", *arguments], stdout=2).returncode
