@@ -61,7 +61,7 @@ stage evaluation "$py" -m sdfl_jax.evaluate --workdir="$dir/run" \
     --data="$dir/shards/test" --out="$dir/report" --subsets=splice+inpainting >/dev/null
 
 echo
-cat "$dir/report/report.md"
+sed "/^## Protocol/,\$d" "$dir/report/report.md"
 cat <<TEXT
 
 What this small network cannot do: it learnt hard-edged blobs and polygons in pieces of
@@ -70,7 +70,7 @@ edits such as blurring, which it never saw (pixel F1 .48 and .38 in a trial; pas
 objects .70). Its image score is not made for whole photographs: there, trust the mask.
 Train configs/sdfl.py on a real data set for more.
 
-Pictures (image, mask, prediction, overlay): $dir/report/pictures.png
+Figures, curves and pictures: $dir/report/report.html
 Try one photo: $py -m sdfl_jax.predict --workdir=$dir/run --out=$dir/predictions PHOTO
 
 Time:
