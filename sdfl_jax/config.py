@@ -25,11 +25,11 @@ def defaults() -> mlc.ConfigDict:
         audit="",  # what sdfl_jax.data.audit wrote, for the model card
     )
     config.model = dict(name="sdfl")  # and the network's own settings
-    # Devices: `data` splits the batch (-1: all that are left), `space` the height of the
-    # images; shard_state also splits params and optimizer state over `data`.
+    # Devices: `data` splits the batch (-1: all that are left), `space` the height of
+    # the images; shard_state also splits params and optimizer state over `data`.
     config.mesh = dict(data=-1, space=1, shard_state=False)
-    # Of the computation: float32, bfloat16, float16 (V100), auto (by the device). Params,
-    # statistics and losses are float32 in each.
+    # Of the computation: float32, bfloat16, float16 (V100), auto (by the device).
+    # Params, statistics and losses are float32 in each.
     config.precision = "float32"
     config.accumulate_steps = 1  # parts of a batch, worked off one after the other
     config.remat = False  # encoders compute again what the backward pass needs
@@ -77,6 +77,24 @@ def defaults() -> mlc.ConfigDict:
     config.keep = 2  # latest checkpoints; the best one is kept besides
     config.profile = 0  # steps to trace into WORKDIR/profile, after the first two
     config.best_figure = "pixel_f1_manipulated"  # of the validation data; or "loss"
+    return config
+
+
+# Where a network is made for another size than the reference's, or another loss.
+_OF_NETWORKS = {
+    "mvssnet": {"loss_weights": {"mask": 0.16, "label": 0.04, "edge": 0.8}},
+    "unet": {"loss_weights": {"mask": 1.0, "label": 0.0, "edge": 0.0}},
+    "simplenet": {"image_size": 256},
+    "densenet121": {"image_size": 224},
+    "xception": {"image_size": 299},
+}
+
+
+def of_network(name: str, **settings) -> mlc.ConfigDict:
+    """`defaults` for the network `name` of `sdfl_jax.models`, with its own settings."""
+    config = defaults()
+    config.update(_OF_NETWORKS.get(name, {}))
+    config.model = {"name": name, **settings}
     return config
 
 

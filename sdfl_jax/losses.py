@@ -169,8 +169,8 @@ def total(
     Args:
       outputs: of a network. Without `mask_logits` there is no term `mask`.
       batch: `mask` (B H W 1, 0 or 1), `label` (B,), `has_mask` (B,) and, where rows are
-        padding, `valid` (B,); `edge` (as `mask`) where there is a map better than
-        `edge_of` the mask.
+        padding, `valid` (B,). The target of `edge_logits` is `edge_of` the mask, at the
+        size of these.
       weights: of the terms, by their names. The term `edge` needs a weight above 0.
       mask_losses: what the term `mask` sums: "dice" or any of MASK_LOSSES.
       mask_loss_weights: one for each of `mask_losses`; none for 1 each.
@@ -204,7 +204,7 @@ def total(
                 f"loss_weights.edge is {weights['edge']}, but the model has no edge"
                 " map; set it to 0."
             )
-        edge = batch.get("edge", edge_of(batch["mask"]))
+        edge = edge_of(batch["mask"])
         terms["edge"] = mask_loss("dice", logits, nearest(edge, *logits.shape[1:3]))
     return sum(weights[name] * term for name, term in terms.items()), terms
 

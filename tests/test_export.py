@@ -1,6 +1,8 @@
 """Weights there and back: names, layouts, files, working directories."""
 
 import json
+import sys
+import types
 
 import jax
 import jax.numpy as jnp
@@ -136,8 +138,23 @@ def test_sums_of_the_references_batch_norm_agree_with_its_statistics():
     assert not exported["decoder.fpn_out.1.0.0.weight"].any()
 
 
-def test_pytorch_takes_the_export_strictly(tmp_path):
+def test_layers_that_no_result_depends_on_are_named():
+    exported = weights.to_torch("upernet", random_variables("upernet", **SMALL))
+    assert weights.unused({f"module.{name}": a for name, a in exported.items()}) == [
+        "decoder.conv_fusion.0",
+        "decoder.conv_fusion.1",
+        "decoder.fpn_out.1.0.0",
+        "decoder.fpn_out.1.0.1",
+        "decoder.fpn_out.2.0.0",
+        "decoder.fpn_out.2.0.1",
+    ]
+
+
+def test_pytorch_takes_the_export_strictly(tmp_path, monkeypatch):
     torch = pytest.importorskip("torch")
+    # Torchvision's wheel imports on the CPU build of torch but for this.
+    registrations = types.ModuleType("torchvision._meta_registrations")
+    monkeypatch.setitem(sys.modules, registrations.__name__, registrations)
     torchvision = pytest.importorskip("torchvision")
     variables = random_variables("resnet50", num_classes=10)
     path = tmp_path / "w.safetensors"

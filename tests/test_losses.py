@@ -316,20 +316,6 @@ def test_edges_are_those_of_opencv():
     np.testing.assert_array_equal(small, expected)
 
 
-def test_an_edge_map_of_the_data_goes_before_that_of_the_mask():
-    outputs, batch = with_edges()
-    drawn = jnp.ones_like(batch["mask"])
-    _, terms = total(outputs, batch | {"edge": drawn}, weights=EDGE_WEIGHTS)
-    _, same = total(outputs, batch | {"mask": drawn}, weights=EDGE_WEIGHTS)
-    _, other = total(outputs, batch, weights=EDGE_WEIGHTS)
-    keep = jnp.ones(4, bool)
-    logits = outputs.edge_logits
-    expected = losses.dice_batch(logits, jnp.ones_like(logits), keep)
-    assert float(terms["edge"]) == pytest.approx(float(expected))
-    assert float(terms["edge"]) != pytest.approx(float(other["edge"]))
-    assert float(terms["mask"]) != pytest.approx(float(same["mask"]))
-
-
 def test_an_image_without_mask_adds_nothing_to_the_edge_loss():
     outputs, batch = with_edges()
     batch["has_mask"] = jnp.array([1, 0, 1, 1])

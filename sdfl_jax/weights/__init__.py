@@ -8,6 +8,7 @@ from sdfl_jax.weights.foreign import (
     fit_encoder,
     from_torch,
     load_encoder,
+    unused,
 )
 from sdfl_jax.weights.matching import merge, must_match
 
@@ -21,5 +22,6 @@ __all__ = [
     "must_match",
     "read_weights",
     "to_torch",
+    "unused",
     "write_safetensors",
 ]

@@ -17,13 +17,10 @@ import numpy as np
 import optax
 
 from sdfl_jax import checkpoint, models, weights
-from sdfl_jax.config import check, defaults
+from sdfl_jax.config import check, of_network
 from sdfl_jax.errors import InputError, one_line
 from sdfl_jax.files import new_folder
 from sdfl_jax.state import init_state
-
-# Images the published weights were trained on, where it is not the reference's 512.
-IMAGE_SIZES = {"simplenet": 256, "densenet121": 224, "xception": 299}
 
 
 @one_line
@@ -35,15 +32,18 @@ def main(argv=None):
     if args.weights:
         if not args.model:
             raise InputError(f"--model is missing; there are {sorted(models.MODELS)}.")
+        state_dict = weights.read_weights(args.weights)
         write_workdir(
             args.workdir,
             args.model,
-            weights.read_weights(args.weights),
+            state_dict,
             keep=args.keep,
             image_size=args.image_size,
             **_settings(args.set),
         )
         print(f"{args.workdir}: {args.model} with the weights of {args.weights}.")
+        if unused := weights.unused(state_dict):
+            print(f"Dropped, as no result depends on them: {', '.join(unused)}.")
     if args.export:
         count = export(args.workdir, args.export)
         print(f"{args.export}: {count} arrays.")
@@ -64,12 +64,9 @@ def write_workdir(
     what it is made for). Raises InputError for a folder that holds something else, and
     for what `from_torch` does.
     """
-    config = defaults()
+    config = of_network(model_name, **settings)
     config.total_steps = 1  # one of the two must be set; nothing is trained here
-    config.image_size = image_size or IMAGE_SIZES.get(model_name, config.image_size)
-    config.model = {"name": model_name, **settings}
-    if model_name == "mvssnet":
-        config.loss_weights.edge = 0.8
+    config.image_size = image_size or config.image_size
     config = check(config)
     variables = weights.from_torch(model_name, state_dict, keep=keep, **settings)
     with new_folder(workdir, made_by=_MADE_BY) as folder:

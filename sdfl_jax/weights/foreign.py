@@ -143,6 +143,19 @@ def _without(state_dict: dict, layers: tuple[str, ...]) -> dict:
     return {name: named[name] for name in named if name not in dropped}
 
 
+def unused(state_dict: dict) -> list[str]:
+    """The layers that the reference holds, its result never uses and no one here reads.
+
+    By the names of their parts, `decoder.fpn_out.1.0.0` for a convolution's arrays.
+    """
+    layers = {
+        name.removeprefix("module.").rpartition(".")[0]
+        for name in state_dict
+        if name.removeprefix("module.").startswith(UNUSED_LAYERS)
+    }
+    return sorted(layers)
+
+
 def _fit(
     what: str,
     state_dict: dict,
