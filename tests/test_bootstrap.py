@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from sdfl_jax import metrics
 from sdfl_jax.errors import InputError
-from sdfl_jax.metrics import bootstrap
+from sdfl_jax.metrics import bootstrap, pixels, scores
 
 
 def sample_of(f1, label, score, **how):
@@ -103,6 +103,8 @@ def test_the_seed_decides_the_resamples_and_blocks_do_not(monkeypatch):
     assert first == metrics.intervals(sample, resamples=100)
     assert first != metrics.intervals(sample, resamples=100, seed=1)
     monkeypatch.setattr(bootstrap, "_BLOCK", 7 * len(sample.label))
+    monkeypatch.setattr(pixels, "_CHUNK", 5)
+    monkeypatch.setattr(scores, "_BLOCK", 3 * len(sample.label))
     blocks = [len(w) for w in bootstrap.weights(np.arange(24), 100, 0)]
     assert blocks == [7] * 14 + [2]
     parts = metrics.intervals(sample, resamples=100)
