@@ -1,4 +1,7 @@
-"""Trains a network: `python -m sdfl_jax.main --config=FILE --workdir=DIR`."""
+"""Trains a network: `python -m sdfl_jax.main --config=FILE --workdir=DIR`.
+
+`--dry_run` only tells what training it would take.
+"""
 
 import re
 import shlex
@@ -23,6 +26,11 @@ _ALLOW_CONFIG_CHANGE = flags.DEFINE_bool(
     False,
     "Lets a run go on with a config that is not the one it began with.",
 )
+_DRY_RUN = flags.DEFINE_bool(
+    "dry_run",
+    False,
+    "Tells what a training step takes (work, memory, traffic), and trains nothing.",
+)
 
 
 @one_line
@@ -31,10 +39,14 @@ def main(argv=None):
     _parse(list(sys.argv if argv is None else ["main", *argv]))
     # Imported late: a misspelt flag is told within a second.
     from sdfl_jax import processes
+    from sdfl_jax.dry_run import dry_run
     from sdfl_jax.preemption import Preempted
     from sdfl_jax.train import train
 
     processes.join()
+    if _DRY_RUN.value:
+        dry_run(_CONFIG.value)
+        return
     try:
         train(
             _CONFIG.value,
@@ -60,7 +72,7 @@ def _parse(argv: list[str]):
         last = str(error).strip().splitlines()[-1]
         raise InputError(last.split("InputError: ")[-1]) from None
     for name, value in (("config", _CONFIG.value), ("workdir", _WORKDIR.value)):
-        if value is None:
+        if value is None and not (name == "workdir" and _DRY_RUN.value):
             raise InputError(f"--{name} is missing; see --help.")
     if not isinstance(_CONFIG.value, mlc.ConfigDict):
         path = flags.FLAGS["config"].config_filename

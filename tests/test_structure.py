@@ -21,7 +21,7 @@ FLOORS = [
     {"checkpoint", "steps", "evaluators"},
     {"report"},
     {"meter", "experiment", "predictor"},
-    {"validation"},
+    {"validation", "scoring", "dry_run"},
     {"train"},
     {"serve"},
     {"main", "evaluate", "predict", "explain.__main__", "weights.__main__"},
