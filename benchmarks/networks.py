@@ -180,15 +180,15 @@ def measure(name: str, peers: dict, turns: int, batch: dict, dtype: str) -> dict
         workers[-1].start()
         end.close()
         about = answer(f"{name} ({side})", pipes[side])
-        results[side] = about | {"train": [], "infer": [], "train_cpu": []}
+        kinds = ("train", "infer", "train_cpu", "infer_cpu")
+        results[side] = about | {kind: [] for kind in kinds}
     for kind in ("train", "infer"):
         for _ in range(turns):
             for side, pipe in pipes.items():
                 pipe.send(kind)
                 seconds, cpu_seconds = answer(f"{name} ({side})", pipe)
                 results[side][kind].append(seconds)
-                if kind == "train":
-                    results[side]["train_cpu"].append(cpu_seconds)
+                results[side][f"{kind}_cpu"].append(cpu_seconds)
     for side, pipe in pipes.items():
         pipe.send("end")
         results[side]["resident_gib"] = answer(f"{name} ({side})", pipe)
@@ -216,6 +216,7 @@ def row(name: str, results: dict, size: int) -> dict:
         "compile s": ours["compile"],
         "train/s": size / statistics.median(ours["train"]),
         "x PyTorch": ratio(results, "train"),
+        "x in CPU s": ratio(results, "train_cpu"),
         "infer/s": size / statistics.median(ours["infer"]),
         "x PyTorch ": ratio(results, "infer"),
         "torch M": results.get("torch", {}).get("parameters", 0) / 1e6 or None,
