@@ -1,18 +1,29 @@
 r"""Seconds per training step, beside the same network in PyTorch.
 
-python -m benchmarks.train --batch=2 --image_size=512
+python -m benchmarks.train                          # sdfl, batch 2 at 512x512, float32
+python -m benchmarks.train --batches=8,16,32,64 --precisions=float32,bfloat16  # a GPU
 python -m benchmarks.train --network=demo  # batch 8 at 128x128; has no peer
 
 One step is forward, backward and AdamW on one random batch that stays in memory. Each
-side runs in a process of its own, and the two take turns, so that both meet the same
-disturbances. Without PyTorch only our own side runs. Peak memory is the process's; the
-CPU's seconds, summed over cores, tell more than the clock where others use the machine.
+side runs in a process of its own, and the sides take turns, so that all meet the same
+disturbances. Without PyTorch only our own side runs. PyTorch runs eagerly in float32,
+as the reference does, and, on a GPU or with --torch_compile, compiled with channels
+last and mixed precision where a smaller precision is asked for.
+
+Peak memory is the device's on a GPU and the process's on a CPU; the CPU's seconds,
+summed over cores, tell more than the clock where others use the machine. The share of
+the peak is what the network's products need (6 operations per multiply-add of the
+forward pass: 0.96 TFLOP per image of sdfl at 512x512) over what one large matrix
+product reached in the same process and precision.
 """
 
 import argparse
+import functools
+import importlib
 import importlib.util
 import json
 import multiprocessing
+import os
 import platform
 import resource
 import statistics
@@ -21,7 +32,12 @@ from importlib.metadata import version
 
 import numpy as np
 
+# Two processes share a GPU's memory here; ours would take most of it at once.
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+
 CONFIGS = {"sdfl": "configs.sdfl", "demo": "configs.demo"}
+# Multiply-adds of the forward pass per pixel of the input: 159.4 G at 512x512.
+MACS_PER_PIXEL = {"sdfl": 159.4e9 / 512**2}
 
 
 def random_batch(size: int, image_size: int) -> dict:
@@ -36,83 +52,136 @@ def random_batch(size: int, image_size: int) -> dict:
     }
 
 
-def our_step(network: str, batch: dict):
-    """The project's own train step; returns it with the seconds it took to compile."""
+def our_step(network: str, batch: dict, precision: str, remat: bool):
+    """The project's own train step; what it took to compile and what it reaches."""
     import jax
+    import jax.numpy as jnp
 
-    from sdfl_jax import models, optim, sharding
-    from sdfl_jax.state import init_state, init_variables
-    from sdfl_jax.steps import make_train_step
+    from sdfl_jax import experiment, sharding
+    from sdfl_jax.config import check
+    from sdfl_jax.steps import DTYPES
 
     config = importlib.import_module(CONFIGS[network]).get_config()
-    mesh = sharding.data_mesh()
-    model = models.build(**config.model)
-    tx = optim.make_optimizer(config.optimizer, config.schedule, 1000)
-    size = batch["image"].shape[1]
-    variables = jax.jit(lambda rng: init_variables(model, size, rng))(jax.random.key(0))
-    state = jax.device_put(init_state(variables, tx), sharding.everywhere(mesh))
-    batch = sharding.to_global(batch, mesh)
-    settings = {
-        "weights": config.loss_weights.to_dict(),
-        "mask_losses": tuple(config.mask_losses),
-        "dice": config.dice,
-    }
+    config.batch_size, config.image_size = batch["image"].shape[:2]
+    config.precision, config.remat = precision, remat
+    for part in config.init_encoders:
+        config.init_encoders[part] = ""  # the weights' values do not matter here
+    config = check(config)
+    built = experiment.build(config, total_steps=1000)
+    state = built.state(experiment.first_variables(config, built.model))
+    batch = sharding.to_global(batch, built.mesh)
     start = time.perf_counter()
-    train_step = make_train_step(model, tx, mesh, **settings)
-    train_step = train_step.lower(state, batch).compile()
-    compile_seconds = time.perf_counter() - start
+    train_step = built.train_step.lower(state, batch).compile()
+    about = {"compile": time.perf_counter() - start}
+
+    side = product_side(jax.default_backend() == "gpu")
+    matrix = jnp.ones((side, side), DTYPES[precision])
+    product = jax.jit(jnp.dot)
+    about["peak"] = product_rate(
+        side, lambda: product(matrix, matrix).block_until_ready()
+    )
 
     def step():
         nonlocal state
         state, scalars = train_step(state, batch)
         return float(scalars["loss"])
 
-    return step, compile_seconds
+    def memory():
+        stats = jax.local_devices()[0].memory_stats()
+        return stats["peak_bytes_in_use"] if stats else process_memory()
+
+    return step, memory, about
 
 
-def peer_step(network: str, batch: dict):
-    """The same step of `torch_sdfl`, eager as the reference runs it."""
+def peer_step(network: str, batch: dict, precision: str, compiled: bool):
+    """The same step of `torch_sdfl`: eager in float32, or compiled in `precision`."""
     import torch
 
     from benchmarks.torch_sdfl import Sdfl, loss
 
-    model = Sdfl().train()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    layout = torch.channels_last if compiled else torch.contiguous_format
+    dtype = getattr(torch, precision if compiled else "float32")
+    model = Sdfl().train().to(device, memory_format=layout)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=1e-2)
-    image = torch.tensor(batch["image"]).permute(0, 3, 1, 2).contiguous() / 255
-    mask = torch.tensor(batch["mask"]).permute(0, 3, 1, 2).contiguous() / 255
-    label = torch.tensor(batch["label"])
+    image, mask = (
+        (torch.tensor(batch[name]).permute(0, 3, 1, 2).contiguous() / 255).to(
+            device, memory_format=layout
+        )
+        for name in ("image", "mask")
+    )
+    label = torch.tensor(batch["label"]).to(device)
+    scaler = torch.amp.GradScaler(device, enabled=dtype == torch.float16)
+    forward = torch.compile(model) if compiled else model
 
     def step():
         optimizer.zero_grad()
-        total = loss(*model(image), mask, label)
-        total.backward()
-        optimizer.step()
+        with torch.autocast(device, dtype, enabled=dtype != torch.float32):
+            outputs = forward(image)
+        total = loss(*(x.float() for x in outputs), mask, label)
+        scaler.scale(total).backward()
+        scaler.step(optimizer)
+        scaler.update()
         return total.item()
 
-    return step, None
+    start = time.perf_counter()
+    step()
+    about = {"compile": time.perf_counter() - start if compiled else None}
+    side = product_side(device == "cuda")
+    matrix = torch.ones(side, side, device=device, dtype=dtype)
+    about["peak"] = product_rate(side, lambda: (matrix @ matrix)[0, 0].item())
+
+    def memory():
+        on_gpu = device == "cuda"
+        return torch.cuda.max_memory_allocated() if on_gpu else process_memory()
+
+    return step, memory, about
 
 
-def worker(pipe, make_step, network: str, batch: dict):
+def product_side(gpu: bool) -> int:
+    """Of a matrix whose product takes long enough to time."""
+    return 8192 if gpu else 2048
+
+
+def product_rate(side: int, multiply) -> float:
+    """Operations a second of a product of square matrices, the best of ten."""
+    seconds = []
+    for _ in range(11):
+        start = time.perf_counter()
+        multiply()
+        seconds.append(time.perf_counter() - start)
+    return 2 * side**3 / min(seconds[1:])
+
+
+def process_memory() -> int:
+    """The peak of this process in bytes; kilobytes are what Linux counts in."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def worker(pipe, make_step, *arguments):
     """Answers each message with one step's seconds, by the clock and of the CPU."""
-    step, compile_seconds = make_step(network, batch)
+    step, memory, about = make_step(*arguments)
     step()  # the first one also fills caches and allocators
-    pipe.send(compile_seconds)
+    pipe.send(about)
     while pipe.recv() == "step":
         start, cpu_start = time.perf_counter(), time.process_time()
         step()
         cpu_seconds = time.process_time() - cpu_start
         pipe.send((time.perf_counter() - start, cpu_seconds))
-    # kilobytes on Linux
-    pipe.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2)
+    pipe.send(memory() / 2**30)
+
+
+class Stopped(Exception):
+    """A side ended before it had answered."""
 
 
 def answer(name: str, pipe):
-    """The worker's next message; a worker that is gone ends the benchmark."""
+    """The worker's next message."""
     try:
         return pipe.recv()
     except EOFError:
-        raise SystemExit(
-            f"Error: {name} stopped; without a traceback above, for want of memory "
+        raise Stopped(
+            f"{name} stopped; without a traceback above, for want of memory "
             "(a step of sdfl at 512x512 takes 11 GiB here and 6 GiB in PyTorch)."
         ) from None
 
@@ -126,7 +195,7 @@ def measure(sides: dict, steps: int, *arguments) -> dict:
         args = (end, make_step, *arguments)
         context.Process(target=worker, args=args, daemon=True).start()
         end.close()
-        results[name] = {"compile": answer(name, pipes[name]), "steps": [], "cpu": []}
+        results[name] = answer(name, pipes[name]) | {"steps": [], "cpu": []}
     for _ in range(steps):
         for name, pipe in pipes.items():
             pipe.send("step")
@@ -140,55 +209,94 @@ def measure(sides: dict, steps: int, *arguments) -> dict:
     return results
 
 
+def compare(args, size: int, precision: str) -> dict:
+    """Measures and prints one batch size in one precision."""
+    sides = {"sdfl_jax": functools.partial(our_step, remat=args.remat)}
+    if args.network in MACS_PER_PIXEL and importlib.util.find_spec("torch"):
+        import torch
+
+        if precision == "float32":
+            sides["torch"] = functools.partial(peer_step, compiled=False)
+        if args.torch_compile or torch.cuda.is_available():
+            sides["compiled torch"] = functools.partial(peer_step, compiled=True)
+    batch = random_batch(size, args.image_size)
+    results = measure(sides, args.steps, args.network, batch, precision)
+
+    print(
+        f"\n{args.network}, batch {size}, {args.image_size}x{args.image_size}, ", end=""
+    )
+    print(f"{precision}, {args.steps} steps{', remat' if args.remat else ''}")
+    columns = ("median s", "images/s", "of peak", "CPU s", "compile s", "peak GiB")
+    print(" " * 14 + "".join(f"{column:>11}" for column in columns))
+    operations = 6 * MACS_PER_PIXEL.get(args.network, 0) * args.image_size**2 * size
+    for name, result in results.items():
+        result["share_of_peak"] = operations / result["median"] / result["peak"] or None
+        share, compiled = result["share_of_peak"], result["compile"]
+        print(
+            f"{name:14}{result['median']:11.3f}{size / result['median']:11.2f}"
+            f"{f'{share:.0%}' if share else '-':>11}"
+            f"{statistics.median(result['cpu']):11.2f}"
+            f"{f'{compiled:.1f}' if compiled else '-':>11}{result['peak_memory']:11.1f}"
+        )
+    ratios = {}
+    for name in sides.keys() - {"sdfl_jax"}:
+        turns = zip(results["sdfl_jax"]["steps"], results[name]["steps"], strict=True)
+        ratios[name] = sorted(ours / peer for ours, peer in turns)
+        print(
+            f"Ours takes {statistics.median(ratios[name]):.2f} times as long as {name} "
+            f"(turns: {ratios[name][0]:.2f} to {ratios[name][-1]:.2f})."
+        )
+    return {
+        "batch": size,
+        "precision": precision,
+        "results": results,
+        "ratios": {name: statistics.median(turns) for name, turns in ratios.items()},
+    }
+
+
 def main():
+    numbers = lambda text: [int(number) for number in text.split(",")]
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--network", choices=CONFIGS, default="sdfl")
-    parser.add_argument("--batch", type=int, help="2 for sdfl, 8 for demo")
+    parser.add_argument("--batches", type=numbers, help="2 for sdfl, 8 for demo")
     parser.add_argument("--image_size", type=int, help="512 for sdfl, 128 for demo")
+    parser.add_argument(
+        "--precisions",
+        type=lambda text: text.split(","),
+        default=["float32"],
+        help="float32,bfloat16,float16",
+    )
+    parser.add_argument("--remat", action="store_true", help="see config.remat")
+    parser.add_argument("--torch_compile", action="store_true", help="on a CPU as well")
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--json", help="file to write the figures to")
     args = parser.parse_args()
     size, image_size = {"sdfl": (2, 512), "demo": (8, 128)}[args.network]
-    size, image_size = args.batch or size, args.image_size or image_size
-
-    sides = {"sdfl_jax": our_step}
-    if args.network != "sdfl":
+    args.image_size = args.image_size or image_size
+    if args.network not in MACS_PER_PIXEL:
         print("No peer for this network.")
     elif importlib.util.find_spec("torch") is None:
         print("PyTorch is not installed: no peer to compare with.")
-    else:
-        sides["torch"] = peer_step
-    results = measure(sides, args.steps, args.network, random_batch(size, image_size))
-
-    print(
-        f"{args.network}, batch {size}, {image_size}x{image_size}, {args.steps} steps"
-    )
-    columns = ("median s", "least s", "CPU s", "compile s", "peak GiB")
-    print(" " * 10 + "".join(f"{column:>11}" for column in columns))
-    for name, result in results.items():
-        compiled = f"{result['compile']:.1f}" if result["compile"] else "-"
-        print(
-            f"{name:10}{result['median']:11.2f}{min(result['steps']):11.2f}"
-            f"{statistics.median(result['cpu']):11.2f}"
-            f"{compiled:>11}{result['peak_memory']:11.1f}"
-        )
-    figures = {
-        "network": args.network,
-        "batch": size,
-        "image_size": image_size,
-        "machine": platform.processor() or platform.machine(),
-        "jax": version("jax"),
-        "results": results,
-    }
-    if "torch" in results:
-        turns = zip(*(result["steps"] for result in results.values()), strict=True)
-        ratios = [ours / peer for ours, peer in turns]
-        figures |= {"torch": version("torch"), "ratio": statistics.median(ratios)}
-        print(
-            f"Ours takes {figures['ratio']:.2f} times as long as PyTorch "
-            f"{figures['torch']} (turns: {min(ratios):.2f} to {max(ratios):.2f})."
-        )
+    tables = []
+    for precision in args.precisions:
+        for batch in args.batches or [size]:
+            try:
+                tables.append(compare(args, batch, precision))
+            except Stopped as error:
+                print(f"Batch {batch}, {precision}: {error}")
+    if not tables:
+        raise SystemExit(1)
     if args.json:
+        figures = {
+            "network": args.network,
+            "image_size": args.image_size,
+            "remat": args.remat,
+            "machine": platform.processor() or platform.machine(),
+            "jax": version("jax"),
+            "tables": tables,
+        }
+        if importlib.util.find_spec("torch"):
+            figures["torch"] = version("torch")
         with open(args.json, "w") as file:
             json.dump(figures, file, indent=2)
 
