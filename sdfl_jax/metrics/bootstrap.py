@@ -156,4 +156,4 @@ def _p_value(differences) -> float | None:
         return None
     # The figures themselves count as one more resample: no p-value is ever 0.
     sides = [np.count_nonzero(defined <= 0), np.count_nonzero(defined >= 0)]
-    return min(1.0, 2 * (min(sides) + 1) / (len(defined) + 1))
+    return min(1.0, float(2 * (min(sides) + 1) / (len(defined) + 1)))
