@@ -235,6 +235,21 @@ def test_a_stage_is_nudged_where_the_next_one_sees_it():
     assert origin(*given, "encoder/stage1/conv") == "encoder/stage1/conv"
 
 
+def test_blocks_that_are_recomputed_are_seen_as_well():
+    found = []
+    for remat in (False, True):
+        model = models.build(
+            "upernet", encoder="resnet18", width=8, pyramid_width=8, remat=remat
+        )
+        image = jax.ShapeDtypeStruct((1, 64, 64, 3), np.float32)
+        key = jax.random.key(0)
+        init = lambda rng, x, m=model: m.init(rng, x, train=False)
+        variables = jax.eval_shape(init, key, image)
+        given = (model, variables, image.shape)
+        found.append((shapes(*given), origin(*given, "encoder/level1")))
+    assert found[0] == found[1] and found[0][1] == "encoder/layer2_1"
+
+
 def test_an_unknown_layer_is_refused_with_the_nearest(network):
     with pytest.raises(InputError, match="No layer .*did you mean 'encoder/level1'"):
         explain.grad_cam(*network, layer="encoder/leve1")

@@ -1,5 +1,6 @@
 """The maps that a network's layers put out, by name; a way to look and to nudge."""
 
+import dataclasses
 from collections.abc import Collection, Mapping
 
 import jax
@@ -55,8 +56,18 @@ def watch(
         return seen(name, value)
 
     with nn.intercept_methods(at_each_call):
-        outputs = model.apply(variables, image, train=False)
+        outputs = _without_remat(model).apply(variables, image, train=False)
     return outputs, maps
+
+
+def _without_remat(model: nn.Module) -> nn.Module:
+    """The same network, whose blocks are not hidden inside recomputed functions."""
+    changes = {"remat": False} if getattr(model, "remat", False) else {}
+    for field in dataclasses.fields(model):
+        part = getattr(model, field.name)
+        if isinstance(part, nn.Module) and field.name != "parent":
+            changes[field.name] = _without_remat(part)
+    return model.clone(**changes) if changes else model
 
 
 def shapes(
