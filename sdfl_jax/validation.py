@@ -1,13 +1,16 @@
 """What a run asks of its validation data, and what follows from the answer."""
 
+from collections.abc import Iterator
+
 import jax
 import numpy as np
 from tqdm import tqdm
 
 from sdfl_jax import optim, sharding
 from sdfl_jax.data import pipeline
+from sdfl_jax.data.damaged import DamagedRecords
 from sdfl_jax.data.records import RecordSource
-from sdfl_jax.data.sources import Part
+from sdfl_jax.data.sources import Part, Prepared
 from sdfl_jax.errors import InputError
 from sdfl_jax.evaluators import Evaluation, LocalizationEvaluator
 from sdfl_jax.experiment import Experiment
@@ -32,19 +35,15 @@ class Validation:
         self._mesh = experiment.local_mesh
         self._figure = config.best_figure
         self._image_size = config.image_size
+        self._workers, self._geometry = config.data.workers, config.data.geometry
         # Each process scores its part by itself, on its own devices.
         self._part = jax.process_index(), jax.process_count()
-        source = Part(RecordSource(config.data.val), *self._part)
+        self._source = Part(Prepared(RecordSource(config.data.val)), *self._part)
+        self._batch_size = sharding.fitting_batch_size(config.batch_size, self._mesh)
+        self._damaged = DamagedRecords(config.data.val, len(self._source))
         self._evaluator = LocalizationEvaluator(
             experiment.evaluate_step,
-            lambda: pipeline.eval_batches(
-                source,
-                batch_size=sharding.fitting_batch_size(config.batch_size, self._mesh),
-                image_size=config.image_size,
-                geometry=config.data.geometry,
-                workers=config.data.workers,
-                keep_images=True,
-            ),
+            self._batches,
             may_be_empty=jax.process_count() > 1,
         )
         self._plateau = optim.make_plateau(
@@ -62,6 +61,20 @@ class Validation:
         self.progress = progress
         if self._plateau and "plateau" in progress:
             self._plateau.load_state_dict(progress["plateau"])
+
+    def _batches(self) -> Iterator[pipeline.Batch]:
+        first, count = self._part
+        for batch in pipeline.eval_batches(
+            self._source,
+            batch_size=self._batch_size,
+            image_size=self._image_size,
+            geometry=self._geometry,
+            workers=self._workers,
+            keep_images=True,
+        ):
+            places = [first + count * unread["index"] for unread in batch.errors]
+            self._damaged.see(np.array(places, np.int64))
+            yield batch
 
     def due(self, step: int) -> bool:
         """Whether the state of `step` is to be scored and was not yet."""
@@ -90,7 +103,8 @@ class Validation:
             result = Evaluation.merge(gather(result.in_whole(*self._part)))
         scalars = result.loss | result.figures["standard"]
         log.write(step, {f"val/{name}": value for name, value in scalars.items()})
-        log.images(step, "val", np.stack(shown))
+        if shown:  # a process may have no part of few images
+            log.images(step, "val", np.stack(shown))
 
         if self._plateau:
             self._plateau.update(result.loss["loss"])
