@@ -103,8 +103,10 @@ def make_train_step(
                     rngs={"dropout": jax.random.fold_in(rng, part)},
                 )
             loss, terms = losses.total(outputs, arrays, **loss_settings)
+            called = outputs.image_score() >= 0.5
+            told = {"loss": loss, "accuracy": (called == (arrays["label"] > 0)).mean()}
             stats = updated.get("batch_stats", {})
-            return loss * state.loss_scale, ({"loss": loss} | terms, stats)
+            return loss * state.loss_scale, (told | terms, stats)
 
         (_, aux), grads = jax.value_and_grad(loss_fn, has_aux=True)(params)
         return grads, *aux
@@ -164,10 +166,9 @@ def make_train_step(
             if ema
             else state.ema,
         )
-        loss = terms.pop("loss")
-        scalars = {f"loss/{name}": term for name, term in terms.items()}
+        told = {name: terms.pop(name) for name in ("loss", "accuracy")}
+        scalars = told | {f"loss/{name}": term for name, term in terms.items()}
         scalars |= {
-            "loss": loss,
             "grad_norm": norm,
             "skipped": state.skipped,
             "skipped_in_row": state.skipped_in_row,

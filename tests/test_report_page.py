@@ -118,7 +118,7 @@ def workdir(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("run")
     log = report.Log(workdir)
     for step in range(1, 6):
-        log.write(step, {"loss": 1 / step, "grad_norm": math.nan})
+        log.write(step, {"loss": 1 / step, "accuracy": 0.5, "grad_norm": math.nan})
     log.write(5, {"val/loss": 0.3, "val/image_accuracy": 0.8, "val/image_auc": None})
     log.close()
     return workdir
@@ -379,6 +379,7 @@ def test_training_curves_hold_every_logged_value(workdir):
     np.testing.assert_allclose(x, [1, 2, 3, 4, 5])
     np.testing.assert_allclose(y, [1, 1 / 2, 1 / 3, 1 / 4, 1 / 5])
     assert [t.get_text() for t in right.texts] == ["image accuracy"]
+    np.testing.assert_allclose(right.get_lines()[0].get_ydata(), 5 * [0.5])
     assert curves.training([]).axes == []  # says that nothing was logged
 
 

@@ -373,7 +373,7 @@ def groups(
     return figure
 
 
-_TRAINING_FIGURES = {
+_VALIDATED = {
     "val/image_accuracy": "image accuracy",
     "val/pixel_f1_manipulated": "pixel F1",
     "val/image_auc": "image AUC",
@@ -402,9 +402,16 @@ def training(lines: Sequence[Mapping], step: int | None = None) -> Figure:
     left.set_ylim(bottom=0)
     left.set(xlabel="step", ylabel="loss")
     left.legend(frameon=False, fontsize=9)
-    right.set(xlabel="step", ylabel="on validation data", ylim=(0, 1.02))
+    right.set(xlabel="step", ylabel="figures of validation", ylim=(0, 1.02))
+    steps, accuracy = _column(lines, "accuracy")
+    if len(steps):
+        smooth = _running_mean(accuracy, max(1, len(accuracy) // 40))
+        right.plot(
+            steps, smooth, color=FAINT, linewidth=1, label="image accuracy in training"
+        )
+        right.legend(frameon=False, fontsize=8, loc="lower right")
     shown = {}
-    for key, name in _TRAINING_FIGURES.items():
+    for key, name in _VALIDATED.items():
         steps, values = _column(lines, key)
         if len(steps):
             shown[name] = dict(zip(steps.tolist(), values.tolist(), strict=True))
