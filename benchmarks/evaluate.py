@@ -197,8 +197,8 @@ def main():
     print(
         f"end to end adds {statistics.median(added):.0%} to the network's time "
         f"({min(added):.0%} to {max(added):.0%}) and "
-        f"{figures['cpu_added_to_network']:.0%} to its CPU time; goal on a CPU: at most "
-        f"{GOAL:.0%}"
+        f"{figures['cpu_added_to_network']:.0%} to its CPU time; goal on a CPU: at "
+        f"most {GOAL:.0%}"
     )
     print(f"report: {last[0]:.1f} s, once")
     if args.json:
