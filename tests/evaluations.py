@@ -12,7 +12,7 @@ SIDE = 16
 
 
 def evaluation(
-    sets=("data",), count=12, seed=0, labels=(0, 1), has_mask=True
+    sets=("data",), count=12, seed=0, labels=(0, 1), has_mask=True, scale=1.0
 ) -> Evaluation:
     """`count` images of each set, of labels in turn; maps find half of each square."""
     rng = np.random.default_rng(seed)
@@ -38,7 +38,7 @@ def evaluation(
         histograms=np.stack(tables),
         centre_histograms=np.stack(centres),
         label=np.array(label),
-        score=np.array(score),
+        score=scale * np.array(score),
         has_mask=np.full(len(label), has_mask),
         loss={"loss": 0.5},
         calibrated=(0.45, 0.4),

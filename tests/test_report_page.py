@@ -197,8 +197,9 @@ def test_markdown_says_what_was_measured_and_its_tables_are_whole(folder):
         {"has_mask": False},
         {"count": 1},
         {"labels": (0, 1), "count": 2},
+        {"scale": 7.0},
     ],
-    ids=["manipulated", "authentic", "no_masks", "one", "two"],
+    ids=["manipulated", "authentic", "no_masks", "one", "two", "no_probabilities"],
 )
 def test_a_page_bears_what_data_may_lack(tmp_path, lacking):
     folder = evaluations.write(tmp_path, resamples=5, **lacking)

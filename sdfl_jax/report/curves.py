@@ -222,6 +222,11 @@ def reliability(label: Num[np.ndarray, "N"], score: Num[np.ndarray, "N"]) -> Fig
     )
     if not len(label):
         return figure
+    if score.min() < 0 or score.max() > 1:
+        axes.text(
+            0.5, 0.5, "scores beyond 0 and 1: no shares", ha="center", color=FAINT
+        )
+        return figure
     observed, said = calibration_curve(label, score, n_bins=BINS, strategy="uniform")
     # The bins of the curve, so that sizes stand beside the right points.
     bins = np.searchsorted(np.linspace(0, 1, BINS + 1)[1:-1], score)
@@ -278,13 +283,13 @@ def scores(
     """How the scores of either class are spread."""
     figure = chart(2.6)
     axes = figure.subplots()
-    label, score = np.asarray(label), np.asarray(score)
+    low, high = score.min(initial=0), score.max(initial=1)
     for value in (0, 1):
         part = score[label == value]
         if len(part):
             axes.hist(
                 part,
-                np.linspace(0, 1, 41),
+                np.linspace(low, high, 41),
                 weights=np.full(len(part), 100 / len(part)),
                 color=CLASS_COLORS[value],
                 alpha=0.55,
@@ -294,7 +299,7 @@ def scores(
     axes.text(
         threshold, 1.01, "threshold", transform=axes.get_xaxis_transform(), fontsize=8
     )
-    axes.set(xlabel="score of the image", ylabel="% of the class", xlim=(0, 1))
+    axes.set(xlabel="score of the image", ylabel="% of the class", xlim=(low, high))
     if len(label):
         figure.legend(frameon=False, fontsize=9, loc="outside upper right", ncols=2)
     tidy(axes, "y")
