@@ -124,6 +124,21 @@ def test_exported_arrays_come_back_bit_equal(tmp_path, name, settings):
     assert_bit_equal(found, variables)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", REFERENCES)
+def test_all_that_the_reference_uses_comes_back_bit_equal(name):
+    """At full size, from a file of the reference's names."""
+    _, about = golden.load(REFERENCES[name])
+    state_dict = golden.state_dict(about)
+    exported = weights.to_torch(name, weights.from_torch(name, state_dict))
+    assert exported.keys() == state_dict.keys()
+    for key, array in state_dict.items():
+        if key.startswith(weights.UNUSED_LAYERS):
+            assert key.endswith(("_iter", "_mean", "_var")) or not exported[key].any()
+        elif not weights.BOOKKEEPING.search(key):
+            np.testing.assert_array_equal(exported[key], array, err_msg=key)
+
+
 def test_sums_of_the_references_batch_norm_agree_with_its_statistics():
     exported = weights.to_torch("sdfl", random_variables("sdfl", **SMALL))
     layer = "decoder.ppm_last_conv.1"
