@@ -14,6 +14,7 @@ from pathlib import Path
 from sdfl_jax import (
     __version__,
     checkpoint,
+    compiled,
     evaluators,
     metrics,
     processes,
@@ -41,6 +42,7 @@ def main(argv=None):
         return
     if args["out"] is None:
         raise InputError("--out: the folder for the report is expected.")
+    compiled.keep()
     options = Options(**args)
     processes.join()
     scores = evaluate(options)

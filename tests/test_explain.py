@@ -195,9 +195,14 @@ def test_one_logit_explains_the_authentic_class_by_its_opposite():
 
 def test_watching_changes_nothing_and_sees_noise_and_mask(network):
     model, variables, image = network
-    plain = jax.jit(lambda x: model.apply(variables, x, train=False))(image)
     keep = ["bayar_conv", "mask_head"]
-    outputs, maps = jax.jit(lambda x: watch(model, variables, x, keep))(image)
+
+    @jax.jit
+    def both(image):
+        plain = model.apply(variables, image, train=False)
+        return plain, *watch(model, variables, image, keep)
+
+    plain, outputs, maps = both(image)
     np.testing.assert_allclose(outputs.mask_logits, plain.mask_logits, atol=1e-6)
     there = shapes(model, variables, image.shape)
     assert {name: x.shape for name, x in maps.items()} == {n: there[n] for n in keep}

@@ -16,7 +16,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from sdfl_jax import checkpoint, explain, page, sharding
+from sdfl_jax import checkpoint, compiled, explain, page, sharding
 from sdfl_jax.data import images, pipeline
 from sdfl_jax.data.records import RecordSource
 from sdfl_jax.data.sources import ListSource
@@ -34,6 +34,7 @@ COLUMNS = ("image", "label", "called", "explained", "score", "picture", "layers"
 def main(argv=None):
     """Reads the command line; one JSON line per image goes to standard output."""
     args = _arguments().parse_args(argv)
+    compiled.keep()
     trained = checkpoint.load(args.workdir, args.checkpoint)
     if args.list_layers:
         for name, (_, *size) in _layers(trained).items():
