@@ -307,18 +307,22 @@ def test_divergence_saves_what_reproduces_it(shards, tmp_path):
     assert checkpoint.load(tmp_path, "latest").step >= last
 
 
+def with_damaged_record(shards: str, folder: Path, place: int) -> Path:
+    """A copy of one-shard `shards` with bytes of one record overwritten."""
+    shutil.copytree(shards, folder)
+    (file,) = folder.glob("*.array_record")
+    record = records.RecordSource(folder)[place]
+    content = bytearray(file.read_bytes())
+    at = content.index(record) + len(record) // 2
+    content[at : at + 8] = bytes(x ^ 255 for x in content[at : at + 8])
+    file.write_bytes(content)
+    return folder
+
+
 def test_a_damaged_record_is_replaced_counted_and_named(
     shards, tmp_path, monkeypatch, capsys
 ):
-    folder = tmp_path / "shards"
-    shutil.copytree(shards[0], folder)
-    (file,) = folder.glob("*.array_record")
-    image = records.RecordSource(folder)[5]
-    content = bytearray(file.read_bytes())
-    at = content.index(image) + len(image) // 2
-    content[at : at + 8] = bytes(x ^ 255 for x in content[at : at + 8])
-    file.write_bytes(content)
-
+    folder = with_damaged_record(shards[0], tmp_path / "train", 5)
     options = dict(batch_size=8, image_size=tiny.SIDE, geometry="resize", seed=0)
     whole, harmed = (
         list(itertools.islice(pipeline.train_batches(f, **options), 4))
@@ -340,9 +344,21 @@ def test_a_damaged_record_is_replaced_counted_and_named(
     monkeypatch.setattr(damaged, "MOST", 0.1)
     train(config, str(tmp_path / "goes on"))
     told = capsys.readouterr().err
-    assert told.count("record 5 is damaged; another of its class") == 2  # once a run
+    assert told.count("record 5 is damaged; the run goes on") == 2  # once a run
     summary = json.loads((tmp_path / "goes on" / "summary.json").read_text())
     assert summary["damaged_records"] == [5]
+
+
+def test_a_damaged_validation_record_is_left_out_and_named(
+    shards, tmp_path, monkeypatch, capsys
+):
+    folder = with_damaged_record(shards[1], tmp_path / "val", 3)
+    config = dot_config((shards[0], str(folder)), total_steps=6)
+    with pytest.raises(InputError, match="1 of 6 records are damaged.*: .3.; copy"):
+        train(config, str(tmp_path / "stops"))
+    monkeypatch.setattr(damaged, "MOST", 0.2)
+    train(config, str(tmp_path / "goes on"))
+    assert "val: record 3 is damaged; the run goes on" in capsys.readouterr().err
 
 
 def children(pid: int) -> list[int]:

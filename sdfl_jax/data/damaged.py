@@ -52,9 +52,9 @@ class Load(grain.transforms.Map):
 
 
 class DamagedRecords:
-    """Counts what `Load` replaced, and names it once.
+    """Counts what could not be read, and names each once.
 
-    `examples`: how many of an epoch this process reads.
+    `examples`: how many of an epoch, or of validation data, this process reads.
     """
 
     def __init__(self, folder: str | os.PathLike, examples: int):
@@ -63,7 +63,7 @@ class DamagedRecords:
         self.places: set[int] = set()
 
     def see(self, damaged: np.ndarray):
-        """Reads the field `damaged` of a batch.
+        """Takes places in the shards, and -1 for what was not damaged (`Load`).
 
         Raises `InputError` with the list once more than 0.1 % of an epoch are damaged.
         """
@@ -71,8 +71,8 @@ class DamagedRecords:
         self.places |= new
         for place in sorted(new):
             print(
-                f"{self._folder}: record {place} is damaged; another of its class "
-                "takes its place.",
+                f"{self._folder}: record {place} is damaged; the run goes on without "
+                "it.",
                 file=sys.stderr,
             )
         if len(self.places) > MOST * self._examples:
