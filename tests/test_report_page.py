@@ -11,7 +11,7 @@ from scipy.stats import norm
 
 from sdfl_jax import page, report
 from sdfl_jax.errors import InputError
-from sdfl_jax.report import curves, document, tables
+from sdfl_jax.report import charts, curves, facts, tables
 from sdfl_jax.report.log import read_log
 from tests import evaluations
 
@@ -106,10 +106,11 @@ def folder(tmp_path_factory):
     levels = {"unit": "quality", "level": [100, 50]}
     robustness = {"jpeg": levels | {"pixel_f1_manipulated": [0.5, None]}}
     card = {"versions": {"jax": "1 < 2"}}
+    videos = {"videos": 2, "frame": {"image_f1": 0.25}, "video": {"image_f1": 0.75}}
     return evaluations.write(
         tmp_path_factory.mktemp("report"),
         count=40,
-        extra={"robustness": robustness, "model_card": card},
+        extra={"robustness": robustness, "model_card": card, "videos": videos},
     )
 
 
@@ -180,6 +181,8 @@ def test_markdown_says_what_was_measured_and_its_tables_are_whole(folder):
         "mask area 5-20 %",
         "## Protocol: reference",
         "| quality | pixel F1 |",
+        "| figure   | per frame | per video |",
+        "| image F1 |     0.250 |     0.750 |",
     ):
         assert part in text
     for block in text.split("\n\n"):
@@ -211,13 +214,13 @@ def test_a_page_bears_what_data_may_lack(tmp_path, lacking):
 
 def test_a_folder_that_is_no_evaluation_is_told_in_one_line(tmp_path):
     with pytest.raises(InputError, match="no metrics.json there"):
-        document.read_scores(tmp_path)
+        facts.read_scores(tmp_path)
     (tmp_path / "metrics.json").write_text("{")
     with pytest.raises(InputError, match="not JSON"):
-        document.read_scores(tmp_path)
+        facts.read_scores(tmp_path)
     (tmp_path / "metrics.json").write_text('{"standard": {}}')
     with pytest.raises(InputError, match="reference"):
-        document.read_scores(tmp_path)
+        facts.read_scores(tmp_path)
 
 
 # Gallery
@@ -359,11 +362,11 @@ def test_every_chart_has_labelled_axes():
         curves.precision_recall(label, score),
         curves.reliability(label, score),
         curves.scores(label, score, 0.5),
-        curves.thresholds(threshold_curve, {}),
-        curves.groups({"splice": (0.5, 3)}, "pixel F1"),
-        curves.training(lines),
-        curves.robustness(ways, {}, {"a": 0.5}),
-        curves.heat_maps(
+        charts.thresholds(threshold_curve, {}),
+        charts.groups({"splice": (0.5, 3)}, "pixel F1"),
+        charts.training(lines),
+        charts.robustness(ways, {}, {"a": 0.5}),
+        charts.heat_maps(
             {"IoU": [[0.5, None]]}, ["a"], ["b", "c"], "tested", "trained"
         ),
     ]
@@ -374,14 +377,14 @@ def test_every_chart_has_labelled_axes():
 
 
 def test_training_curves_hold_every_logged_value(workdir):
-    figure = curves.training(read_log(workdir), step=5)
+    figure = charts.training(read_log(workdir), step=5)
     left, right = figure.axes
     x, y = left.get_lines()[0].get_data()
     np.testing.assert_allclose(x, [1, 2, 3, 4, 5])
     np.testing.assert_allclose(y, [1, 1 / 2, 1 / 3, 1 / 4, 1 / 5])
     assert [t.get_text() for t in right.texts] == ["image accuracy"]
     np.testing.assert_allclose(right.get_lines()[0].get_ydata(), 5 * [0.5])
-    assert curves.training([]).axes == []  # says that nothing was logged
+    assert charts.training([]).axes == []  # says that nothing was logged
 
 
 def test_headings_tell_figures_apart():

@@ -10,6 +10,7 @@ from typing import SupportsFloat
 import numpy as np
 from tensorboardX import SummaryWriter
 
+from sdfl_jax.errors import InputError
 from sdfl_jax.files import replacing
 
 
@@ -32,13 +33,18 @@ class Log:
         _drop_later_lines(path, resume_step)
         self._file = path.open("a", buffering=1)  # a line is on disk when it ends
         self._events = SummaryWriter(
-            str(workdir / "tensorboard"), purge_step=resume_step + 1, flush_secs=30
+            str(workdir / "tensorboard"),
+            purge_step=resume_step + 1,
+            max_queue=0,  # unlimited: see `_refuse_dead_writer`
+            flush_secs=30,
         )
+        self._events.file_writer.event_writer._event_queue.cancel_join_thread()
 
     def write(self, step: int, scalars: Mapping[str, SupportsFloat | None]) -> None:
         """Adds one line; None and values that are not finite become null."""
         if self._file is None:
             return
+        self._refuse_dead_writer()
         line = {"step": int(step)}
         for name, value in scalars.items():
             value = None if value is None else float(value)
@@ -52,8 +58,20 @@ class Log:
         """Shows uint8 images (B H W 3) as one grid, about as wide as high."""
         if self._events is None:
             return
+        self._refuse_dead_writer()
         shown = grid(np.asarray(images))
         self._events.add_image(name, shown, int(step), dataformats="HWC")
+
+    def _refuse_dead_writer(self) -> None:
+        """tensorboardX writes in a thread that a full disk ends.
+
+        A limited queue would then block this process forever, here or at its exit.
+        """
+        if not self._events.file_writer.event_writer._worker.is_alive():
+            raise InputError(
+                f"{self._events.logdir}: events can no longer be written; most likely "
+                "the disk is full."
+            )
 
     def close(self) -> None:
         if self._file is not None:

@@ -15,8 +15,8 @@ from sdfl_jax.errors import InputError, valid
 from sdfl_jax.files import write_csv, write_json
 from sdfl_jax.metrics import FIGURES
 from sdfl_jax.page import save
-from sdfl_jax.report import curves, tables
-from sdfl_jax.report.document import read_scores
+from sdfl_jax.report import charts, tables
+from sdfl_jax.report.facts import read_scores
 from sdfl_jax.report.study import train_of
 
 SHOWN = ("pixel_iou_manipulated", "pixel_f1_manipulated")
@@ -174,7 +174,7 @@ def write(cells: Mapping, out: str | os.PathLike, keys: Sequence[str] = SHOWN):
 def heat_maps(cells: Mapping, keys: Sequence[str] = SHOWN) -> Figure:
     """One heat map for each figure, side by side."""
     named = {tables.heading(k): values for k, values in matrices(cells, keys).items()}
-    return curves.heat_maps(
+    return charts.heat_maps(
         named, list(cells), columns_of(cells), "tested on", "trained on"
     )
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from sdfl_jax.errors import InputError
 from sdfl_jax.metrics import FIGURES
 from sdfl_jax.report import tables
-from sdfl_jax.report.document import read_scores
+from sdfl_jax.report.facts import read_scores
 
 # Figures that are better the smaller they are; thresholds have no better end.
 _SMALLER = {"image_eer", "image_ece", "false_alarm_area_authentic"}

@@ -16,7 +16,7 @@ from sdfl_jax import metrics
 from sdfl_jax.errors import InputError
 from sdfl_jax.evaluators import Evaluation
 from sdfl_jax.report import tables
-from sdfl_jax.report.document import read_scores
+from sdfl_jax.report.facts import read_scores
 
 GROUPS = {
     "shallow": ("casia2", "casia1", "columbia", "coverage", "nist16"),
