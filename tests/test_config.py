@@ -45,7 +45,11 @@ def test_every_config_fits_its_network_its_losses_and_its_optimizer(name):
     # The docstring is where its command stands.
     assert f"configs/{name}.py" in module.__doc__
 
-    outputs, variables = shapes_of(json.dumps(config.model.to_dict(), sort_keys=True))
+    models.build(**config.model)
+    settings = config.model.to_dict()
+    for name in ("bn_group", "bn_momentum", "freeze_encoder_bn"):  # change no shape
+        settings.pop(name, None)
+    outputs, variables = shapes_of(json.dumps(settings, sort_keys=True))
     batch = {"mask": jnp.zeros((2, 64, 64, 1)), "label": jnp.zeros(2)}
     batch["has_mask"] = jnp.ones(2)
     settings = loss_settings(config)
