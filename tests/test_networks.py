@@ -100,8 +100,10 @@ def test_mvssnet_equals_the_reference_in_train_mode(mvssnet):
 @pytest.mark.parametrize(
     ("name", "file"),
     [
-        ("densenet121", "densenet121_torchvision_a"),
-        ("resnet50", "resnet50_torchvision_a"),
+        pytest.param(
+            "densenet121", "densenet121_torchvision_a", marks=pytest.mark.slow
+        ),
+        pytest.param("resnet50", "resnet50_torchvision_a", marks=pytest.mark.slow),
         ("xception", "xception_timm_a"),
     ],
 )
@@ -125,8 +127,6 @@ def count(name: str, **settings) -> int:
 def test_networks_have_as_many_parameters_as_published():
     assert count("xception", num_classes=1000) == 22_855_952
     assert count("xception") == 22_855_952 + 272_834
-    assert count("densenet121", num_classes=1000) == 7_978_856
-    assert count("resnet50", num_classes=1000) == 25_557_032
     _, about = golden.load("mvssnet_a")
     unused = sum(
         np.prod(shape)
@@ -187,10 +187,16 @@ def test_unet_drops_features_in_training_alone_and_takes_odd_sizes():
 
 # -------------------------------------------------------------------- encoders
 
+# Without those of test_models, and of a depth that changes nothing.
+ENCODERS = set(models.ENCODERS) - {"resnet18", "resnet50_deep", "resnet101"}
 
-@pytest.mark.parametrize("name", sorted(models.ENCODERS))
-def test_sdfl_runs_with_every_encoder(name):
-    model = models.build("sdfl", encoder=name, width=8, pyramid_width=8)
+
+@pytest.mark.parametrize(
+    ("network", "name"),
+    [("sdfl", "xception"), *(("upernet", name) for name in sorted(ENCODERS))],
+)
+def test_sdfl_and_upernet_run_with_every_encoder(network, name):
+    model = models.build(network, encoder=name, width=8, pyramid_width=8)
     outputs, variables = jax.eval_shape(
         lambda: model.init_with_output(
             jax.random.key(0),
@@ -245,8 +251,8 @@ def test_older_files_of_densenet_have_the_same_places():
 @pytest.mark.parametrize(
     "encoder",
     [
-        functools.partial(convnext.ConvNeXt, stages=[(1, 8), (1, 8), (1, 8), (1, 16)]),
-        functools.partial(densenet.DenseNet, blocks=(1, 2, 1, 1), growth=4, stem=8),
+        functools.partial(convnext.ConvNeXt, stages=((1, 8),) * 4),
+        functools.partial(densenet.DenseNet, blocks=(1, 1, 1, 2), growth=4, stem=8),
     ],
     ids=["convnext", "densenet"],
 )
