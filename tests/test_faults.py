@@ -19,6 +19,7 @@ from sdfl_jax import checkpoint, hashes
 from sdfl_jax.checkpoint import Checkpoints
 from sdfl_jax.data import damaged, pipeline, records
 from sdfl_jax.errors import InputError
+from sdfl_jax.report import Log
 from sdfl_jax.train import train
 from tests import tiny, tiny_config
 from tests.processes import Runs
@@ -209,6 +210,14 @@ def test_a_full_disk_is_told_and_leaves_the_older_checkpoint(start, whole, tmp_p
         assert_ended_as(whole, workdir)
     finally:
         subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+def test_a_dead_writer_of_events_is_told_instead_of_waited_for(tmp_path):
+    log = Log(tmp_path)
+    log.write(1, {"loss": 0.5})
+    log._events.file_writer.event_writer._worker.stop()
+    with pytest.raises(InputError, match="most likely the disk is full"):
+        log.write(2, {"loss": 0.5})
 
 
 def damage(folder: Path):
