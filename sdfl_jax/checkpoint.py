@@ -80,6 +80,7 @@ class Checkpoints:
         wanted = jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
         _refuse_other_network(manager, step, wanted.variables)
         model, training = wanted.items()
+        _refuse_other_optimizer(manager, step, training)
         restored = manager.restore(
             step,
             args=ocp.args.Composite(
@@ -341,6 +342,23 @@ def _listed(problems: dict[int, str]) -> str:
 
 def _say(line: str):
     print(line, file=sys.stderr)
+
+
+def _refuse_other_optimizer(manager, step, wanted: dict):
+    """Compares the shapes of what only training needs; its tree has no fixed names."""
+    saved = manager.item_metadata(step)["training"]
+    saved = getattr(saved, "tree", saved)
+    shapes = [
+        sorted(tuple(x.shape) for x in jax.tree.leaves(tree))
+        for tree in (saved, wanted)
+    ]
+    if shapes[0] != shapes[1]:
+        raise InputError(
+            f"The checkpoint {manager.directory}/{step} holds {len(shapes[0])} arrays "
+            f"of optimizer and counters, this config {len(shapes[1])}: optimizer, "
+            "schedule, freeze, lr_multipliers or ema differ; undo that, or start "
+            "another --workdir with --config.init_from."
+        )
 
 
 def _refuse_other_network(manager, step, wanted: dict):

@@ -189,6 +189,8 @@ def _article(default) -> str:
 # Of a run that goes on: what may change without a word, and what never may.
 _FREE = {"log_every", "save_every", "keep", "profile", "data.workers", "data.audit"}
 _FREE |= {"init_from", "init_encoders.encoder", "init_encoders.noise_encoder"}
+# Where it runs: the numbers do not depend on it.
+_FREE |= {"mesh.data", "mesh.space", "mesh.shard_state", "remat", "model.pooling"}
 _NOT_ARCHITECTURE = {"remat", "pooling", "dtype", "bn_group", "freeze_encoder_bn"}
 
 

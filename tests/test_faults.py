@@ -296,6 +296,10 @@ def test_a_config_that_changed_is_shown_and_has_to_be_allowed(
     assert int(state.step) == STEPS + 2
     assert "config.seed: 0 when the run began, 5 now" in capsys.readouterr().err
 
+    averaged = dot_config(shards, total_steps=STEPS + 2, seed=5, ema=0.5)
+    with pytest.raises(InputError, match="arrays of optimizer.*or ema differ"):
+        train(averaged, str(tmp_path), allow_config_change=True)
+
     other = dot_config(shards, total_steps=STEPS + 2, seed=5)
     other.model.name = "sdfl"
     with pytest.raises(InputError, match="config.model.name: dot .*keeps its network"):
