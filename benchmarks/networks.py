@@ -293,7 +293,8 @@ def quality(encoders: list[str], args) -> list[dict]:
                 f"--config.save_every={args.steps}",
             ]
             start = time.perf_counter()
-            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+            if subprocess.run(command, stdout=subprocess.DEVNULL).returncode:
+                raise SystemExit(f"Error: the training with {name} failed: see above.")
             minutes = (time.perf_counter() - start) / 60
             lines = pathlib.Path(workdir, "metrics.jsonl").read_text().splitlines()
         found = {key: x for line in lines for key, x in json.loads(line).items()}
