@@ -95,14 +95,29 @@ def test_many_devices_agree_with_one(batch, plain, data, space):
     assert_close(state, plain[0])
 
 
-def test_a_step_sums_gradients_and_statistics_and_gathers_no_activations(batch):
+def bytes_held_and_moved(batch, devices: int) -> tuple[int, dict]:
+    """By one device in a step: params with statistics, and what it exchanges."""
     # Wide enough that the sums of batch norm and losses are small beside the params.
-    step, state, arrays, _ = prepare(batch, data=8, width=64, pyramid_width=64)
+    step, state, arrays, _ = prepare(batch, data=devices, width=64, pyramid_width=64)
     held = sharding.bytes_per_device(state.params)
     held += sharding.bytes_per_device(state.batch_stats)
-    moved = sharding.collectives(step.lower(state, arrays).compile().as_text())
+    return held, sharding.collectives(step.lower(state, arrays).compile().as_text())
+
+
+def test_a_step_sums_gradients_and_statistics_and_gathers_no_activations(batch):
+    held, moved = bytes_held_and_moved(batch, devices=8)
     assert moved.keys() == {"all-reduce"}
     assert 0.9 * held < moved["all-reduce"] < 1.1 * held
+
+
+@pytest.mark.slow
+def test_more_devices_with_as_many_images_each_exchange_no_more(batch):
+    moved = {}
+    for devices in (1, 2, 4, 8):
+        part = {name: array[:devices] for name, array in batch.items()}
+        _, moved[devices] = bytes_held_and_moved(part, devices)
+    assert not moved[1]
+    assert moved[2] == moved[4] == moved[8]
 
 
 def test_a_split_state_takes_less_memory_and_the_same_step(batch, plain):
