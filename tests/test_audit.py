@@ -23,11 +23,11 @@ SPLICED = "Tp_D_CRN_S_N_cha00036_art00053_11741"
 @pytest.mark.parametrize(
     "path, photographs",
     [
-        (f"CASIA2/Tp/{SPLICED}.jpg", ("cha00036", "art00053")),
-        ("Tp_S_NNN_S_N_nat00026_nat00026_00701.tif", ("nat00026",)),
-        ("CASIA2/Au/Au_cha_00036.jpg", ("cha00036",)),
-        ("Au_ani_0001.jpg", ("ani0001",)),
-        ("Sp/Sp_D_CND_A_pla0005_pla0023_0281.jpg", ("pla0005", "pla0023")),
+        (f"CASIA2/Tp/{SPLICED}.jpg", ("casia/cha00036", "casia/art00053")),
+        ("Tp_S_NNN_S_N_nat00026_nat00026_00701.tif", ("casia/nat00026",)),
+        ("CASIA2/Au/Au_cha_00036.jpg", ("casia/cha00036",)),
+        ("Au_ani_0001.jpg", ("casia/ani0001",)),
+        ("Sp/Sp_D_CND_A_pla0005_pla0023_0281.jpg", ("casia/pla0005", "casia/pla0023")),
         ("photo_cha_00036.jpg", ()),
         ("Au_cha_00036/other.jpg", ()),
         ("1t.tif", ()),
@@ -40,17 +40,22 @@ def test_casia_names_tell_their_photographs(path, photographs):
 @pytest.mark.parametrize(
     "path, videos",
     [
-        ("image/Deepfakes/Deepfakes_005_010_30.png", ("005", "010")),
-        ("image/youtube/youtube_005_8.png", ("005",)),
-        ("youtube_005_100.png", ("005",)),  # 100 is a frame
-        ("Face2Face/005_010/30.png", ("005", "010")),
-        ("NeuralTextures/c23/videos/005_010.mp4", ("005", "010")),
-        ("original_sequences/youtube/c23/frames/005/0008.png", ("005",)),
-        ("actors_01__kitchen_pan_12.png", ("01 kitchen_pan",)),
+        ("image/Deepfakes/Deepfakes_005_010_30.png", ("youtube/005", "youtube/010")),
+        ("image/youtube/youtube_005_8.png", ("youtube/005",)),
+        ("youtube_005_100.png", ("youtube/005",)),  # 100 is a frame
+        ("Face2Face/005_010/30.png", ("youtube/005", "youtube/010")),
+        ("NeuralTextures/c23/videos/005_010.mp4", ("youtube/005", "youtube/010")),
+        ("Deepfakes/c23/005_010/0130.png", ("youtube/005", "youtube/010")),
+        ("original_sequences/youtube/c23/frames/005/0008.png", ("youtube/005",)),
+        ("image/youtube/005/130.png", ("youtube/005",)),
+        ("actors_01__kitchen_pan_12.png", ("actors/01",)),  # in any scene
         (
             "DeepFakeDetection_01_02__kitchen_pan__YVGY8LOK_8.png",
-            ("01 kitchen_pan", "02 kitchen_pan"),
+            ("actors/01", "actors/02"),
         ),
+        ("Deepfakes/train/crops_256/005_010/0130.png", ("youtube/005", "youtube/010")),
+        ("youtube/train/005_130.png", ("youtube/005",)),
+        ("youtube/train/005.png", ()),  # any file's number
         ("my_faces/005_010_30.png", ()),
         ("youtube_0051_8.png", ()),
     ],
@@ -61,17 +66,20 @@ def test_faceforensics_names_tell_their_videos(path, videos):
 
 def test_groups_join_what_a_third_image_links():
     keys = [("005", "010"), ("011",), ("010",), (), ("010", "012"), ("012",)]
-    assert origins.connected(keys) == [0, 1, 0, -1, 0, 0]
+    assert origins.connected(keys) == ["005", "011", "005", "", "005", "005"]
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(st.lists(st.integers(0, 9), max_size=3), max_size=12), st.randoms())
+@given(
+    st.lists(st.lists(st.sampled_from("abcdefghij"), max_size=3), max_size=12),
+    st.randoms(),
+)
 def test_groups_do_not_depend_on_the_order(keys, random):
     def partition(order):
         groups = origins.connected([keys[i] for i in order])
         return {
             frozenset(i for i, g in zip(order, groups, strict=True) if g == group)
-            for group in set(groups) - {-1}
+            for group in set(groups) - {""}
         }
 
     order = list(range(len(keys)))
@@ -193,7 +201,7 @@ def test_names_alone_tell_leaks_in_the_reference_layout(lists, capsys):
         ("listed_twice", "train", 4, "train", 2),
         ("no_mask", "test", 4, "", 0),
     ]
-    assert [row["detail"] for row in rows[2:4]] == ["art00053", "005"]
+    assert [row["detail"] for row in rows[2:4]] == ["casia/art00053", "youtube/005"]
     assert rows[0]["other"] == "data/x/image_a.png"
     printed = capsys.readouterr().out
     assert "test: 4 of 5 lines leak (80.0 %)" in printed
@@ -232,6 +240,29 @@ def test_columns_of_a_header_tell_groups_of_their_source(lists):
         ("same_group", "test", 3, "train", 3),
         ("no_mask", "test", 3, "", 0),
     ]
+
+
+def test_a_name_with_a_slash_is_that_of_one_group_in_all_sources(lists):
+    header = "image,label,source,group"
+    _, rows = lists(
+        suffix=".csv",
+        train=[header, "a.png,0,real,celebahq/7", "b.png,0,real,8"],
+        test=[header, "c.png,0,lama,celebahq/7", "d.png,0,lama,8"],
+    )
+    assert told(rows) == [("same_group", "test", 2, "train", 2)]
+    assert rows[0]["detail"] == "celebahq/7"
+
+
+def test_another_scene_of_an_actor_leaks(lists):
+    status, rows = lists(
+        train=["actors_01__kitchen_pan_3.png None 0"],
+        test=[
+            "actors_01__exit_phone_room_8.png None 0",
+            "actors_02__walk_8.png None 0",
+        ],
+    )
+    assert status == 1
+    assert told(rows) == [("same_video", "test", 1, "train", 1)]
 
 
 def test_numbers_and_names_of_many_folders_are_no_leaks(lists):

@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sdfl_jax.data import audit
 from sdfl_jax.data.build import build
 from sdfl_jax.data.images import read_image, read_mask
 from sdfl_jax.data.layouts import LAYOUTS
 from sdfl_jax.data.layouts.__main__ import lay_out, main
-from sdfl_jax.data.layouts.common import Groups, Item, known_parents
+from sdfl_jax.data.layouts.common import Item
 from sdfl_jax.data.layouts.dealing import deal, parse_ratios
 from sdfl_jax.data.layouts.faces import read_frames, spread
 from sdfl_jax.data.lists import read_list
@@ -690,31 +691,34 @@ def test_every_layout_has_a_docstring_that_names_its_folders():
     assert all(function.__doc__ for function in LAYOUTS.values())
 
 
-@pytest.mark.parametrize(
-    ("path", "parents"),
-    [
-        (
-            "Tp/Tp_D_CRN_S_N_cha00036_art00053_11741.jpg",
-            ("casia/cha00036", "casia/art00053"),
-        ),
-        ("Au/Au_cha_00036.jpg", ("casia/cha00036",)),
-        ("Deepfakes_005_010_130.png", ("youtube/005", "youtube/010")),
-        ("image/Deepfakes/c23/005_010/0130.png", ("youtube/005", "youtube/010")),
-        ("youtube_005_8.png", ("youtube/005",)),
-        ("image/youtube/005/130.png", ("youtube/005",)),
-        ("actors_01__exit_phone_room_12.png", ("actors/01",)),
-        ("holiday_005_010.png", ()),
-    ],
-)
-def test_names_tell_their_parents(path, parents):
-    assert known_parents(path) == parents
-
-
-def test_groups_join_by_way_of_others():
-    groups = Groups()
-    for pair in (("d", "c"), ("b", "a"), ("c", "b"), ("x", "y")):
-        groups.join(pair)
-    assert [groups.find(name) for name in "abcdxz"] == ["a", "a", "a", "a", "x", "z"]
+def test_dealt_lists_are_clean_in_the_eyes_of_the_audit(tmp_path):
+    """Frames that names and a column join in all the ways there are."""
+    names = [f"youtube_{n:03d}_{frame}" for n in range(24) for frame in (8, 130)]
+    names += [f"Deepfakes_{n:03d}_{n ^ 1:03d}_30" for n in range(24)]
+    names += [f"actors_{n:02d}__{s}_4" for n in range(8) for s in ("walk", "exit_room")]
+    names += [f"DeepFakeDetection_{n:02d}_{n ^ 1:02d}__walk__X_1" for n in range(8)]
+    names += [f"Tp_S_N_nat{n:05d}_nat{n:05d}_{n}" for n in range(12)]
+    names += [f"Au_nat_{n:05d}" for n in range(12)] + [f"p{n}" for n in range(12)]
+    root = tmp_path / "lists"
+    rows = ["image,label,source,group"]
+    for index, name in enumerate(names):
+        picture(root / f"{name}.png", index)
+        group = index // 5 if index % 2 else ""
+        rows.append(f"{name}.png,0,{'ab'[index // 8 % 2]},{group}")
+    (root / "all.csv").write_text("\n".join(rows) + "\n")
+    found = run("paths_file", root, split="6:2:2")
+    assert len(found) == len(names) and {row["split"] for row in found} == set(SPLITS)
+    listed = [by_name(found)[f"p{n}.png"]["group"] for n in (0, 1, 3, 7, 9)]
+    assert listed == ["", "b/24", "b/24", "b/25", "a/25"]
+    lists = [f"--{split}={tmp_path / 'out' / f'paths_{split}.csv'}" for split in SPLITS]
+    report = tmp_path / "audit"
+    assert audit.main([*lists, "--names_only", f"--out={report}"]) == 0
+    assert (report / "findings.csv").read_text().count("\n") == 1  # its header
+    again = run("paths_file", tmp_path / "out", out=tmp_path / "again")
+    groups = {row["image"]: row["group"] for row in found}
+    assert {os.path.realpath(row["image"]): row["group"] for row in again} == {
+        os.path.realpath(image): group for image, group in groups.items()
+    }
 
 
 def test_groups_are_dealt_whole_and_near_the_ratios():

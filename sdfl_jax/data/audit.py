@@ -154,8 +154,8 @@ def spread(lists: dict[str, Sequence[Line]]) -> list[str]:
             split: [keys(line) for line in part if keys(line)]
             for split, part in lists.items()
         }
-        numbers = iter(origins.connected(chain.from_iterable(found.values())))
-        inside = {split: set(islice(numbers, len(k))) for split, k in found.items()}
+        names = iter(origins.connected(chain.from_iterable(found.values())))
+        inside = {split: set(islice(names, len(k))) for split, k in found.items()}
         for a, b in PAIRS:
             if inside.get(a) and inside.get(b):
                 both = len(inside[a] & inside[b])

@@ -24,7 +24,7 @@ LEAKS = {
     "same_file": "the same path in two lists",
     "same_name": "the same file name in another folder",
     "same_photograph": "made of the same photograph (CASIA names)",
-    "same_video": "made of the same video (FaceForensics++ names)",
+    "same_video": "of the same video or actor (FaceForensics++ names)",
     "same_group": "the same group (column of the list)",
     "same_bytes": "the same bytes under another name",
     "near_duplicate": "almost the same picture (perceptual hash)",
@@ -59,8 +59,6 @@ class Line(NamedTuple):
         image = entry.image
         if "/." in image or "//" in image:  # rare, and normpath is slow
             image = os.path.normpath(image)
-        # Numbers name groups in many sets, so the source belongs to a group's name.
-        group = " ".join(filter(None, (entry.source, entry.group)))
         return cls(
             entry.line,
             entry.name,
@@ -69,7 +67,7 @@ class Line(NamedTuple):
             entry.label,
             origins.photographs(image),
             origins.videos(image),
-            (group,) if entry.group else (),
+            origins.listed_group(entry.source, entry.group),
         )
 
 

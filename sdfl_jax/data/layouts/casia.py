@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
+from sdfl_jax.data import origins
 from sdfl_jax.data.layouts.common import (
     Found,
     Item,
     Options,
     child,
-    known_parents,
     match_masks,
     missing_folder,
     open_root,
@@ -65,7 +65,12 @@ def _casia(root: Path, options: Options, source: str, kind_of) -> Found:
             refused.append(missing_folder(child(root, name) or root / name))
     pairs, unmatched = match_masks(manipulated, masks, mask_key=plain_stem)
     items = [
-        Item(image=str(path), label=0, source=source, parents=known_parents(path))
+        Item(
+            image=str(path),
+            label=0,
+            source=source,
+            parents=origins.photographs(str(path)),
+        )
         for path in authentic
     ]
     items += [
@@ -75,7 +80,7 @@ def _casia(root: Path, options: Options, source: str, kind_of) -> Found:
             label=1,
             source=source,
             kind=kind_of(path),
-            parents=known_parents(path),
+            parents=origins.photographs(str(path)),
         )
         for path, mask in pairs.items()
     ]

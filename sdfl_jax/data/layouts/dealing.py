@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
+from sdfl_jax.data import origins
 from sdfl_jax.data.layouts.common import (
     SPLITS,
     TRAIN_VAL,
-    Groups,
     Item,
     Refused,
     split_in_name,
@@ -41,10 +41,7 @@ def parse_ratios(text: str) -> Ratios:
 
 def groups_of(items: Sequence[Item]) -> list[str]:
     """The group of each item, "" where nothing is known of its origin."""
-    groups = Groups()
-    for item in items:
-        groups.join(item.parents)
-    return [groups.find(item.parents[0]) if item.parents else "" for item in items]
+    return origins.connected(item.parents for item in items)
 
 
 def deal(

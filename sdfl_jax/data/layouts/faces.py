@@ -15,6 +15,7 @@ import imagecodecs
 import numpy as np
 from jaxtyping import UInt8
 
+from sdfl_jax.data import origins
 from sdfl_jax.data.layouts.common import (
     SPLITS,
     Found,
@@ -22,7 +23,6 @@ from sdfl_jax.data.layouts.common import (
     Options,
     Refused,
     child,
-    known_parents,
     match_masks,
     missing_folder,
     open_root,
@@ -136,7 +136,7 @@ def _from_frames(root: Path, options: Options) -> Found:
                 label=label,
                 source=source,
                 kind=source if label else "",
-                parents=known_parents(path),
+                parents=origins.videos(str(path)),
             )
             for path, mask in pairs.items()
         ]
@@ -198,7 +198,7 @@ def _from_videos(root: Path, options: Options) -> Found:
                 label=label,
                 source=video.source,
                 kind=video.source if label else "",
-                parents=known_parents(_place(video, "image", frame)),
+                parents=origins.videos(_place(video, "image", frame)),
             )
             for frame in notes[video]["frames"]
         ]

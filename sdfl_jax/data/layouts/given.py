@@ -3,13 +3,13 @@
 import json
 from pathlib import Path
 
+from sdfl_jax.data import origins
 from sdfl_jax.data.layouts.common import (
     Found,
     Item,
     Options,
     Refused,
     child,
-    known_parents,
     match_masks,
     missing_folder,
     pictures,
@@ -23,7 +23,7 @@ def paths_file(root: Path, options: Options) -> Found:
     """Lists `image mask [edge] label` (a file, or a folder of .txt, .csv, .tsv).
 
     A list with train, val or test in its name gives its images that split. CASIA's and
-    FaceForensics++'s file names tell the groups where there is no column for them.
+    FaceForensics++'s file names tell groups, and so does a column.
     """
     items, refused = [], []
     for path in _lists(root, (".txt", ".csv", ".tsv"), options):
@@ -38,16 +38,19 @@ def paths_file(root: Path, options: Options) -> Found:
                 reason = f"no edge file: {edge} (the image is listed without it)"
                 refused.append(Refused(f"{path}:{entry.line}", reason))
                 edge = None
-            parents = (entry.group,) if entry.group else known_parents(entry.image)
+            source = entry.source or root.stem
             items.append(
                 Item(
                     image=entry.image,
                     mask=entry.mask,
                     edge=edge,
                     label=entry.label,
-                    source=entry.source or root.stem,
+                    source=source,
                     kind=entry.kind,
-                    parents=parents,
+                    parents=(
+                        *origins.parents(entry.image),
+                        *origins.listed_group(source, entry.group),
+                    ),
                     split=split_in_name(path.stem),
                 )
             )
@@ -86,7 +89,7 @@ def imdlbenco_json(root: Path, options: Options) -> Found:
                     mask=str(path.parent / mask) if label else None,
                     label=label,
                     source=path.stem,
-                    parents=known_parents(image),
+                    parents=origins.parents(image),
                     split=split_in_name(path.stem),
                 )
             )
@@ -111,7 +114,7 @@ def imdlbenco_mani(root: Path, options: Options) -> Found:
             mask=None if mask is None else str(mask),
             label=label,
             source=source,
-            parents=known_parents(path),
+            parents=origins.parents(str(path)),
         )
         for label, found in ((0, dict.fromkeys(files["Au"])), (1, pairs))
         for path, mask in found.items()
