@@ -97,6 +97,10 @@ def _cpu_form(x, kernel, window):
     kh, kw, _, features = kernel.shape
     channels = x.shape[-1]
     plain = _native, _backward_of(_native)
+    if x.dtype in (jnp.bfloat16, jnp.float16):
+        # A CPU computes these one by one; in float32 it is up to ten times faster.
+        wide = [jax.ShapeDtypeStruct(a.shape, jnp.float32) for a in (x, kernel)]
+        return tuple(map(_in_float32, _cpu_form(*wide, window)))
     if x.dtype != jnp.float32:
         return plain
     if window.groups == channels == features > 1:
@@ -109,6 +113,17 @@ def _cpu_form(x, kernel, window):
     if x.size > CACHED_VALUES:
         return _native, _tapwise_backward
     return plain
+
+
+def _in_float32(form):
+    """The form on float32 copies; what comes back has the features' type again."""
+
+    def computed(x, *others, window):
+        wide = (a.astype(jnp.float32) for a in (x, *others))
+        result = form(*wide, window=window)
+        return jax.tree.map(lambda y: y.astype(x.dtype), result)
+
+    return computed
 
 
 def _native(x, kernel, *, window):
