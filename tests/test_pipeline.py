@@ -83,6 +83,7 @@ def test_batches_have_the_agreed_arrays(shards, geometry):
         "label": ("float32", (4,)),
         "has_mask": ("float32", (4,)),
         "index": ("int32", (4,)),
+        "damaged": ("int32", (4,)),
     }
 
 
