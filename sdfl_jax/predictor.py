@@ -115,7 +115,8 @@ class Predictor:
 
     def _answers(self, batches: Iterable[pipeline.Batch]) -> Iterator[Answer | dict]:
         assembler = pipeline.Assembler()
-        for batch, outputs in self._one_ahead(batches):
+        step = lambda arrays: self._step(self._variables, {"image": arrays["image"]})
+        for batch, outputs in pipeline.one_ahead(batches, step):
             for error in batch.errors:
                 yield {"name": error["name"], "error": error["error"]}
             done = assembler.add(
@@ -132,15 +133,3 @@ class Predictor:
                     manipulated=bool(score > self.image_threshold),
                     area=float(np.mean(mask_probs > self._pixel_threshold)),
                 )
-
-    def _one_ahead(self, batches):
-        """Batches with their outputs; the next one is computed meanwhile."""
-        pending = None
-        for batch in batches:
-            arrays = {"image": batch.arrays["image"]}
-            outputs = self._step(self._variables, arrays)
-            if pending:
-                yield pending
-            pending = batch, outputs
-        if pending:
-            yield pending

@@ -10,26 +10,13 @@ from PIL import Image, ImageOps
 
 from sdfl_jax.data import images
 from sdfl_jax.errors import InputError
-
-
-def smooth(height=40, width=60) -> np.ndarray:
-    """A picture that survives JPEG: gradients."""
-    y, x = np.mgrid[:height, :width]
-    planes = np.stack([y * 5, x * 4, 255 - y * 3 - x], axis=-1)
-    return np.clip(planes, 0, 255).astype(np.uint8)
-
-
-def saved(array, format, mode=None, **options) -> bytes:
-    picture = Image.fromarray(array)
-    file = io.BytesIO()
-    (picture.convert(mode) if mode else picture).save(file, format, **options)
-    return file.getvalue()
+from tests.fuzz import by_pillow, smooth
 
 
 @pytest.mark.parametrize("format", ["PNG", "TIFF", "BMP"])
 def test_lossless_formats_come_back_exactly(format, tmp_path):
     path = tmp_path / "x.any"  # the content decides, not the name
-    path.write_bytes(saved(smooth(), format))
+    path.write_bytes(by_pillow(smooth(), format))
     np.testing.assert_array_equal(images.read_image(path), smooth())
 
 
@@ -37,15 +24,15 @@ def test_lossless_formats_come_back_exactly(format, tmp_path):
     "options", [{}, {"progressive": True}, {"subsampling": 0}, {"optimize": True}]
 )
 def test_jpeg_decodes_as_pillow_does(options):
-    data = saved(smooth(), "JPEG", quality=90, **options)
+    data = by_pillow(smooth(), "JPEG", quality=90, **options)
     expected = np.asarray(Image.open(io.BytesIO(data)))
     np.testing.assert_array_equal(images.read_image(data), expected)
 
 
 def test_webp_and_gif_and_compressed_tiff_open():
-    webp = images.read_image(saved(smooth(), "WEBP", lossless=True))
+    webp = images.read_image(by_pillow(smooth(), "WEBP", lossless=True))
     np.testing.assert_array_equal(webp, smooth())
-    lzw = images.read_image(saved(smooth(), "TIFF", compression="tiff_lzw"))
+    lzw = images.read_image(by_pillow(smooth(), "TIFF", compression="tiff_lzw"))
     np.testing.assert_array_equal(lzw, smooth())
     black, white = (Image.new("L", (8, 6), value) for value in (0, 255))
     file = io.BytesIO()
@@ -56,29 +43,29 @@ def test_webp_and_gif_and_compressed_tiff_open():
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "TIFF"])
 def test_grey_images_get_three_equal_channels(format):
-    image = images.read_image(saved(smooth(), format, mode="L"))
+    image = images.read_image(by_pillow(smooth(), format, mode="L"))
     assert image.shape == (40, 60, 3)
     np.testing.assert_array_equal(image[..., 0], image[..., 2])
 
 
 def test_cmyk_jpeg_becomes_the_colours_it_shows():
-    image = images.read_image(saved(smooth(), "JPEG", mode="CMYK", quality=98))
+    image = images.read_image(by_pillow(smooth(), "JPEG", mode="CMYK", quality=98))
     assert np.abs(image.astype(int) - smooth()).mean() < 4
 
 
 def test_alpha_is_dropped_and_not_blended():
     transparent = np.dstack([smooth(), np.zeros((40, 60), np.uint8)])
     for format in ("PNG", "TIFF"):
-        image = images.read_image(saved(transparent, format))
+        image = images.read_image(by_pillow(transparent, format))
         np.testing.assert_array_equal(image, smooth())
-    assert images.read_image(saved(smooth(), "PNG", mode="LA")).shape == (40, 60, 3)
+    assert images.read_image(by_pillow(smooth(), "PNG", mode="LA")).shape == (40, 60, 3)
 
 
 def test_palette_becomes_its_colours():
     image = np.zeros((4, 6, 3), np.uint8)
     image[:, 3:] = (10, 200, 30)
     for format in ("PNG", "GIF", "BMP"):
-        data = saved(image, format, mode="P")
+        data = by_pillow(image, format, mode="P")
         expected = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
         np.testing.assert_array_equal(images.read_image(data), expected)
 
@@ -87,12 +74,12 @@ def test_sixteen_bits_become_eight_by_a_shift():
     deep = smooth().astype(np.uint16) * 256 + 255
     png = images.read_image(imagecodecs.png_encode(deep))
     np.testing.assert_array_equal(png, smooth())
-    grey = images.read_image(saved(deep[..., 0], "TIFF"))
+    grey = images.read_image(by_pillow(deep[..., 0], "TIFF"))
     np.testing.assert_array_equal(grey[..., 1], smooth()[..., 0])
 
 
 def test_floating_point_tiff_in_zero_to_one_is_scaled():
-    image = images.read_image(saved(np.float32([[0, 0.5, 1]]), "TIFF"))
+    image = images.read_image(by_pillow(np.float32([[0, 0.5, 1]]), "TIFF"))
     np.testing.assert_array_equal(image[0, :, 0], [0, 128, 255])
 
 
@@ -101,7 +88,7 @@ def test_floating_point_tiff_in_zero_to_one_is_scaled():
 def test_exif_orientation_is_applied(format, orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
-    data = saved(smooth(), format, exif=exif)
+    data = by_pillow(smooth(), format, exif=exif)
     with Image.open(io.BytesIO(data)) as picture:
         picture.load()  # a TIFF turns here
         expected = np.asarray(ImageOps.exif_transpose(picture))
@@ -109,15 +96,15 @@ def test_exif_orientation_is_applied(format, orientation):
 
 
 def test_one_pixel_is_an_image():
-    assert images.read_image(saved(smooth(1, 1), "PNG")).shape == (1, 1, 3)
-    assert images.read_image(saved(smooth(1, 1), "JPEG")).shape == (1, 1, 3)
+    assert images.read_image(by_pillow(smooth(1, 1), "PNG")).shape == (1, 1, 3)
+    assert images.read_image(by_pillow(smooth(1, 1), "JPEG")).shape == (1, 1, 3)
 
 
 def jpeg_with_thumbnail() -> bytes:
     """Its metadata hold a whole JPEG, with an end marker of its own."""
-    small = saved(smooth(8, 8), "JPEG")
+    small = by_pillow(smooth(8, 8), "JPEG")
     segment = b"Exif\0\0" + small
-    whole = saved(smooth(), "JPEG")
+    whole = by_pillow(smooth(), "JPEG")
     length = (len(segment) + 2).to_bytes(2, "big")
     return whole[:2] + b"\xff\xe1" + length + segment + whole[2:]
 
@@ -129,15 +116,15 @@ def jpeg_with_thumbnail() -> bytes:
         (b"hello, I am text\n" * 9, "looks like text"),
         (b"<!DOCTYPE html><html><body>404</body></html>", "a web page"),
         (bytes(5000), "starts with zeros"),
-        (saved(smooth(), "JPEG")[:-30], "truncated"),
-        (saved(smooth(), "JPEG", progressive=True)[:-30], "truncated"),
+        (by_pillow(smooth(), "JPEG")[:-30], "truncated"),
+        (by_pillow(smooth(), "JPEG", progressive=True)[:-30], "truncated"),
         (jpeg_with_thumbnail()[:-30], "truncated"),
-        (saved(smooth(), "JPEG")[:300], "cannot be decoded"),
-        (saved(smooth(), "PNG")[:-40], "cannot be decoded"),
-        (saved(smooth(), "PNG")[:30], "not an image"),
-        (saved(smooth(), "BMP")[:-40], "cannot be decoded"),
-        (saved(smooth(), "TIFF", compression="tiff_lzw")[:-150], "cannot|not an"),
-        (saved(smooth(), "WEBP")[:-20], "cannot|not an"),
+        (by_pillow(smooth(), "JPEG")[:300], "cannot be decoded"),
+        (by_pillow(smooth(), "PNG")[:-40], "cannot be decoded"),
+        (by_pillow(smooth(), "PNG")[:30], "not an image"),
+        (by_pillow(smooth(), "BMP")[:-40], "cannot be decoded"),
+        (by_pillow(smooth(), "TIFF", compression="tiff_lzw")[:-150], "cannot|not an"),
+        (by_pillow(smooth(), "WEBP")[:-20], "cannot|not an"),
     ],
 )
 def test_broken_files_are_one_line(data, reason, tmp_path):
@@ -151,7 +138,7 @@ def test_broken_files_are_one_line(data, reason, tmp_path):
 
 def test_a_whole_jpeg_with_a_thumbnail_or_a_tail_opens():
     assert images.read_image(jpeg_with_thumbnail()).shape == (40, 60, 3)
-    tail = saved(smooth(), "JPEG") + bytes(1000) + b"\xff\xda"
+    tail = by_pillow(smooth(), "JPEG") + bytes(1000) + b"\xff\xda"
     assert images.read_image(tail).shape == (40, 60, 3)
 
 
@@ -163,7 +150,7 @@ def test_missing_files_and_folders_are_one_line(tmp_path):
 
 
 def test_decompression_bomb_is_refused_before_it_is_decoded():
-    bomb = saved(np.zeros((3000, 3000), np.uint8), "PNG")
+    bomb = by_pillow(np.zeros((3000, 3000), np.uint8), "PNG")
     with pytest.raises(InputError, match="3000x3000 pixels; at most 1,000,000"):
         images.read_image(bomb, max_pixels=1_000_000)
     # 60,000 x 60,000 in a header alone: refused by the limit that is always on.
@@ -176,10 +163,10 @@ def test_decompression_bomb_is_refused_before_it_is_decoded():
 
 def test_mask_keeps_its_grey_values():
     shades = np.arange(256, dtype=np.uint8).reshape(16, 16)
-    mask = images.read_mask(saved(shades, "PNG"))
+    mask = images.read_mask(by_pillow(shades, "PNG"))
     assert mask.shape == (16, 16, 1)
     np.testing.assert_array_equal(mask[..., 0], shades)
-    inverted = images.read_mask(saved(shades, "PNG"), inverted=True)
+    inverted = images.read_mask(by_pillow(shades, "PNG"), inverted=True)
     np.testing.assert_array_equal(inverted[..., 0], 255 - shades)
 
 
@@ -198,20 +185,20 @@ def palette_mask() -> bytes:
 @pytest.mark.parametrize(
     "data, value",
     [
-        (saved(REGION, "PNG"), 255),  # one bit
-        (saved(REGION, "TIFF"), 255),
-        (saved(REGION.astype(np.uint8), "PNG"), 255),  # classes 0 and 1
+        (by_pillow(REGION, "PNG"), 255),  # one bit
+        (by_pillow(REGION, "TIFF"), 255),
+        (by_pillow(REGION.astype(np.uint8), "PNG"), 255),  # classes 0 and 1
         (imagecodecs.png_encode(REGION.astype(np.uint16)), 255),
         (imagecodecs.png_encode(REGION.astype(np.uint16) * 65535), 255),
         (imagecodecs.png_encode(REGION.astype(np.uint16) * 200), 200),
         (imagecodecs.png_encode(REGION.astype(np.uint16) * 0x8042), 0x80),
-        (saved(REGION.astype(np.int32) * 255, "TIFF"), 255),
-        (saved(REGION.astype(np.float32), "TIFF"), 255),
-        (saved(REGION.astype(np.uint8) * 77, "PNG", mode="LA"), 77),
-        (saved(REGION.astype(np.uint8) * 77, "PNG", mode="RGBA"), 77),
-        (saved(REGION[..., None] * np.uint8([0, 0, 255]), "PNG"), 255),  # blue
+        (by_pillow(REGION.astype(np.int32) * 255, "TIFF"), 255),
+        (by_pillow(REGION.astype(np.float32), "TIFF"), 255),
+        (by_pillow(REGION.astype(np.uint8) * 77, "PNG", mode="LA"), 77),
+        (by_pillow(REGION.astype(np.uint8) * 77, "PNG", mode="RGBA"), 77),
+        (by_pillow(REGION[..., None] * np.uint8([0, 0, 255]), "PNG"), 255),  # blue
         (palette_mask(), 128),
-        (saved(REGION.astype(np.uint8) * 255, "GIF"), 255),
+        (by_pillow(REGION.astype(np.uint8) * 255, "GIF"), 255),
     ],
 )
 def test_masks_of_any_mode_mark_the_same_region(data, value):

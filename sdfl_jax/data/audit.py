@@ -44,7 +44,7 @@ from sdfl_jax.data.leaks import (
     fix,
     leaks,
 )
-from sdfl_jax.data.lists import Entry, read_list
+from sdfl_jax.data.lists import Entry, add_list_arguments, read_list
 from sdfl_jax.errors import InputError, one_line
 
 COLUMNS = ("finding", "split_a", "line", "path", "split_b", "line_b", "other", "detail")
@@ -318,9 +318,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     for split in SPLITS:
         parser.add_argument(f"--{split}", metavar="FILE", help=f"list of {split}")
-    parser.add_argument("--root", help="folder of relative paths; default: the list's")
-    parser.add_argument("--replace", action="append", default=[], metavar="OLD=NEW")
-    parser.add_argument("--mask_inverted", action="store_true", help="0 = manipulated")
+    add_list_arguments(parser)
     parser.add_argument("--out", metavar="DIR", help="writes DIR/findings.csv")
     parser.add_argument("--fix", metavar="DIR", help="writes lists without leaks")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)

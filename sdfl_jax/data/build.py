@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from sdfl_jax import files
 from sdfl_jax.data import crew, records
-from sdfl_jax.data.lists import Entry, Rejected, read_list
+from sdfl_jax.data.lists import Entry, Rejected, add_list_arguments, read_list
 from sdfl_jax.data.shards import (
     COMPRESSION,
     read_note,
@@ -351,9 +351,7 @@ def main(argv: Sequence[str] | None = None):
     add("--image_size", type=int, default=512, help="side of resized images")
     add("--storage", choices=STORAGE, default="original", help="files, or raw pixels")
     add("--compression", choices=COMPRESSION, default="raw", help="of the shards")
-    add("--root", help="what relative paths count from (default: the list's folder)")
-    add("--replace", action="append", default=[], metavar="OLD=NEW", help="of prefixes")
-    add("--mask_inverted", action="store_true", help="masks hold 0 = manipulated")
+    add_list_arguments(parser)
     add("--workers", type=int, default=os.cpu_count(), help="processes")
     add("--strict", action="store_true", help="the first bad line is an error")
     add("--verify", action="store_true", help="read all of --out again; 1 if damaged")

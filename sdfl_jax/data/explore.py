@@ -31,7 +31,7 @@ from tqdm import tqdm
 
 from sdfl_jax import files, page
 from sdfl_jax.data import charts, images, records
-from sdfl_jax.data.lists import Entry, read_list
+from sdfl_jax.data.lists import Entry, add_list_arguments, read_list
 from sdfl_jax.errors import InputError, one_line
 
 PAGE = "index.html"
@@ -398,9 +398,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     given = parser.add_mutually_exclusive_group(required=True)
     given.add_argument("--data", metavar="DIR", help="folder of shards")
     given.add_argument("--paths_file", metavar="FILE", help="list of images")
-    parser.add_argument("--root", help="folder of relative paths; default: the list's")
-    parser.add_argument("--replace", action="append", default=[], metavar="OLD=NEW")
-    parser.add_argument("--mask_inverted", action="store_true", help="0 = manipulated")
+    add_list_arguments(parser)
     parser.add_argument("--out", required=True, metavar="DIR")
     parser.add_argument("--sample", type=int, default=SAMPLE, help="images to measure")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)

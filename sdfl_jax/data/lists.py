@@ -7,6 +7,7 @@
   `source`, `group`, `kind` in any order; `image` and `label` are needed.
 """
 
+import argparse
 import csv
 import dataclasses
 import os
@@ -161,6 +162,14 @@ def _entry(number, row, root, pairs) -> Entry | Rejected:
         **files,
         **{name: row[name] for name in ("source", "group", "kind")},
     )
+
+
+def add_list_arguments(parser: argparse.ArgumentParser):
+    """How a command is told what a list means: --root, --replace, --mask_inverted."""
+    add = parser.add_argument
+    add("--root", help="what relative paths count from (default: the list's folder)")
+    add("--replace", action="append", default=[], metavar="OLD=NEW", help="of prefixes")
+    add("--mask_inverted", action="store_true", help="masks hold 0 = manipulated")
 
 
 def _missing(path: str) -> bool:

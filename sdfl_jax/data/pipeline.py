@@ -10,7 +10,7 @@ import dataclasses
 import multiprocessing
 import os
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import grain
 import numpy as np
@@ -27,6 +27,7 @@ __all__ = [
     "FileSource",
     "Tile",
     "eval_batches",
+    "one_ahead",
     "steps_per_epoch",
     "stream_batches",
     "train_batches",
@@ -336,6 +337,23 @@ def stream_batches(
         for index, example in enumerate(examples)
     )
     return _group(rows, batch_size)
+
+
+def one_ahead(
+    batches: Iterable[Batch], step: Callable[[dict], dict]
+) -> Iterator[tuple[Batch, dict]]:
+    """Batches with what `step` makes of their arrays; the next is computed meanwhile.
+
+    For a step that returns before it is done, as compiled ones do.
+    """
+    pending = None
+    for batch in batches:
+        outputs = step(batch.arrays)
+        if pending:
+            yield pending
+        pending = batch, outputs
+    if pending:
+        yield pending
 
 
 class _Rows:

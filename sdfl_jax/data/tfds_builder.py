@@ -25,7 +25,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from sdfl_jax.data import records, shards
-from sdfl_jax.data.lists import read_list
+from sdfl_jax.data.lists import add_list_arguments, read_list
 from sdfl_jax.errors import InputError, one_line
 
 SPLITS = ("train", "val", "test")
@@ -173,9 +173,7 @@ def main(argv: Sequence[str] | None = None):
     add("--data_dir", required=True, help="folder of TFDS data sets")
     for split in SPLITS:
         add(f"--{split}", metavar="PATH", help="folder of shards or list of images")
-    add("--root", help="what a list's paths count from (default: the list's folder)")
-    add("--replace", action="append", default=[], metavar="OLD=NEW", help="of prefixes")
-    add("--mask_inverted", action="store_true", help="masks hold 0 = manipulated")
+    add_list_arguments(parser)
     arguments = vars(parser.parse_args(argv))
     splits = {split: arguments.pop(split) for split in SPLITS}
     splits = {split: path for split, path in splits.items() if path is not None}

@@ -2,6 +2,7 @@
 
 import collections
 import concurrent.futures
+import functools
 import math
 from collections.abc import Callable, Iterable
 
@@ -9,7 +10,7 @@ import numpy as np
 
 from sdfl_jax import metrics
 from sdfl_jax.data import images
-from sdfl_jax.data.pipeline import Assembler, Batch
+from sdfl_jax.data.pipeline import Assembler, Batch, one_ahead
 from sdfl_jax.errors import InputError
 from sdfl_jax.evaluators.evaluation import KNOWN, Evaluation
 
@@ -60,7 +61,8 @@ class LocalizationEvaluator:
         tally = _Tally(self._set_name)
         assembler = Assembler()
         with concurrent.futures.ThreadPoolExecutor(_THREADS) as threads:
-            for batch, outputs in self._one_ahead(state):
+            step = functools.partial(self._evaluate_step, state)
+            for batch, outputs in one_ahead(self._make_batches(), step):
                 tally.begin(batch, outputs["loss"])
                 finished = assembler.add(
                     batch,
@@ -77,17 +79,6 @@ class LocalizationEvaluator:
         if not result.known and not self._may_be_empty:
             raise InputError("There are no examples to evaluate.")
         return result
-
-    def _one_ahead(self, state):
-        """Batches with their outputs; the next batch is computed meanwhile."""
-        pending = None
-        for batch in self._make_batches():
-            outputs = self._evaluate_step(state, batch.arrays)
-            if pending:
-                yield pending
-            pending = batch, outputs
-        if pending:
-            yield pending
 
 
 def _at_original_size(example: dict) -> dict:
