@@ -4,7 +4,8 @@
 # CUDA_VISIBLE_DEVICES=0 takes one GPU of several. PROCESSES=2 starts two processes that
 # share the host's GPUs between them, as two hosts would.
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+cd "$root"
 source launch/env.sh
 
 if command -v nvidia-smi >/dev/null; then

@@ -4,7 +4,8 @@
 #       bash launch/multihost.sh --config=configs/sdfl.py --workdir=/shared/runs/sdfl
 # COORDINATOR_ADDRESS: HOST:PORT of the host with index 0, reachable from all others.
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+cd "$root"
 source launch/env.sh
 
 for name in COORDINATOR_ADDRESS PROCESS_COUNT PROCESS_INDEX; do
