@@ -1,9 +1,11 @@
 """Two processes of four devices each, as one job, beside one process of eight."""
 
 import json
+import os
 import re
 import shutil
 import socket
+import subprocess
 from pathlib import Path
 
 import jax
@@ -156,3 +158,21 @@ def test_without_a_coordinator_a_process_is_alone():
     processes.join({})
     assert processes.gather({"a": 1}) == [{"a": 1}]
     assert processes.is_first()
+
+
+def test_the_launcher_of_one_process_names_what_is_missing():
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in (processes.ADDRESS, processes.COUNT, processes.INDEX)
+    }
+    done = subprocess.run(
+        ["bash", "launch/multihost.sh", "--config=x"],
+        cwd=Path(__file__).parent.parent,
+        env=environment | {processes.COUNT: "2"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("Error: COORDINATOR_ADDRESS is not set")
+    assert len(done.stderr.splitlines()) == 1
