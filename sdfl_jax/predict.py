@@ -70,9 +70,9 @@ def predict(
     show its course. `every_frames` and `every_seconds` leave frames out.
 
     Yields:
-      A dict per image: `image`, `score` in [0, 1], `manipulated` (the score is above
+      A dict per image: `image`, `score` in [0, 1], `manipulated` (the score reaches
       the threshold that was best on the validation data), `classes` (the probability
-      of each), `manipulated_area` (share of pixels above their threshold), `mask`,
+      of each), `manipulated_area` (share of pixels that reach theirs), `mask`,
       `overlay`. One per frame, with `video`, `frame` and `seconds`, and one for the
       video behind them (`timeline.summary`). For a file that cannot be read, or that
       breaks off, `image` and `error`, one line.
@@ -143,7 +143,7 @@ def _film(predictor, out: Path, path: Path, name: str, sampling: dict, batch_siz
 def _written(out: Path, name: str, answer: Answer) -> dict:
     """The figures of an image and where its pictures went."""
     mask, overlay = out / "masks" / name, out / "overlays" / name
-    images.write_png(mask, answer.mask)
+    images.write_map(mask, answer.mask)
     images.write_png(overlay, answer.overlay)
     return answer.figures() | {"mask": str(mask), "overlay": str(overlay)}
 

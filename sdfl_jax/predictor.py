@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import jax
 import numpy as np
 
-from sdfl_jax import checkpoint, compiled, sharding
+from sdfl_jax import checkpoint, compiled, metrics, sharding
 from sdfl_jax.data import pipeline
 from sdfl_jax.overlay import overlay
 from sdfl_jax.steps import make_evaluate_step
@@ -18,8 +18,8 @@ class Answer:
     """What the network says of one image.
 
     `image` uint8 H W 3, `mask_probs` float32 H W in [0, 1], `score` in [0, 1];
-    `manipulated`: the score is above the threshold that was best on the validation
-    data; `area`: the share of pixels above theirs.
+    `manipulated`: the score is at least the threshold that was best on the validation
+    data; `area`: the share of pixels that are at least theirs.
     """
 
     name: str
@@ -32,7 +32,7 @@ class Answer:
     @property
     def mask(self) -> np.ndarray:
         """The probabilities as a grey picture, uint8 H W, 255 for 1."""
-        return np.round(255 * np.clip(self.mask_probs, 0, 1)).astype(np.uint8)
+        return metrics.levels(self.mask_probs)
 
     @property
     def overlay(self) -> np.ndarray:
@@ -54,7 +54,7 @@ class Predictor:
     """Answers with the network of a working directory, as evaluation would score it.
 
     The masks of a network that gives none are its Grad-CAM. `image_threshold` is the
-    score above which an image is called manipulated.
+    score from which on an image is called manipulated.
     """
 
     def __init__(self, workdir: str, checkpoint_name: str = "best"):
@@ -130,6 +130,6 @@ class Predictor:
                     image=example["image"],
                     mask_probs=mask_probs,
                     score=float(score),
-                    manipulated=bool(score > self.image_threshold),
-                    area=float(np.mean(mask_probs > self._pixel_threshold)),
+                    manipulated=bool(score >= self.image_threshold),
+                    area=float(np.mean(mask_probs >= self._pixel_threshold)),
                 )

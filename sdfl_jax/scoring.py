@@ -279,7 +279,7 @@ class Writer:
     def __init__(self, folder: Path, sets: Sequence[sources.DataSet], threshold: float):
         self._folder = folder / "masks"
         self._apart = len(sets) > 1
-        self._first = jax.process_index() == 0
+        self._first = processes.is_first()
         total = sum(len(part.source) for part in sets)
         self._every = max(1, total // SHOWN_IMAGES)
         self._seen = 0
@@ -290,8 +290,6 @@ class Writer:
             disable=not self._first,
         )
         self._threads = concurrent.futures.ThreadPoolExecutor(_WRITERS)
-        # A thread of its own, which sees the examples in their order.
-        self._guide = concurrent.futures.ThreadPoolExecutor(1)
         self._waiting = collections.deque()
         self.gallery = report.Gallery(threshold)
         self.pictures = []
@@ -320,8 +318,7 @@ class Writer:
 
     def __exit__(self, kind, error, trace):
         self._bar.close()
-        for pool in (self._threads, self._guide):
-            pool.shutdown(cancel_futures=error is not None)
+        self._threads.shutdown(cancel_futures=error is not None)
         if error is None:
             while self._waiting:
                 self._waiting.popleft().result()
@@ -383,21 +380,10 @@ def _joined(parts: list[Evaluation], notes: dict) -> Evaluation | None:
 
     The first one's `notes` get those of all.
     """
-    process, count = jax.process_index(), jax.process_count()
-    if count > 1:
-        parts = [
-            # Places counted within this process's part of the data so far.
-            dataclasses.replace(
-                part,
-                known=[
-                    one | {"index": one["index"] * count + process}
-                    for one in part.known
-                ],
-            )
-            for part in parts
-        ]
+    place = jax.process_index(), jax.process_count()
+    parts = [part.in_whole(*place) for part in parts]
     everyones = processes.gather((parts, dict(notes)))
-    if process != 0:
+    if not processes.is_first():
         return None
     for _, others in everyones[1:]:
         for what, names in others.items():

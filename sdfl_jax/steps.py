@@ -88,6 +88,10 @@ def make_train_step(
       counters and the loss scale.
     """
 
+    def scale_of(state: TrainState):
+        """A constant where nothing is scaled, so that the compiler leaves it out."""
+        return state.loss_scale if dynamic_loss_scale else 1.0
+
     def gradients(params, state: TrainState, arrays: dict, part):
         """Of the scaled loss; loss, terms and moved statistics beside them."""
         rng = jax.random.fold_in(jax.random.key(seed), state.step)
@@ -106,7 +110,7 @@ def make_train_step(
             called = outputs.image_score() >= 0.5
             told = {"loss": loss, "accuracy": (called == (arrays["label"] > 0)).mean()}
             stats = updated.get("batch_stats", {})
-            return loss * state.loss_scale, (told | terms, stats)
+            return loss * scale_of(state), (told | terms, stats)
 
         (_, aux), grads = jax.value_and_grad(loss_fn, has_aux=True)(params)
         return grads, *aux
@@ -138,7 +142,7 @@ def make_train_step(
             grads, terms, batch_stats = gradients(
                 params, state, _to_unit_range(batch), 0
             )
-        grads = jax.tree.map(lambda g: g / state.loss_scale, grads)
+        grads = jax.tree.map(lambda g: g / scale_of(state), grads)
         grads = sharding.constrain(grads, mesh, shard_state)
         params = sharding.constrain(params, mesh, shard_state)
         norm = optax.tree.norm(grads)

@@ -17,7 +17,7 @@ def write(
 
     `rows` are the lines of its frames. The summary: `video`, `frames` (looked at),
     `score` (their mean, as evaluation scores a video), `max_score`, `manipulated` (the
-    mean is above `threshold`), `manipulated_frames`, `manipulated_seconds` (from and
+    mean reaches `threshold`), `manipulated_frames`, `manipulated_seconds` (from and
     to, of each stretch of frames that are), `timeline` and `chart`.
     """
     table, chart = (Path(folder) / f"{video}.{kind}" for kind in ("csv", "png"))
@@ -29,7 +29,7 @@ def write(
         "frames": len(rows),
         "score": round(float(np.mean(scores)), 4),
         "max_score": max(scores),
-        "manipulated": bool(np.mean(scores) > threshold),
+        "manipulated": bool(np.mean(scores) >= threshold),
         "manipulated_frames": sum(row["manipulated"] for row in rows),
         "manipulated_seconds": stretches(rows),
         "timeline": str(table),

@@ -99,8 +99,7 @@ class Validation:
             result = self._evaluator.run(variables, on_example=show)
         except _Left:
             return state, False
-        if jax.process_count() > 1:
-            result = Evaluation.merge(gather(result.in_whole(*self._part)))
+        result = Evaluation.merge(gather(result.in_whole(*self._part)))
         scalars = result.loss | result.figures["standard"]
         log.write(step, {f"val/{name}": value for name, value in scalars.items()})
         if shown:  # a process may have no part of few images

@@ -32,14 +32,21 @@ class Load(grain.transforms.Map):
         self._labels = labels
 
     def map(self, index: int) -> dict:
-        damaged = -1
-        for place in self._same_class_from(index)[:_TRIES]:
+        try:
+            return self._read(index) | {"damaged": -1}
+        except UNREADABLE:
+            return self._replacement(index) | {"damaged": index}
+
+    def _read(self, place: int) -> dict:
+        example = records.decode(self._source[place], original_mask=False)
+        return example | {"index": place}
+
+    def _replacement(self, index: int) -> dict:
+        for place in self._same_class_from(index)[1:_TRIES]:
             try:
-                example = records.decode(self._source[place], original_mask=False)
+                return self._read(place)
             except UNREADABLE:
-                damaged = index
                 continue
-            return example | {"index": place, "damaged": damaged}
         raise InputError(
             f"Record {index} of the shards cannot be read, and neither can the next "
             "ones of its class; copy the folder again or build it anew."

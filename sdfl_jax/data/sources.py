@@ -23,15 +23,14 @@ SIZE_MISMATCH = ("resize", "skip", "error")
 
 @dataclasses.dataclass(frozen=True)
 class DataSet:
-    """One of the data sets that are scored together; `sha256` is that of `described`.
+    """One of the data sets that are scored together.
 
-    `described` is the file that says what the set holds: a manifest or a list.
+    `sha256` is that of the file which says what the set holds: a manifest or a list.
     """
 
     name: str
     path: str
     source: object
-    described: str
     sha256: str
 
 
@@ -83,7 +82,7 @@ def parse_sets(text: str) -> dict[str, str]:
 def _data_set(name: str, path: str, source, described: str) -> DataSet:
     with open(described, "rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return DataSet(name, path, source, described, digest)
+    return DataSet(name, path, source, digest)
 
 
 class ListSource:

@@ -26,7 +26,6 @@ from sdfl_jax.files import write_csv
 from sdfl_jax.models.watch import shapes
 
 METHODS = ("saliency", "grad_cam", "integrated_gradients")
-CLASSES = ("authentic", "manipulated")
 COLUMNS = ("image", "label", "called", "explained", "score", "picture", "layers")
 
 
@@ -141,12 +140,12 @@ def run(
             (example, _, score), *_ = several
             maps = dict(zip(found, (plane for _, plane, _ in several), strict=True))
             maps = {name: maps[name] for name in ("mask", *METHODS) if name in maps}
-            called = CLASSES[int(score > 0.5)]
+            called = page.CLASSES[int(score >= 0.5)]
             line = {
                 "image": example["name"],
-                "label": CLASSES[example["label"]] if labelled else None,
+                "label": page.CLASSES[example["label"]] if labelled else None,
                 "called": called,
-                "explained": CLASSES[example["label"]] if labelled else called,
+                "explained": page.CLASSES[example["label"]] if labelled else called,
                 "score": round(float(score), 4),
             }
             line |= _write(out, example, maps, line)

@@ -22,4 +22,4 @@ def class_score(outputs: Outputs, label: Label) -> Float[Array, "B"]:
 
 def predicted_class(outputs: Outputs) -> Int[Array, "B"]:
     """1 where an image is called manipulated, at 0.5."""
-    return (outputs.image_score() > 0.5).astype(jnp.int32)
+    return (outputs.image_score() >= 0.5).astype(jnp.int32)

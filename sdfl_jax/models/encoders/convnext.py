@@ -1,15 +1,14 @@
 """ConvNeXt (Liu et al., 2022): a ResNet rebuilt with what transformers use."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from sdfl_jax.models.encoders.resnet import IMAGENET_MEAN, IMAGENET_STD
-from sdfl_jax.models.layers import BatchNorm, Conv, run_block
+from sdfl_jax.models.encoders.base import Encoder
+from sdfl_jax.models.layers import Conv, run_block
 
 LayerNorm = functools.partial(nn.LayerNorm, epsilon=1e-6)
 
@@ -39,18 +38,13 @@ class Block(nn.Module):
         return x + y * scale.astype(self.dtype)[None, None, None]
 
 
-class ConvNeXt(nn.Module):
+class ConvNeXt(Encoder):
     """Returns the features of each stage, at strides 4, 8, 16 and 32.
 
     `stages` are (blocks, features). There is no batch norm: `norm` is not used.
     """
 
     stages: Sequence[tuple[int, int]]
-    mean: Sequence[float] = IMAGENET_MEAN
-    std: Sequence[float] = IMAGENET_STD
-    norm: Callable[..., nn.Module] = BatchNorm
-    dtype: Any = jnp.float32
-    remat: bool = False  # blocks, see `run_block`
 
     @nn.compact
     def __call__(

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from sdfl_jax.models.encoders.resnet import IMAGENET_MEAN, IMAGENET_STD
-from sdfl_jax.models.layers import BatchNorm, Conv, run_block
+from sdfl_jax.models.encoders.base import Encoder
+from sdfl_jax.models.layers import Conv, run_block
 
 
 class DenseLayer(nn.Module):
@@ -45,17 +45,12 @@ class Transition(nn.Module):
         return level, nn.avg_pool(x, (2, 2), (2, 2))
 
 
-class DenseNet(nn.Module):
+class DenseNet(Encoder):
     """Returns each block's normalised features, at strides 4, 8, 16 and 32."""
 
     blocks: Sequence[int]
     growth: int = 32
     stem: int = 64
-    mean: Sequence[float] = IMAGENET_MEAN
-    std: Sequence[float] = IMAGENET_STD
-    norm: Callable[..., nn.Module] = BatchNorm
-    dtype: Any = jnp.float32
-    remat: bool = False  # blocks, see `run_block`
 
     @nn.compact
     def __call__(

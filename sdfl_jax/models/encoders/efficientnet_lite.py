@@ -4,12 +4,11 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from sdfl_jax.models.encoders.resnet import IMAGENET_MEAN, IMAGENET_STD
-from sdfl_jax.models.layers import BatchNorm, Conv, run_block
+from sdfl_jax.models.encoders.base import Encoder
+from sdfl_jax.models.layers import Conv, run_block
 
 
 class InvertedBottleneck(nn.Module):
@@ -37,7 +36,7 @@ class InvertedBottleneck(nn.Module):
         return x + y if x.shape == y.shape else y
 
 
-class EfficientNetLite(nn.Module):
+class EfficientNetLite(Encoder):
     """Returns the features before each halving, at strides 4, 8, 16 and 32.
 
     `stages` are (blocks, kernel, first stride, expansion, features). Padding and the
@@ -45,11 +44,6 @@ class EfficientNetLite(nn.Module):
     """
 
     stages: Sequence[tuple[int, int, int, int, int]]
-    mean: Sequence[float] = IMAGENET_MEAN
-    std: Sequence[float] = IMAGENET_STD
-    norm: Callable[..., nn.Module] = BatchNorm
-    dtype: Any = jnp.float32
-    remat: bool = False  # blocks, see `run_block`
 
     @nn.compact
     def __call__(

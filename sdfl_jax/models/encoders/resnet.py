@@ -4,14 +4,11 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from sdfl_jax.models.layers import BatchNorm, Conv, run_block
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
+from sdfl_jax.models.encoders.base import Encoder
+from sdfl_jax.models.layers import Conv, run_block
 
 
 class BasicBlock(nn.Module):
@@ -70,7 +67,7 @@ def _shortcut(block, x, y, *, train: bool):
     return block.norm(name="downsample_bn")(conv(x), train=train)
 
 
-class ResNet(nn.Module):
+class ResNet(Encoder):
     """Returns the last features of each stage, at strides 4, 8, 16 and 32.
 
     With `dilations`, one for each block of the last stage, that stage stays at 16.
@@ -80,11 +77,6 @@ class ResNet(nn.Module):
     block: type[nn.Module]
     deep_stem: bool = False
     dilations: Sequence[int] = ()
-    mean: Sequence[float] = IMAGENET_MEAN
-    std: Sequence[float] = IMAGENET_STD
-    norm: Callable[..., nn.Module] = BatchNorm
-    dtype: Any = jnp.float32
-    remat: bool = False  # blocks, see `run_block`
 
     @nn.compact
     def __call__(

@@ -3,11 +3,11 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from sdfl_jax.models.layers import BatchNorm, Conv, run_block
+from sdfl_jax.models.encoders.base import Encoder
+from sdfl_jax.models.layers import Conv, run_block
 
 # Features of each block of the middle and of both ends. The children of a block are
 # numbered as in timm's `legacy_xception`, where activations and pooling count too.
@@ -60,7 +60,7 @@ class Block(nn.Module):
         return self.norm(name="skipbn")(skip, train=train) + y
 
 
-class Xception(nn.Module):
+class Xception(Encoder):
     """Returns features at strides 4, 8, 16 and 32.
 
     The first two convolutions are not padded, so that a level is smaller than the
@@ -69,9 +69,6 @@ class Xception(nn.Module):
 
     mean: Sequence[float] = (0.5, 0.5, 0.5)
     std: Sequence[float] = (0.5, 0.5, 0.5)
-    norm: Callable[..., nn.Module] = BatchNorm
-    dtype: Any = jnp.float32
-    remat: bool = False  # blocks, see `run_block`
 
     @nn.compact
     def __call__(
