@@ -32,6 +32,8 @@ from importlib.metadata import version
 
 import numpy as np
 
+from sdfl_jax import huge_pages
+
 # Two processes share a GPU's memory here; ours would take most of it at once.
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
@@ -302,4 +304,5 @@ def main():
 
 
 if __name__ == "__main__":
+    huge_pages.restart()  # as `sdfl_jax.main` does, here for every side
     main()

@@ -11,6 +11,7 @@ import ml_collections as mlc
 from absl import app, flags
 from ml_collections import config_flags
 
+from sdfl_jax import huge_pages
 from sdfl_jax.errors import InputError, one_line
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -84,4 +85,5 @@ def _parse(argv: list[str]):
 if __name__ == "__main__":
     if any(flag in sys.argv for flag in ("--help", "--helpshort", "-h")):
         app.run(lambda _: None)
+    huge_pages.restart()
     main()

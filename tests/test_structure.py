@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parent.parent / "sdfl_jax"
 # A room may import what stands below it, and its own line's members where `=` joins
 # them; never what stands above.
 FLOORS = [
-    {"errors"},
+    {"errors", "huge_pages"},
     {"files", "config", "pth", "lock", "preemption", "patterns", "torch_names"},
     {"ops", "processes", "sharding", "page", "hashes", "overlay", "compiled"},
     {"timeline"},
