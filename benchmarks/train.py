@@ -54,14 +54,10 @@ def random_batch(size: int, image_size: int) -> dict:
     }
 
 
-def our_step(network: str, batch: dict, precision: str, remat: bool):
-    """The project's own train step; what it took to compile and what it reaches."""
-    import jax
-    import jax.numpy as jnp
-
+def lowered_step(network: str, batch: dict, precision: str, remat: bool):
+    """The project's own train step, ready to be compiled; its state and batch."""
     from sdfl_jax import experiment, sharding
     from sdfl_jax.config import check
-    from sdfl_jax.steps import DTYPES
 
     config = importlib.import_module(CONFIGS[network]).get_config()
     config.batch_size, config.image_size = batch["image"].shape[:2]
@@ -72,8 +68,19 @@ def our_step(network: str, batch: dict, precision: str, remat: bool):
     built = experiment.build(config, total_steps=1000)
     state = built.state(experiment.first_variables(config, built.model))
     batch = sharding.to_global(batch, built.mesh)
+    return built.train_step.lower(state, batch), state, batch
+
+
+def our_step(network: str, batch: dict, precision: str, remat: bool):
+    """The project's own train step; what it took to compile and what it reaches."""
+    import jax
+    import jax.numpy as jnp
+
+    from sdfl_jax.steps import DTYPES
+
+    lowered, state, batch = lowered_step(network, batch, precision, remat)
     start = time.perf_counter()
-    train_step = built.train_step.lower(state, batch).compile()
+    train_step = lowered.compile()
     about = {"compile": time.perf_counter() - start}
 
     side = product_side(jax.default_backend() == "gpu")

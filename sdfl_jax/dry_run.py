@@ -24,8 +24,9 @@ def dry_run(config: mlc.ConfigDict) -> dict:
 
     Returns what it prints: `parameters`, `mesh`, `gmac_per_step` and `gmac_per_image`
     (half the compiler's count of operations, all devices together), `memory` in bytes
-    on each device (see `memory`), `collectives` in bytes per step by kind, and
-    `largest_batch`, the estimate for cards of 16, 32 and 80 GB.
+    on each device (see `memory`), `collectives` in bytes per step by kind; estimates
+    for other devices: `memory_elsewhere` in bytes, `constant` and `per_image` (of those
+    that one device holds), and `largest_batch` for cards of 16, 32 and 80 GB.
     """
     config = check(config)
     experiment = build(config, config.total_steps or 1)
@@ -43,7 +44,9 @@ def dry_run(config: mlc.ConfigDict) -> dict:
         "memory": memory(compiled),
         "collectives": sharding.collectives(compiled.as_text()),
     }
-    found["largest_batch"] = _largest_batches(experiment, found["memory"]["total"])
+    estimate = _memory_elsewhere(experiment, found["memory"]["total"])
+    found["memory_elsewhere"] = estimate
+    found["largest_batch"] = _largest_batches(experiment, **estimate)
     _show(found, config.batch_size)
     return found
 
@@ -103,22 +106,31 @@ def memory(compiled) -> dict[str, int]:
     }
 
 
-def _largest_batches(experiment: Experiment, total: int) -> dict[int, int]:
-    """The largest batch over all devices by the memory of each, in GB; 0 if none fits.
+def _memory_elsewhere(experiment: Experiment, total: int) -> dict[str, float]:
+    """A constant and a share per image on one device, from two compilations.
 
-    Memory is taken as a constant and a share per image, from two compilations.
+    `total` is what a device needs at the config's batch size.
     """
-    config = experiment.config
-    part = experiment.mesh.shape["data"] * config.accumulate_steps
+    config, split = experiment.config, experiment.mesh.shape["data"]
+    part = split * config.accumulate_steps
     size, other = config.batch_size, max(part, config.batch_size // 2 // part * part)
     if other == size:
         other = 2 * size
-    per_image = (memory(compile_step(experiment, other))["total"] - total) / (
-        other - size
-    )
-    constant = total - per_image * size
+    other_total = memory(compile_step(experiment, other))["total"]
+    per_image = (other_total - total) / (other - size) * split
+    return {"constant": total - per_image * size / split, "per_image": per_image}
+
+
+def _largest_batches(
+    experiment: Experiment, constant: float, per_image: float
+) -> dict[int, int]:
+    """The largest batch over all devices by memory of each, in GB; 0 if none fits."""
+    split = experiment.mesh.shape["data"]
+    part = split * experiment.config.accumulate_steps
     return {
-        card: max(0, int((card * 1e9 * USABLE - constant) / per_image) // part * part)
+        card: max(0, int((card * 1e9 * USABLE - constant) / per_image * split))
+        // part
+        * part
         for card in CARDS
     }
 
@@ -133,6 +145,8 @@ def _show(found: dict, batch_size: int):
         f"{batch or 'none'} with {card} GB"
         for card, batch in found["largest_batch"].items()
     )
+    constant, image = (size / GIB for size in found["memory_elsewhere"].values())
+    images = batch_size / found["mesh"]["data"]
     lines = {
         "parameters": f"{found['parameters']:,}",
         "devices": f"{mesh}, {found['device']}",
@@ -141,8 +155,11 @@ def _show(found: dict, batch_size: int):
         "memory per device": f"{sizes['total']} here, by the compiler: "
         f"{sizes['arguments']} state and batch, {sizes['temporaries']} temporaries",
         "collectives": f"{moved or 'none'} per step and device",
-        "largest batch": f"{batches} on each device: an estimate from the program "
-        f"compiled for {found['device']}; other devices' programs differ",
+        "other devices": "an estimate from the program compiled for "
+        f"{found['device']}; theirs differ:",
+        "  memory per device": f"{constant + images * image:.2f} GiB: {constant:.2f} "
+        f"GiB, and {image:.2f} GiB for each of {images:g} images",
+        "  largest batch": f"{batches} on each device",
     }
     width = max(map(len, lines))
     for name, line in lines.items():

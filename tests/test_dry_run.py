@@ -34,6 +34,9 @@ def test_memory_grows_with_the_batch_as_estimated(found, config):
     parts = experiment.build(config, 1)
     memory = lambda size: dry_run.memory(dry_run.compile_step(parts, size))["total"]
     assert found["memory"]["total"] == memory(config.batch_size)
+    constant, per_image = found["memory_elsewhere"].values()
+    images = config.batch_size / 8  # on each of the mesh's devices
+    assert constant + images * per_image == pytest.approx(found["memory"]["total"])
     (gigabytes, batch), *_ = found["largest_batch"].items()
     assert gigabytes == 16 and batch % 8 == 0
     assert memory(batch) == pytest.approx(16e9 * dry_run.USABLE, rel=0.05)
