@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from sdfl_jax import metrics
+from sdfl_jax.data import records
 from sdfl_jax.data.records import RecordSource, load_manifest
 from sdfl_jax.errors import InputError
 from sdfl_jax.evaluators import Evaluation
@@ -275,14 +276,14 @@ def test_the_study_trains_each_row_scores_each_cell_and_goes_on(parts, tmp_path)
 
 def test_all_but_one_are_joined_without_a_copy(parts, tmp_path):
     folders = [part.train for part in parts]
-    joined = matrix._joined(folders, tmp_path / "joined")
+    joined = records.join(folders, tmp_path / "joined")
     assert [p.name for p in (tmp_path / "joined").iterdir()] == ["manifest.json"]
     manifest = load_manifest(joined)
     assert manifest["examples"] == 32
     assert manifest["sources"] == {"tiny": {"0": 16, "1": 16}}
     source, singles = RecordSource(joined), [RecordSource(f) for f in folders]
-    records = [single[i] for single in singles for i in range(len(single))]
-    assert [source[i] for i in range(len(source))] == records
+    examples = [single[i] for single in singles for i in range(len(single))]
+    assert [source[i] for i in range(len(source))] == examples
 
 
 @pytest.mark.slow

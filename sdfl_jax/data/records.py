@@ -7,6 +7,8 @@ A shard folder holds `data-00000-of-00007.array_record` and so on, `manifest.jso
 import glob
 import json
 import os
+from collections.abc import Sequence
+from pathlib import Path
 
 import msgpack
 import numpy as np
@@ -14,6 +16,7 @@ from array_record.python.array_record_data_source import ArrayRecordDataSource
 
 from sdfl_jax.data import images
 from sdfl_jax.errors import InputError
+from sdfl_jax.files import write_json
 
 VERSION = 1
 MANIFEST = "manifest.json"
@@ -155,6 +158,44 @@ def labels(manifest: dict) -> np.ndarray:
     """Label of every example in record order, int8 N."""
     text = "".join(shard["labels"] for shard in manifest["shards"])
     return np.frombuffer(text.encode(), np.uint8).astype(np.int8) - ord("0")
+
+
+def join(folders: Sequence[str], out: str | os.PathLike) -> str:
+    """A folder of shards that holds those of all `folders`, without copying them.
+
+    It is `out`, with nothing in it but a manifest, or the only one of `folders`.
+    `InputError` where they were built with different image sizes.
+    """
+    if len(folders) == 1:
+        return folders[0]
+    manifests = [load_manifest(folder) for folder in folders]
+    sizes = {manifest["settings"]["image_size"] for manifest in manifests}
+    if len(sizes) > 1:
+        raise InputError(
+            f"{folders[0]} and others: built with image sizes {sorted(sizes)}; build "
+            "them alike."
+        )
+    joined = {
+        "version": manifests[0]["version"],
+        "settings": {"image_size": sizes.pop(), "joined": list(folders)},
+        "examples": sum(manifest["examples"] for manifest in manifests),
+        "sources": {},
+        # An absolute path is taken as it is by whoever joins it to the folder.
+        "shards": [
+            shard | {"file": os.path.join(folder, shard["file"])}
+            for folder, manifest in zip(folders, manifests, strict=True)
+            for shard in manifest["shards"]
+        ],
+    }
+    for manifest in manifests:
+        for source, labels in manifest["sources"].items():
+            counts = joined["sources"].setdefault(source, {})
+            for label, number in labels.items():
+                counts[label] = counts.get(label, 0) + number
+    path = Path(out) / MANIFEST
+    if not path.exists() or json.loads(path.read_text()) != joined:
+        write_json(path, joined)
+    return str(out)
 
 
 class RecordSource:

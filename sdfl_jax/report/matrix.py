@@ -1,7 +1,6 @@
 """The cross-generator study: trained on one or on all but one, tested on each."""
 
 import dataclasses
-import json
 import os
 import subprocess
 import sys
@@ -12,7 +11,7 @@ from matplotlib.figure import Figure
 
 from sdfl_jax.data import records
 from sdfl_jax.errors import InputError, valid
-from sdfl_jax.files import write_csv, write_json
+from sdfl_jax.files import write_csv
 from sdfl_jax.metrics import FIGURES
 from sdfl_jax.page import save
 from sdfl_jax.report import charts, tables
@@ -76,9 +75,9 @@ def run(
         members = [p for p in parts if (p is part) != leave_one_out]
         row = f"all but {part.name}" if leave_one_out else part.name
         place = row.replace(" ", "_")
-        workdir = out / "runs" / place
+        workdir, data = out / "runs" / place, out / "data" / place
         train, val = (
-            _joined([getattr(p, split) for p in members], out / "data" / place / split)
+            records.join([getattr(p, split) for p in members], data / split)
             for split in ("train", "val")
         )
         wanted = {p.name: out / "cells" / place / p.name for p in parts}
@@ -202,40 +201,6 @@ def _done(folder: Path, train: str) -> bool:
             f"{folder}: trained on {found}, not on {train}; give another --out."
         )
     return True
-
-
-def _joined(folders: Sequence[str], out: Path) -> str:
-    """One folder of shards that holds those of all `folders`, without copying them."""
-    if len(folders) == 1:
-        return folders[0]
-    manifests = [records.load_manifest(folder) for folder in folders]
-    sizes = {manifest["settings"]["image_size"] for manifest in manifests}
-    if len(sizes) > 1:
-        raise InputError(
-            f"{folders[0]} and others: built with image sizes {sorted(sizes)}; build "
-            "them alike."
-        )
-    joined = {
-        "version": manifests[0]["version"],
-        "settings": {"image_size": sizes.pop(), "joined": list(folders)},
-        "examples": sum(manifest["examples"] for manifest in manifests),
-        "sources": {},
-        # An absolute path is taken as it is by whoever joins it to the folder.
-        "shards": [
-            shard | {"file": os.path.join(folder, shard["file"])}
-            for folder, manifest in zip(folders, manifests, strict=True)
-            for shard in manifest["shards"]
-        ],
-    }
-    for manifest in manifests:
-        for source, labels in manifest["sources"].items():
-            counts = joined["sources"].setdefault(source, {})
-            for label, number in labels.items():
-                counts[label] = counts.get(label, 0) + number
-    path = out / records.MANIFEST
-    if not path.exists() or json.loads(path.read_text()) != joined:
-        write_json(path, joined)
-    return str(out)
 
 
 def _must(command: Callable, arguments: Sequence[str], what: str):
