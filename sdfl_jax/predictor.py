@@ -10,7 +10,9 @@ import numpy as np
 from sdfl_jax import checkpoint, compiled, metrics, sharding
 from sdfl_jax.data import pipeline
 from sdfl_jax.overlay import overlay
-from sdfl_jax.steps import make_evaluate_step
+from sdfl_jax.steps import make_evaluate_step, mask_source
+
+_IMAGE_LEVEL_MASK = "grad_cam"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,7 +21,8 @@ class Answer:
 
     `image` uint8 H W 3, `mask_probs` float32 H W in [0, 1], `score` in [0, 1];
     `manipulated`: the score is at least the threshold that was best on the validation
-    data; `area`: the share of pixels that are at least theirs.
+    data; `area`: the share of pixels that are at least theirs; `mask_source`:
+    "network", or what stands in for the masks of a network that gives none.
     """
 
     name: str
@@ -28,6 +31,7 @@ class Answer:
     score: float
     manipulated: bool
     area: float
+    mask_source: str
 
     @property
     def mask(self) -> np.ndarray:
@@ -47,6 +51,7 @@ class Answer:
             "manipulated": self.manipulated,
             "classes": {"authentic": round(1 - score, 4), "manipulated": score},
             "manipulated_area": round(self.area, 4),
+            "mask_source": self.mask_source,
         }
 
 
@@ -62,7 +67,7 @@ class Predictor:
         trained = checkpoint.load(workdir, checkpoint_name)
         self._mesh = sharding.data_mesh()
         self._step = make_evaluate_step(
-            trained.model, self._mesh, image_level_mask="grad_cam"
+            trained.model, self._mesh, image_level_mask=_IMAGE_LEVEL_MASK
         )
         self._variables = jax.device_put(
             trained.variables, sharding.everywhere(self._mesh)
@@ -71,6 +76,7 @@ class Predictor:
             "image_size": trained.config.image_size,
             "geometry": trained.config.data.geometry,
         }
+        self._mask_source = mask_source(trained.model, _IMAGE_LEVEL_MASK)
         self._pixel_threshold = trained.progress.get("pixel_threshold") or 0.5
         self.image_threshold = trained.progress.get("image_threshold") or 0.5
 
@@ -132,4 +138,5 @@ class Predictor:
                     score=float(score),
                     manipulated=bool(score >= self.image_threshold),
                     area=float(np.mean(mask_probs >= self._pixel_threshold)),
+                    mask_source=self._mask_source,
                 )

@@ -35,11 +35,11 @@ _PAGE = Path(__file__).with_suffix(".html")
 def app(predictor: Predictor, *, max_upload_mb: float, host: str) -> Starlette:
     """The page at `/`, and `POST /predict`: a photo's bytes in, JSON out.
 
-    The JSON holds `score`, `manipulated`, `classes`, `manipulated_area`, `width`,
-    `height`, `seconds`, and `mask` (PNG) and `overlay` (JPEG) as data URLs; of a photo
-    that cannot be answered `error`, one line: 413 too large, 415 no image. Photos are
-    answered one at a time. A page bound to loopback answers to that name alone, so
-    that no web site can reach it under a name of its own.
+    The JSON holds `score`, `manipulated`, `classes`, `manipulated_area`,
+    `mask_source`, `width`, `height`, `seconds`, and `mask` (PNG) and `overlay` (JPEG)
+    as data URLs; of a photo that cannot be answered `error`, one line: 413 too large,
+    415 no image. Photos are answered one at a time. A page bound to loopback answers
+    to that name alone, so that no web site can reach it under a name of its own.
     """
     limit = int(max_upload_mb * 1e6)
     one_at_a_time = threading.Lock()

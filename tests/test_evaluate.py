@@ -191,6 +191,7 @@ def test_predictions_have_the_size_of_their_images(workdir, shards, tmp_path, ca
         assert mask.shape == image.shape[:2]
         assert cv2.imread(line["overlay"]).shape == image.shape
         assert 0 <= line["score"] <= 1 and 0 <= line["manipulated_area"] <= 1
+        assert line["mask_source"] == "network"
 
 
 def test_one_photo_gets_the_mask_and_score_that_evaluation_gives_it(

@@ -12,6 +12,7 @@ import pytest
 from sdfl_jax import compiled, predict, predictor, timeline
 from sdfl_jax.data import videos
 from sdfl_jax.errors import InputError
+from sdfl_jax.steps import IMAGE_LEVEL_MASKS
 from tests import tiny
 
 SIDE, RATE = 64, 10
@@ -211,3 +212,15 @@ def test_a_folder_of_ones_own_stays_and_an_impossible_one_is_done_without(
     jax.config.update("jax_compilation_cache_dir", str(tmp_path / "mine"))
     compiled.keep()
     assert jax.config.jax_compilation_cache_dir == str(tmp_path / "mine")
+
+
+def test_a_mask_that_no_network_gave_says_what_it_is(tmp_path):
+    """A network of whole images has Grad-CAM for its masks, as evaluation names it."""
+    tiny.write_images(tmp_path / "photos", 1)
+    network = {"name": "classifier", "encoder": "tiny"}
+    folder = tiny.write_run(
+        tmp_path / "run", model=network, best_figure="image_auc", mask_losses=()
+    )
+    path = tmp_path / "photos" / "0.png"
+    (line,) = predict.predict(str(folder), str(tmp_path / "out"), [str(path)])
+    assert line["mask_source"] == IMAGE_LEVEL_MASKS["grad_cam"][0]

@@ -90,7 +90,7 @@ def test_a_photo_gets_the_answer_that_the_command_gives(address, workdir, tmp_pa
     (line,) = predict.predict(str(workdir), str(tmp_path / "out"), [str(path)])
     status, answer = post(address, path.read_bytes())
     assert status == 200 and (answer["height"], answer["width"]) == (40, 60)
-    for name in ("score", "manipulated", "classes", "manipulated_area"):
+    for name in ("score", "manipulated", "classes", "manipulated_area", "mask_source"):
         assert answer[name] == line[name]
     mask = cv2.imread(line["mask"], cv2.IMREAD_UNCHANGED)
     np.testing.assert_array_equal(decoded(answer["mask"]), mask)
