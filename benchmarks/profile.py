@@ -22,6 +22,7 @@ from benchmarks.train import CONFIGS, lowered_step, random_batch
 from sdfl_jax import huge_pages
 
 _WRAPPED = re.compile(r"(transpose\()?jvp\(")
+_NO_MODULE = re.compile(r"\(|^cond$|^branch_\d")
 _PRODUCTS = ("conv", "dot_general")
 _HOLDERS = ("while", "call", "conditional")  # of operations that count themselves
 
@@ -36,7 +37,7 @@ def place(scope: str, depth: int) -> tuple[str, str, str]:
     """Part of the network to `depth`, direction, and kind of operation."""
     _, *path = scope.split("/")
     wrapped = _WRAPPED.match(path[0]) if path else None
-    modules = [name for name in path[1:] if "(" not in name]
+    modules = [name for name in path[1:] if not _NO_MODULE.search(name)]
     if wrapped is None or len(modules) < 2:
         part = "outside the network: losses, update" if path else "not noted: copies"
         return part, "", "other"

@@ -6,9 +6,10 @@ python -m benchmarks.train --network=demo  # batch 8 at 128x128; has no peer
 
 One step is forward, backward and AdamW on one random batch that stays in memory. Each
 side runs in a process of its own, and the sides take turns, so that all meet the same
-disturbances. Without PyTorch only our own side runs. PyTorch runs eagerly in float32,
-as the reference does, and, on a GPU or with --torch_compile, compiled with channels
-last and mixed precision where a smaller precision is asked for.
+disturbances, or with --alone one after the other, so that none waits in memory while
+another computes. Without PyTorch only our own side runs. PyTorch runs eagerly in
+float32, as the reference does, and, on a GPU or with --torch_compile, compiled with
+channels last and mixed precision where a smaller precision is asked for.
 
 Peak memory is the device's on a GPU and the process's on a CPU; the CPU's seconds,
 summed over cores, tell more than the clock where others use the machine. The share of
@@ -229,7 +230,10 @@ def compare(args, size: int, precision: str) -> dict:
         if args.torch_compile or torch.cuda.is_available():
             sides["compiled torch"] = functools.partial(peer_step, compiled=True)
     batch = random_batch(size, args.image_size)
-    results = measure(sides, args.steps, args.network, batch, precision)
+    together = [{name: side} for name, side in sides.items()] if args.alone else [sides]
+    results = {}
+    for some in together:
+        results |= measure(some, args.steps, args.network, batch, precision)
 
     print(
         f"\n{args.network}, batch {size}, {args.image_size}x{args.image_size}, ", end=""
@@ -251,9 +255,10 @@ def compare(args, size: int, precision: str) -> dict:
     for name in sides.keys() - {"sdfl_jax"}:
         turns = zip(results["sdfl_jax"]["steps"], results[name]["steps"], strict=True)
         ratios[name] = sorted(ours / peer for ours, peer in turns)
+        least, most = ratios[name][0], ratios[name][-1]
         print(
             f"Ours takes {statistics.median(ratios[name]):.2f} times as long as {name} "
-            f"(turns: {ratios[name][0]:.2f} to {ratios[name][-1]:.2f})."
+            f"({'steps' if args.alone else 'turns'}: {least:.2f} to {most:.2f})."
         )
     return {
         "batch": size,
@@ -277,6 +282,7 @@ def main():
     )
     parser.add_argument("--remat", action="store_true", help="see config.remat")
     parser.add_argument("--torch_compile", action="store_true", help="on a CPU as well")
+    parser.add_argument("--alone", action="store_true", help="not in turns")
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--json", help="file to write the figures to")
     args = parser.parse_args()
