@@ -31,7 +31,6 @@ import time
 from importlib.metadata import version
 
 from benchmarks.train import answer, random_batch
-from sdfl_jax import huge_pages
 
 NETWORKS = {
     name: {"name": name} for name in ("sdfl", "upernet", "mvssnet", "unet", "simplenet")
@@ -404,5 +403,4 @@ def main():
 
 
 if __name__ == "__main__":
-    huge_pages.restart()  # as `sdfl_jax.main` does, here for every side
     main()
