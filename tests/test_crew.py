@@ -24,14 +24,18 @@ def long_list(tmp_path):
     return tmp_path
 
 
-def run_with(folder, what: str) -> subprocess.CompletedProcess:
-    """Builds with two workers in which reading line 50 does `what`."""
+def run_with(folder, what: str, item_seconds=300) -> subprocess.CompletedProcess:
+    """Builds with two workers in which reading line 50 does `what`.
+
+    The time of an item counts the start of the process in which it is tried alone, so
+    that a short one is for what hangs.
+    """
     script = folder / "patched.py"
     script.write_text(
         "import ctypes, os, signal, sys, time\n"
         "from sdfl_jax.data import build, crew, shards\n"
         "make_record = shards.make_record\n"
-        "crew.ITEM_SECONDS = 3\n"
+        f"crew.ITEM_SECONDS = {item_seconds}\n"
         "def patched(entry, settings):\n"
         "    if entry.line == 50:\n"
         f"        {what}\n"
@@ -55,13 +59,13 @@ def run_with(folder, what: str) -> subprocess.CompletedProcess:
     [
         ("ctypes.string_at(0)", "its decoder crashes (SIGSEGV)"),
         ("os.kill(os.getpid(), signal.SIGKILL)", "perhaps for lack of memory"),
-        ("time.sleep(1000)", "does not come to an end (3 s)"),
+        ("time.sleep(1000)", "does not come to an end (8 s)"),
     ],
 )
 def test_image_that_ends_its_worker_is_rejected_and_the_rest_goes_on(
     long_list, what, reason
 ):
-    run = run_with(long_list, what)
+    run = run_with(long_list, what, item_seconds=8 if "sleep" in what else 300)
     assert run.returncode == 0, run.stderr
     with open(long_list / "out" / "rejected.csv") as file:
         rows = list(csv.DictReader(file))
