@@ -93,3 +93,10 @@ def test_workers_that_die_for_no_image_are_one_line_and_shards_stay(long_list):
     build_here(long_list, lines_per_shard=8)
     build_here(long_list, "whole", lines_per_shard=8)
     assert content(long_list / "out") == content(long_list / "whole")
+
+
+def test_what_a_killed_worker_had_begun_to_write_does_not_stay(long_list):
+    what = "open(sys.argv[2] + '/.data.1.partial', 'w').close(); os._exit(1)"
+    assert run_with(long_list, what).returncode == 0
+    assert len(examples(long_list / "out")) == 59
+    assert not list((long_list / "out").glob(".*"))

@@ -18,7 +18,7 @@ import os
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures.process import BrokenProcessPool
 
 from tqdm import tqdm
@@ -102,8 +102,7 @@ def build(
     fresh = not os.path.exists(out)
     _make_folder(out)
     files.write_json(os.path.join(out, records.UNFINISHED), settings)
-    for stale in glob.glob(os.path.join(glob.escape(out), ".*.partial")):
-        os.remove(stale)
+    _remove(out, _HALF_WRITTEN)
     try:
         notes = _write_missing(entries, out, settings, workers, strict, progress)
         rejected += [Rejected(**row) for note in notes for row in note["rejected"]]
@@ -312,13 +311,9 @@ def _printable(rejected: list[Rejected]) -> list[dict]:
 
 
 def _tidy(out: str, manifest: dict):
-    """Removes what served the build: notes, shards that turned out empty."""
+    """Removes what served the build: notes, shards that are empty or broke off."""
     keep = {os.path.join(out, shard["file"]) for shard in manifest["shards"]}
-    for path in glob.glob(os.path.join(glob.escape(out), "data-*.array_record*")):
-        if path not in keep:
-            os.remove(path)
-    if os.path.exists(os.path.join(out, records.UNFINISHED)):
-        os.remove(os.path.join(out, records.UNFINISHED))
+    _remove(out, _SHARDS, _HALF_WRITTEN, records.UNFINISHED, keep=keep)
 
 
 def _nothing_usable(paths_file: str, rejected: list[Rejected]) -> InputError:
@@ -331,11 +326,20 @@ def _nothing_usable(paths_file: str, rejected: list[Rejected]) -> InputError:
 
 def _clear(out: str, fresh: bool):
     """Removes what this build wrote, and its folder if the build made it."""
-    for pattern in ("data-*.array_record*", records.UNFINISHED, REJECTED):
-        for path in glob.glob(os.path.join(glob.escape(out), pattern)):
-            os.remove(path)
+    _remove(out, _SHARDS, _HALF_WRITTEN, records.UNFINISHED, REJECTED)
     if fresh:
         os.rmdir(out)
+
+
+_SHARDS = "data-*.array_record*"  # and their notes
+_HALF_WRITTEN = ".*.partial"  # by a worker that was killed, see `files.replacing`
+
+
+def _remove(out: str, *patterns: str, keep: Collection[str] = ()):
+    for pattern in patterns:
+        for path in glob.glob(os.path.join(glob.escape(out), pattern)):
+            if path not in keep:
+                os.remove(path)
 
 
 @one_line
