@@ -18,7 +18,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from benchmarks.train import CONFIGS, lowered_step, random_batch
+from benchmarks.train import CONFIGS, SIZES, lowered_step, random_batch
 from sdfl_jax import huge_pages
 
 _WRAPPED = re.compile(r"(transpose\()?jvp\(")
@@ -29,8 +29,7 @@ _HOLDERS = ("while", "call", "conditional")  # of operations that count themselv
 
 def scopes(program: str) -> dict[str, str]:
     """Of each operation of a compiled program, where in the source it stands."""
-    found = re.findall(r'%?([\w.-]+) = .*?op_name="([^"]*)"', program)
-    return {name: scope for name, scope in found}
+    return dict(re.findall(r'%?([\w.-]+) = .*?op_name="([^"]*)"', program))
 
 
 def place(scope: str, depth: int) -> tuple[str, str, str]:
@@ -88,7 +87,7 @@ def main():
     parser.add_argument("--rows", type=int, default=20, help="largest parts to print")
     parser.add_argument("--json", help="file for all figures")
     args = parser.parse_args()
-    size, image_size = {"sdfl": (2, 512), "demo": (8, 128)}[args.network]
+    size, image_size = SIZES[args.network]
     size, image_size = args.batch or size, args.image_size or image_size
 
     lowered, state, batch = lowered_step(

@@ -39,6 +39,7 @@ from sdfl_jax import huge_pages
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 CONFIGS = {"sdfl": "configs.sdfl", "demo": "configs.demo"}
+SIZES = {"sdfl": (2, 512), "demo": (8, 128)}  # batch and side of its images
 # Multiply-adds of the forward pass per pixel of the input: 159.4 G at 512x512.
 MACS_PER_PIXEL = {"sdfl": 159.4e9 / 512**2}
 
@@ -286,7 +287,7 @@ def main():
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--json", help="file to write the figures to")
     args = parser.parse_args()
-    size, image_size = {"sdfl": (2, 512), "demo": (8, 128)}[args.network]
+    size, image_size = SIZES[args.network]
     args.image_size = args.image_size or image_size
     if args.network not in MACS_PER_PIXEL:
         print("No peer for this network.")

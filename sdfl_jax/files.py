@@ -10,18 +10,24 @@ from pathlib import Path
 
 from sdfl_jax.errors import InputError
 
+HALF_WRITTEN = ".*.partial"  # what a process that was killed leaves behind
+
 
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike) -> Iterator[Path]:
     """A path beside `path` to write a file to, renamed to it if all goes well."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    beside = _beside(path)
     try:
         yield beside
         os.replace(beside, path)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}.partial")
 
 
 def write_json(path: str | os.PathLike, value):
@@ -57,7 +63,7 @@ def new_folder(out: str | os.PathLike, *, made_by: str) -> Iterator[Path]:
             f"--out={out}: holds something else already (no {made_by} in it); give a "
             "new or an empty folder."
         )
-    beside = out.with_name(f".{out.name}.{os.getpid()}.partial")
+    beside = _beside(out)
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
     try:

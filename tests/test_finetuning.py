@@ -229,6 +229,15 @@ def test_a_network_without_masks_is_given_a_named_baseline(batch, name):
     assert mask_source(models.build("upernet", encoder="tiny"), name) == "network"
 
 
+def test_a_network_must_say_truly_whether_it_gives_masks(batch, monkeypatch):
+    model = models.build("classifier", encoder="tiny")
+    state = first_state(model, optax.sgd(0.1))
+    monkeypatch.setattr(type(model), "gives_mask", True)
+    step = make_evaluate_step(model, sharding.data_mesh(jax.devices()[:1]))
+    with pytest.raises(TypeError, match="Classifier: `gives_mask` says True"):
+        step(state.variables, batch)
+
+
 def test_a_baseline_that_there_is_not_is_refused():
     model = models.build("classifier", encoder="tiny")
     with pytest.raises(InputError, match="image_level_mask 'gray'.*did you mean 'gre"):

@@ -1,12 +1,9 @@
 """A network and data small enough to train in a test."""
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import cv2
 import jax
-import jax.numpy as jnp
 import ml_collections as mlc
 import numpy as np
 import optax
@@ -16,20 +13,18 @@ from sdfl_jax import checkpoint, models
 from sdfl_jax.config import check
 from sdfl_jax.data import build
 from sdfl_jax.models import ENCODERS
-from sdfl_jax.models.layers import BatchNorm, Conv
+from sdfl_jax.models.encoders.base import Encoder
+from sdfl_jax.models.layers import Conv
 from sdfl_jax.state import init_state, init_variables
 
 SIDE = 32
 
 
-class TinyEncoder(nn.Module):
+class TinyEncoder(Encoder):
     """One convolution a level: compiles in a second, where a ResNet takes a minute."""
 
     mean: tuple[float, ...] = (0.5, 0.5, 0.5)
     std: tuple[float, ...] = (0.5, 0.5, 0.5)
-    norm: Callable[..., nn.Module] = BatchNorm
-    dtype: Any = jnp.float32
-    remat: bool = False
 
     @nn.compact
     def __call__(self, x, *, train: bool):

@@ -102,7 +102,7 @@ def build(
     fresh = not os.path.exists(out)
     _make_folder(out)
     files.write_json(os.path.join(out, records.UNFINISHED), settings)
-    _remove(out, _HALF_WRITTEN)
+    _remove(out, files.HALF_WRITTEN)
     try:
         notes = _write_missing(entries, out, settings, workers, strict, progress)
         rejected += [Rejected(**row) for note in notes for row in note["rejected"]]
@@ -313,7 +313,7 @@ def _printable(rejected: list[Rejected]) -> list[dict]:
 def _tidy(out: str, manifest: dict):
     """Removes what served the build: notes, shards that are empty or broke off."""
     keep = {os.path.join(out, shard["file"]) for shard in manifest["shards"]}
-    _remove(out, _SHARDS, _HALF_WRITTEN, records.UNFINISHED, keep=keep)
+    _remove(out, _SHARDS, files.HALF_WRITTEN, records.UNFINISHED, keep=keep)
 
 
 def _nothing_usable(paths_file: str, rejected: list[Rejected]) -> InputError:
@@ -326,13 +326,12 @@ def _nothing_usable(paths_file: str, rejected: list[Rejected]) -> InputError:
 
 def _clear(out: str, fresh: bool):
     """Removes what this build wrote, and its folder if the build made it."""
-    _remove(out, _SHARDS, _HALF_WRITTEN, records.UNFINISHED, REJECTED)
+    _remove(out, _SHARDS, files.HALF_WRITTEN, records.UNFINISHED, REJECTED)
     if fresh:
         os.rmdir(out)
 
 
 _SHARDS = "data-*.array_record*"  # and their notes
-_HALF_WRITTEN = ".*.partial"  # by a worker that was killed, see `files.replacing`
 
 
 def _remove(out: str, *patterns: str, keep: Collection[str] = ()):

@@ -188,10 +188,10 @@ def join(folders: Sequence[str], out: str | os.PathLike) -> str:
         ],
     }
     for manifest in manifests:
-        for source, labels in manifest["sources"].items():
-            counts = joined["sources"].setdefault(source, {})
-            for label, number in labels.items():
-                counts[label] = counts.get(label, 0) + number
+        for source, counts in manifest["sources"].items():
+            total = joined["sources"].setdefault(source, {})
+            for label, count in counts.items():
+                total[label] = total.get(label, 0) + count
     path = Path(out) / MANIFEST
     if not path.exists() or json.loads(path.read_text()) != joined:
         write_json(path, joined)

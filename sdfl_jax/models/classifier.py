@@ -22,6 +22,7 @@ class Classifier(nn.Module):
     widths: Sequence[int]
     normalise: bool
     dtype: Any
+    gives_mask = False
 
     @nn.compact
     def __call__(self, image: Float[Array, "B H W 3"], *, train: bool) -> Outputs:

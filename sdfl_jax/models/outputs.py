@@ -9,7 +9,9 @@ from jaxtyping import Array, Float, PyTree
 class Outputs:
     """Raw scores; a sigmoid makes probabilities of the logits. Always float32."""
 
-    mask_logits: PyTree  # B H W 1, at the size of the image; None without a mask
+    # B H W 1, at the size of the image. None of a network whose class says
+    # `gives_mask = False`.
+    mask_logits: PyTree
     label_logits: PyTree  # B; what the label's loss takes
     edge_logits: PyTree = None  # B h w 1, of networks that have an edge branch
     class_logits: PyTree = None  # B classes, of networks that tell classes apart

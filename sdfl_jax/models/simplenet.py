@@ -21,6 +21,7 @@ class SimpleNet(nn.Module):
     num_classes: int
     image_size: int
     dtype: Any
+    gives_mask = False
 
     @nn.compact
     def __call__(self, image: Float[Array, "B H W 3"], *, train: bool) -> Outputs:
