@@ -15,6 +15,7 @@ The rules, so that nothing is left to a library's taste:
 * The EXIF orientation is applied. Palettes become colours, an animation its first
   frame, a TIFF of many pages its first, CMYK the RGB that Pillow makes of it without a
   colour profile.
+* A JPEG file is read where every row of it is there, see `jpeg`.
 * What a file claims about its size is checked before any pixel is decoded, and no
   decoder gets more room than that.
 """
@@ -24,7 +25,6 @@ import io
 import logging
 import math
 import os
-import re
 import struct
 import warnings
 from collections.abc import Iterable
@@ -38,12 +38,12 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from sdfl_jax import files
+from sdfl_jax.data import jpeg
 from sdfl_jax.errors import InputError
 
 MAX_PIXELS = 200_000_000  # 600 MB as RGB; beyond any camera, within most memories
 MAX_BYTES = 1_200_000_000  # of decoded planes: that many pixels of 16-bit RGB
 MAX_FILE_BYTES = 1_300_000_000  # the same without compression, and some metadata
-MAX_SCANS = 100  # of a JPEG file; progressive ones have about 10
 
 # Formats that Pillow may open; it knows others that start external programs.
 _FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF")
@@ -60,9 +60,6 @@ logging.getLogger("imagecodecs").setLevel(logging.CRITICAL)
 cv2.setNumThreads(1)
 
 _ORIENTATION = 0x0112  # the EXIF tag
-
-# Of a JPEG file: what follows 0xFF, but for the stuffing and marks inside a scan.
-_MARKER = re.compile(rb"\xff([^\x00\x01\xd0-\xd7\xff])")
 
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the latter two: BigTIFF
 _TIFF_COLOURS = (
@@ -279,6 +276,8 @@ def _open(data: bytes, max_pixels: int) -> tuple[np.ndarray, int]:
     except Image.UnidentifiedImageError:
         if data[:4] in _TIFF:
             return _open_tiff(data, max_pixels)
+        if data.startswith(jpeg.START) and (reason := jpeg.unreadable(data)):
+            raise InputError(f"{reason}.") from None
         raise InputError(f"not an image ({_looks_like(data)}).") from None
     with picture:
         if picture.format == "TIFF" and max(picture.tag_v2.get(258, (1,))) > 8:
@@ -287,11 +286,7 @@ def _open(data: bytes, max_pixels: int) -> tuple[np.ndarray, int]:
         if picture.format == "PNG":
             return _open_png(data, max_pixels), _orientation(picture)
         if picture.format in ("JPEG", "MPO"):
-            _refuse_broken_jpeg(data)
-            if picture.mode in ("L", "RGB") and picture.bits == 8:
-                channels = (3,) if picture.mode == "RGB" else ()
-                room = np.empty((*picture.size[::-1], *channels), np.uint8)
-                return imagecodecs.jpeg8_decode(data, out=room), _orientation(picture)
+            return _open_jpeg(data, picture), _orientation(picture)
         # A TIFF is turned upright by Pillow while it loads.
         orientation = 1 if picture.format == "TIFF" else _orientation(picture)
         if picture.mode in ("P", "PA", "CMYK", "YCbCr", "LAB", "HSV", "RGBX", "RGBa"):
@@ -299,6 +294,16 @@ def _open(data: bytes, max_pixels: int) -> tuple[np.ndarray, int]:
         if picture.mode == "1":
             return np.asarray(picture.convert("L")), orientation
         return np.asarray(picture), orientation
+
+
+def _open_jpeg(data: bytes, picture: Image.Image) -> np.ndarray:
+    channels = {"L": (), "RGB": (3,), "CMYK": (4,)}[picture.mode]
+    planes = jpeg.decode(data, np.empty((*picture.size[::-1], *channels), np.uint8))
+    if picture.mode == "CMYK":
+        if "adobe" in picture.info:  # which writes it inverted
+            planes = 255 - planes
+        planes = np.asarray(Image.fromarray(planes, "CMYK").convert("RGB"))
+    return planes
 
 
 def _open_png(data: bytes, max_pixels: int) -> np.ndarray:
@@ -376,34 +381,6 @@ def _orientation(picture: Image.Image) -> int:
         return exif.get(_ORIENTATION, 1)
     except Exception:
         return 1
-
-
-def _refuse_broken_jpeg(data: bytes):
-    """libjpeg fills what is missing with grey and says nothing, so this looks itself.
-
-    A whole file has an end-of-image marker after its first scan; before it there may be
-    another one, of the thumbnail inside the metadata. Every scan, of 10 bytes perhaps,
-    costs a pass over all pixels: thousands of them would take hours.
-    """
-    position = 2
-    while data[position : position + 2] != b"\xff\xda":  # start of scan
-        if position + 4 > len(data) or data[position] != 0xFF:
-            break
-        if data[position + 1] == 0xFF:  # padding between segments
-            position += 1
-            continue
-        position += 2 + struct.unpack(">H", data[position + 2 : position + 4])[0]
-    if data.rfind(b"\xff\xd9", position) < 0:  # from the end, where it mostly is
-        raise EOFError("the file is truncated")
-    scans = 0
-    while (marker := _MARKER.search(data, position)) and marker[1] != b"\xd9":
-        position = marker.end()
-        if marker[1] == b"\xda":
-            scans += 1
-        else:
-            position += int.from_bytes(data[position : position + 2], "big")
-    if scans > MAX_SCANS:
-        raise InputError(f"a JPEG file of {scans} scans; at most {MAX_SCANS} are read.")
 
 
 def _eight_bits(planes: np.ndarray) -> UInt8[np.ndarray, "..."]:
