@@ -23,12 +23,15 @@ import jax
 import numpy as np
 
 from benchmarks.input import made_up_photographs
-from sdfl_jax import models, report, scoring
-from sdfl_jax.checkpoint import Trained
+from sdfl_jax import models, report
+from sdfl_jax.checkpoints.checkpoint import Trained
 from sdfl_jax.config import check
-from sdfl_jax.data import sources
-from sdfl_jax.data.build import build
-from sdfl_jax.data.regions import random_region
+from sdfl_jax.data import eval_sources
+from sdfl_jax.data.build.builder import build
+from sdfl_jax.data.forge.regions import random_region
+from sdfl_jax.evaluate import scorers, scoring
+from sdfl_jax.evaluate.options import Options
+from sdfl_jax.evaluate.writer import Writer
 from sdfl_jax.files import write_json
 from sdfl_jax.state import init_variables
 
@@ -74,7 +77,7 @@ def drawn_network(network: str, image_size: int) -> Trained:
 class Answered:
     """A scorer whose network answers at once, with what it once answered."""
 
-    def __init__(self, network: scoring.Network, sets):
+    def __init__(self, network: scorers.Network, sets):
         self.batches = network.batches
         self.variables = network.variables
         self.calibrated = None
@@ -85,8 +88,8 @@ class Answered:
         return self._answer
 
 
-def ready_batches(network: scoring.Network, sets) -> list[dict]:
-    prepared = sources.Prepared(sets[0].source)
+def ready_batches(network: scorers.Network, sets) -> list[dict]:
+    prepared = eval_sources.Prepared(sets[0].source)
     return [b.arrays for b in network.batches(prepared, "set", keep_images=False)]
 
 
@@ -101,15 +104,15 @@ def forward(network, batches: list[dict]):
     jax.block_until_ready(pending)
 
 
-def whole(scorer, sets, options: scoring.Options) -> scoring.Writer:
+def whole(scorer, sets, options: Options) -> Writer:
     """What evaluation does with every image; its writer, for the report."""
     with tempfile.TemporaryDirectory() as folder:
-        with scoring.Writer(Path(folder), sets, options.threshold) as writer:
+        with Writer(Path(folder), sets, options.threshold) as writer:
             evaluation, _ = scoring.score(scorer, sets, options, writer=writer)
     return evaluation, writer
 
 
-def finish(evaluation, writer: scoring.Writer):
+def finish(evaluation, writer: Writer):
     """Figures and report."""
     with tempfile.TemporaryDirectory() as folder:
         setting = {"version": "", "config": {}}
@@ -140,11 +143,9 @@ def main():
 
     with tempfile.TemporaryDirectory() as work:
         data = write_shards(Path(work), args.images, size)
-        sets = sources.shard_sets(f"set={data}")
-        options = scoring.Options(
-            out=work, workdir=work, data=data, batch_size=args.batch
-        )
-        network = scoring.Network(drawn_network(args.network, size), options)
+        sets = eval_sources.shard_sets(f"set={data}")
+        options = Options(out=work, workdir=work, data=data, batch_size=args.batch)
+        network = scorers.Network(drawn_network(args.network, size), options)
         batches = ready_batches(network, sets)
         answered = Answered(network, sets)
         sides = {

@@ -66,8 +66,8 @@ def make_list(photos: list[Path], folder: Path) -> list[tuple[str, str | None]]:
     """A list of the photographs, half of them with a mask; (image, mask) of each."""
     import cv2
 
+    from sdfl_jax.data.forge.regions import random_region
     from sdfl_jax.data.images import read_image
-    from sdfl_jax.data.regions import random_region
 
     rng = np.random.default_rng(0)
     pairs, lines = [], ["image,mask,edge,label"]
@@ -197,7 +197,7 @@ def main():
     parser.add_argument("--json", help="file to write the figures to")
     args = parser.parse_args()
 
-    from sdfl_jax.data.build import build
+    from sdfl_jax.data.build.builder import build
 
     with tempfile.TemporaryDirectory() as work:
         work = Path(work)

@@ -71,8 +71,9 @@ def our_sides(name: str, batch: dict, dtype: str) -> tuple:
     import jax.numpy as jnp
     import numpy as np
 
-    from sdfl_jax import models, optim, sharding
+    from sdfl_jax import models, optim
     from sdfl_jax.config import defaults
+    from sdfl_jax.devices import sharding
     from sdfl_jax.state import init_state, init_variables
     from sdfl_jax.steps import make_train_step
 

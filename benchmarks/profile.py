@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 
 from benchmarks.train import CONFIGS, SIZES, lowered_step, random_batch
-from sdfl_jax import huge_pages
+from sdfl_jax.devices import huge_pages
 
 _WRAPPED = re.compile(r"(transpose\()?jvp\(")
 _NO_MODULE = re.compile(r"\(|^cond$|^branch_\d")

@@ -33,7 +33,7 @@ from importlib.metadata import version
 
 import numpy as np
 
-from sdfl_jax import huge_pages
+from sdfl_jax.devices import huge_pages
 
 # Two processes share a GPU's memory here; ours would take most of it at once.
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
@@ -58,8 +58,9 @@ def random_batch(size: int, image_size: int) -> dict:
 
 def lowered_step(network: str, batch: dict, precision: str, remat: bool):
     """The project's own train step, ready to be compiled; its state and batch."""
-    from sdfl_jax import experiment, sharding
     from sdfl_jax.config import check
+    from sdfl_jax.devices import sharding
+    from sdfl_jax.training import experiment
 
     config = importlib.import_module(CONFIGS[network]).get_config()
     config.batch_size, config.image_size = batch["image"].shape[:2]

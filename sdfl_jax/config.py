@@ -35,7 +35,7 @@ def defaults() -> mlc.ConfigDict:
     config.remat = False  # encoders compute again what the backward pass needs
     config.ema = 0.0  # share that the average of the weights keeps; evaluation uses it
     config.init_from = ""  # a working directory, or a checkpoint folder in it
-    # What starts afresh all the same: patterns (`sdfl_jax.patterns`) as "label_head/*".
+    # What starts afresh all the same: patterns (`trees/patterns.py`) as "label_head/*".
     config.init_keep = ()
     # Weight files for parts of a fresh network.
     config.init_encoders = dict(encoder="", noise_encoder="")

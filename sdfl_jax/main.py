@@ -11,7 +11,7 @@ import ml_collections as mlc
 from absl import app, flags
 from ml_collections import config_flags
 
-from sdfl_jax import huge_pages
+from sdfl_jax.devices import huge_pages
 from sdfl_jax.errors import InputError, one_line
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -39,10 +39,10 @@ def main(argv=None):
     """Reads the flags, trains."""
     _parse(list(sys.argv if argv is None else ["main", *argv]))
     # Imported late: a misspelt flag is told within a second.
-    from sdfl_jax import processes
-    from sdfl_jax.dry_run import dry_run
-    from sdfl_jax.preemption import Preempted
+    from sdfl_jax.devices import processes
     from sdfl_jax.train import train
+    from sdfl_jax.training.dry_run import dry_run
+    from sdfl_jax.training.preemption import Preempted
 
     processes.join()
     if _DRY_RUN.value:

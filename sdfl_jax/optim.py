@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 import jax.numpy as jnp
 import optax
 
-from sdfl_jax import patterns
 from sdfl_jax.errors import InputError, valid
+from sdfl_jax.trees import patterns
 
 # Defaults are torch's; None takes the one of the optimizer named.
 OPTIMIZER_SETTINGS = {

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, PartitionSpec
 
-from sdfl_jax import explain, losses, models, sharding
+from sdfl_jax import explain, losses, models
+from sdfl_jax.devices import sharding
 from sdfl_jax.errors import InputError, valid
 from sdfl_jax.models import freezing
 from sdfl_jax.models.sdfl import grey
@@ -76,8 +77,8 @@ def make_train_step(
       dynamic_loss_scale: for float16; halves where a gradient overflows.
       ema: share of the averaged params that a step keeps; 0 keeps no average.
       shard_state: splits params and optimizer state over `data` between the steps.
-      freeze: patterns (`sdfl_jax.patterns`) of params that a step leaves as they are,
-        with the statistics of their batch norms.
+      freeze: patterns (`sdfl_jax.trees.patterns`) of params that a step leaves as they
+        are, with the statistics of their batch norms.
       **loss_settings: what `losses.total` takes beside outputs and batch.
 
     Returns:

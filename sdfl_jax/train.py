@@ -6,18 +6,19 @@ from pathlib import Path
 import jax
 from clu import parameter_overview
 
-from sdfl_jax import card, checkpoint, sharding
-from sdfl_jax.checkpoint import Checkpoints
+from sdfl_jax.checkpoints import card, checkpoint
+from sdfl_jax.checkpoints.checkpoint import Checkpoints
 from sdfl_jax.config import check
 from sdfl_jax.data import pipeline
 from sdfl_jax.data.damaged import DamagedRecords
-from sdfl_jax.experiment import build, first_variables
-from sdfl_jax.lock import only_user
-from sdfl_jax.meter import Diverged, Meter, Profile, write_summary
-from sdfl_jax.preemption import Preempted, Preemption
-from sdfl_jax.processes import gather, is_first
+from sdfl_jax.devices import sharding
+from sdfl_jax.devices.processes import gather, is_first
 from sdfl_jax.report import Log
-from sdfl_jax.validation import Validation
+from sdfl_jax.training.experiment import build, first_variables
+from sdfl_jax.training.lock import only_user
+from sdfl_jax.training.preemption import Preempted, Preemption
+from sdfl_jax.training.progress import Diverged, Meter, Profile, write_summary
+from sdfl_jax.training.validation import Validation
 
 
 def train(config, workdir: str, *, allow_config_change: bool = False):

@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 from sdfl_jax.data import records
-from sdfl_jax.data.build import build
+from sdfl_jax.data.build.builder import build
 
 
 def make_list(folder):

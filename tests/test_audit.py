@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from sdfl_jax.data import audit, leaks, origins, similar
+from sdfl_jax.data import origins
+from sdfl_jax.data.audit import __main__ as audit_command
+from sdfl_jax.data.audit import auditor, leaks, similar
 from sdfl_jax.data.lists import Entry
 
 SPLICED = "Tp_D_CRN_S_N_cha00036_art00053_11741"
@@ -150,7 +152,7 @@ def lists(tmp_path):
             path = tmp_path / f"{split}_list{suffix}"
             path.write_bytes(os.fsencode("\n".join(lines) + "\n"))
             argv.append(f"--{split}={path}")
-        status = audit.main(argv)
+        status = audit_command.main(argv)
         with open(tmp_path / "out" / "findings.csv", newline="") as file:
             rows = list(csv.DictReader(file))
         return status, rows
@@ -226,7 +228,7 @@ def test_fixed_lists_keep_their_lines_and_audit_clean(lists, tmp_path):
     assert kept["val"] == texts["val"]  # video 010 is in train alone, and leaves it
     assert kept["test"] == REFERENCE["test"]
     argv = [f"--{split}={fixed}/paths_{split}.txt" for split in texts]
-    assert audit.main([*argv, f"--root={tmp_path}"]) == 0
+    assert audit_command.main([*argv, f"--root={tmp_path}"]) == 0
 
 
 def test_columns_of_a_header_tell_groups_of_their_source(lists):
@@ -370,7 +372,7 @@ def test_content_tells_copies_labels_and_broken_files(lists, tree):
     reasons = " ".join(row["detail"] for row in rows[-3:])
     assert "web page" in reasons and "no such file" in reasons and "mask not" in reasons
     argv = [f"--{s}={tree / 'fixed' / f'paths_{s}.txt'}" for s in TREE]
-    assert audit.main([*argv, f"--root={tree}"]) == 0
+    assert audit_command.main([*argv, f"--root={tree}"]) == 0
 
 
 def test_names_only_opens_nothing_and_takes_names_for_files(lists, tree):
@@ -406,8 +408,8 @@ def test_worker_processes_see_the_same(tree):
         Entry(line=i, name="", image=str(tree / f"absent{i}.png"), label=0)
         for i in range(300)
     ]
-    alone = audit.look(entries, progress=False)
-    assert audit.look(entries, workers=2, progress=False) == alone
+    alone = auditor.look(entries, progress=False)
+    assert auditor.look(entries, workers=2, progress=False) == alone
 
 
 @pytest.mark.parametrize(
@@ -429,7 +431,7 @@ def test_bad_input_is_one_line_and_status_2(tmp_path, capsys, flags, reason):
     (tmp_path / "paths").mkdir()
     (tmp_path / "paths" / "paths_test.txt").symlink_to(tmp_path / "good.txt")
     with pytest.raises(SystemExit) as stop:
-        audit.main([flag.format(tmp=tmp_path) for flag in flags])
+        audit_command.main([flag.format(tmp=tmp_path) for flag in flags])
     error = capsys.readouterr().err
     assert stop.value.code == 2
     assert error.startswith("Error: ") and error.count("\n") == 1 and reason in error

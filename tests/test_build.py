@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sdfl_jax.data import build as building
 from sdfl_jax.data import records
-from sdfl_jax.data.build import build, main
+from sdfl_jax.data.build import builder as building
+from sdfl_jax.data.build.__main__ import main
+from sdfl_jax.data.build.builder import build
 from sdfl_jax.errors import InputError
 from tests.pictures import (
     build_here,

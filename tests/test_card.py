@@ -7,10 +7,10 @@ import numpy as np
 import optax
 import pytest
 
-from sdfl_jax import card
-from sdfl_jax.checkpoint import Checkpoints
+from sdfl_jax.checkpoints import card
+from sdfl_jax.checkpoints.checkpoint import Checkpoints
 from sdfl_jax.config import check
-from sdfl_jax.data import audit
+from sdfl_jax.data.audit import __main__ as audit_command
 from sdfl_jax.errors import InputError
 from sdfl_jax.state import init_state
 from tests import tiny
@@ -41,7 +41,7 @@ def audited(shards, tmp_path):
     train, test = (f"{path}/../images/paths.csv" for path in shards)
     out = tmp_path / "audit"
     flags = [f"--train={train}", f"--test={test}", f"--out={out}", "--names_only"]
-    assert audit.main(flags) == 1
+    assert audit_command.main(flags) == 1
     return out
 
 

@@ -15,7 +15,7 @@ import pytest
 from sdfl_jax import config as config_lib
 from sdfl_jax import losses, models, optim
 from sdfl_jax.errors import InputError
-from sdfl_jax.experiment import loss_settings
+from sdfl_jax.training.experiment import loss_settings
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = sorted(p.stem for p in (ROOT / "configs").glob("*.py") if p.stem[0] != "_")

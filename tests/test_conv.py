@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax import lax
 
-from sdfl_jax import sharding
+from sdfl_jax.devices import sharding
 from sdfl_jax.ops import conv
 from sdfl_jax.ops.conv import conv2d
 

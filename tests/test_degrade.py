@@ -4,7 +4,8 @@ import cv2
 import numpy as np
 import pytest
 
-from sdfl_jax.data import build, pipeline, sources
+from sdfl_jax.data import eval_sources, pipeline
+from sdfl_jax.data.build import __main__ as build_command
 from sdfl_jax.data.degrade import LEVELS, Degradation
 from sdfl_jax.data.records import RecordSource
 from sdfl_jax.errors import InputError
@@ -99,7 +100,7 @@ def test_what_cannot_be_degraded_is_told(tmp_path):
     with pytest.raises(InputError, match="did you mean 'jpeg'"):
         Degradation("jpg", 50)
     folder = tiny.write_shards(tmp_path, 2, sizes=((40, 48),), storage="resized")
-    stored = sources.Prepared(RecordSource(folder), change=Degradation("jpeg", 50))
+    stored = eval_sources.Prepared(RecordSource(folder), change=Degradation("jpeg", 50))
     with pytest.raises(InputError, match="0.png: stored resized"):
         stored[0]
 
@@ -107,10 +108,12 @@ def test_what_cannot_be_degraded_is_told(tmp_path):
 @pytest.mark.slow
 def test_worker_processes_degrade_alike(tmp_path):
     paths = tiny.write_images(tmp_path / "images", 4, sizes=((40, 48),))
-    build.main([f"--paths_file={paths}", f"--out={tmp_path / 'out'}", "--workers=1"])
+    build_command.main(
+        [f"--paths_file={paths}", f"--out={tmp_path / 'out'}", "--workers=1"]
+    )
     found = []
     for workers in (0, 2):
-        noisy = sources.Prepared(
+        noisy = eval_sources.Prepared(
             RecordSource(str(tmp_path / "out")), change=Degradation("noise", 9)
         )
         batches = pipeline.eval_batches(

@@ -2,8 +2,9 @@
 
 import pytest
 
-from sdfl_jax import dry_run, experiment, main
+from sdfl_jax import main
 from sdfl_jax.config import check
+from sdfl_jax.training import dry_run, experiment
 from tests import tiny_config
 
 

@@ -9,11 +9,15 @@ import cv2
 import numpy as np
 import pytest
 
-from sdfl_jax import checkpoint, evaluate, predict
+from sdfl_jax.checkpoints import checkpoint
 from sdfl_jax.data import images
 from sdfl_jax.data.records import RecordSource, decode
 from sdfl_jax.errors import InputError
+from sdfl_jax.evaluate import __main__ as evaluate_command
+from sdfl_jax.evaluate import scoring
 from sdfl_jax.files import write_json
+from sdfl_jax.predict import __main__ as predict_command
+from sdfl_jax.predict import outputs
 from sdfl_jax.train import train
 from tests import tiny
 
@@ -39,7 +43,9 @@ def workdir(shards, tmp_path_factory):
 @pytest.fixture(scope="module")
 def report(workdir, shards, tmp_path_factory):
     out = tmp_path_factory.mktemp("report") / "out"
-    evaluate.main([f"--workdir={workdir}", f"--data={shards[1]}", f"--out={out}"])
+    evaluate_command.main(
+        [f"--workdir={workdir}", f"--data={shards[1]}", f"--out={out}"]
+    )
     return out
 
 
@@ -92,7 +98,7 @@ def test_batches_and_the_same_step_by_another_name_change_nothing(
     workdir, shards, report, tmp_path, options
 ):
     out = tmp_path / "again"
-    evaluate.main(
+    evaluate_command.main(
         [f"--workdir={workdir}", f"--data={shards[1]}", f"--out={out}", *options]
     )
     a, b = (
@@ -106,7 +112,7 @@ def test_batches_and_the_same_step_by_another_name_change_nothing(
 def test_resized_shards_are_scored_at_the_original_size_too(workdir, report, tmp_path):
     data = tiny.write_shards(tmp_path, 7, seed=1, sizes=SIZES, storage="resized")
     out = tmp_path / "out"
-    evaluate.main([f"--workdir={workdir}", f"--data={data}", f"--out={out}"])
+    evaluate_command.main([f"--workdir={workdir}", f"--data={data}", f"--out={out}"])
     assert (out / "per_image.csv").read_text() == (report / "per_image.csv").read_text()
 
 
@@ -114,8 +120,8 @@ def test_the_threshold_moves_figures_and_not_areas_under_curves(
     workdir, shards, report, tmp_path
 ):
     out = tmp_path / "low"
-    evaluate.evaluate(
-        evaluate.Options(
+    scoring.evaluate(
+        evaluate_command.Options(
             workdir=str(workdir), data=shards[1], out=str(out), threshold=0.01
         )
     )
@@ -128,7 +134,7 @@ def test_the_threshold_moves_figures_and_not_areas_under_curves(
 
 def test_evaluation_refuses_in_one_line(workdir, shards, tmp_path, capsys):
     common = [f"--workdir={workdir}", f"--data={shards[1]}"]
-    error = lambda *a: one_error(capsys, evaluate.main, *a)
+    error = lambda *a: one_error(capsys, evaluate_command.main, *a)
     out = f"--out={tmp_path / 'out'}"
     assert "no config.json" in error("--workdir=/nowhere", common[1], out)
     assert "/nowhere" in error(common[0], "--data=/nowhere", out)
@@ -154,7 +160,7 @@ def test_a_full_disk_leaves_nothing_half_written(
     out = tmp_path / "out"
     error = one_error(
         capsys,
-        evaluate.main,
+        evaluate_command.main,
         *(f"--workdir={workdir}", f"--data={shards[1]}", f"--out={out}"),
     )
     assert "the disk is full" in error
@@ -178,7 +184,9 @@ def test_predictions_have_the_size_of_their_images(workdir, shards, tmp_path, ca
     (folder / "broken.png").write_text("no picture")
     out = tmp_path / "out"
     with pytest.raises(SystemExit) as stopped:
-        predict.main([f"--workdir={workdir}", f"--out={out}", str(tmp_path / "photos")])
+        predict_command.main(
+            [f"--workdir={workdir}", f"--out={out}", str(tmp_path / "photos")]
+        )
     assert stopped.value.code == 1  # the broken one
 
     printed = capsys.readouterr()
@@ -201,7 +209,7 @@ def test_one_photo_gets_the_mask_and_score_that_evaluation_gives_it(
         rows = {row["name"]: row for row in csv.DictReader(file)}
     name = next(iter(rows))
     path = f"{shards[1]}/../images/{name}"
-    (line,) = predict.predict(str(workdir), str(tmp_path), [path])
+    (line,) = outputs.predict(str(workdir), str(tmp_path), [path])
     assert line["score"] == pytest.approx(float(rows[name]["score"]), abs=1e-4)
     masks = [cv2.imread(str(p), 0) for p in (line["mask"], report / "masks" / name)]
     np.testing.assert_allclose(masks[0], masks[1].astype(int), atol=1)
@@ -209,7 +217,7 @@ def test_one_photo_gets_the_mask_and_score_that_evaluation_gives_it(
 
 def test_prediction_refuses_in_one_line(workdir, tmp_path, capsys):
     error = lambda *a: one_error(
-        capsys, predict.main, f"--workdir={workdir}", f"--out={tmp_path}", *a
+        capsys, predict_command.main, f"--workdir={workdir}", f"--out={tmp_path}", *a
     )
     assert "/nowhere.jpg: no such file" in error("/nowhere.jpg")
     (tmp_path / "empty").mkdir()

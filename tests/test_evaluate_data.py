@@ -14,9 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sdfl_jax import evaluate, report, sharding
-from sdfl_jax.data import build, degrade, images, sources
+from sdfl_jax import report
+from sdfl_jax.data import degrade, eval_sources, images
+from sdfl_jax.data.build import __main__ as build_command
+from sdfl_jax.devices import sharding
 from sdfl_jax.errors import InputError
+from sdfl_jax.evaluate import __main__ as evaluate_command
 from sdfl_jax.evaluators import Evaluation
 from sdfl_jax.models.outputs import Outputs
 from sdfl_jax.steps import make_evaluate_step
@@ -55,13 +58,15 @@ def listed(folder):
 
 @pytest.fixture(scope="module")
 def shards(folder, listed):
-    build.main([f"--paths_file={listed}", f"--out={folder / 'shards'}", "--workers=1"])
+    build_command.main(
+        [f"--paths_file={listed}", f"--out={folder / 'shards'}", "--workers=1"]
+    )
     return str(folder / "shards")
 
 
 def run(out, *arguments) -> dict:
     """Evaluates to the folder `out`; what `metrics.json` says."""
-    evaluate.main([f"--out={out}", *(str(a) for a in arguments)])
+    evaluate_command.main([f"--out={out}", *(str(a) for a in arguments)])
     return json.loads((out / "metrics.json").read_text())
 
 
@@ -110,12 +115,12 @@ def test_masks_of_another_size_are_left_out_or_refused(
     for data in (common[1], f"--data={shards}"):
         error = one_error(
             capsys,
-            evaluate.main,
+            evaluate_command.main,
             *(common[0], data, "--size_mismatch=error", f"--out={tmp_path / 'no'}"),
         )
         assert "3.png: its mask has another size" in error
     strict = one_error(
-        capsys, evaluate.main, *common, "--strict", f"--out={tmp_path / 'no'}"
+        capsys, evaluate_command.main, *common, "--strict", f"--out={tmp_path / 'no'}"
     )
     assert "2.png" in strict and not (tmp_path / "no").exists()
 
@@ -214,7 +219,7 @@ def test_predictions_that_cannot_be_meant_are_refused(listed, tmp_path, capsys):
     saved = tmp_path / "saved"
     error = lambda: one_error(
         capsys,
-        evaluate.main,
+        evaluate_command.main,
         *(f"--predictions={saved}", f"--paths_file={listed}"),
         f"--out={tmp_path / 'out'}",
     )
@@ -350,24 +355,26 @@ def test_comparing_two_outputs(workdir, shards, plain, tmp_path, capsys):
     other = tiny.write_run(tmp_path / "run", seed=1)
     run(tmp_path / "out", f"--workdir={other}", f"--data={shards}")
     capsys.readouterr()
-    evaluate.main(["--compare", str(plain), str(tmp_path / "out")])
+    evaluate_command.main(["--compare", str(plain), str(tmp_path / "out")])
     printed = capsys.readouterr().out
     assert "6 images" in printed and "pixel F1" in printed
-    evaluate.main(["--compare", str(plain), str(plain)])
+    evaluate_command.main(["--compare", str(plain), str(plain)])
     line = next(x for x in capsys.readouterr().out.splitlines() if "| pixel F1 " in x)
     assert line.split("|")[4].strip() == "0.000"
     data = tiny.write_shards(tmp_path / "other", 5, seed=2)
     run(tmp_path / "other/out", f"--workdir={workdir}", f"--data={data}")
-    error = one_error(capsys, evaluate.main, "--compare", plain, tmp_path / "other/out")
+    error = one_error(
+        capsys, evaluate_command.main, "--compare", plain, tmp_path / "other/out"
+    )
     assert "only in one of them" in error
     assert "no evaluation.npz" in one_error(
-        capsys, evaluate.main, "--compare", plain, tmp_path
+        capsys, evaluate_command.main, "--compare", plain, tmp_path
     )
 
 
 def test_options_that_do_not_fit_are_told_in_one_line(workdir, shards, capsys):
     def error(*arguments):
-        return one_error(capsys, evaluate.main, "--out=out", *arguments)
+        return one_error(capsys, evaluate_command.main, "--out=out", *arguments)
 
     network, data = f"--workdir={workdir}", f"--data={shards}"
     assert "one of them" in error(data)
@@ -392,15 +399,18 @@ def test_names_of_sets(tmp_path):
     odd = tmp_path / "a=b,c"
     odd.mkdir()
     with pytest.raises(InputError, match="NAME=PATH"):  # a path that could be a list
-        sources.parse_sets(str(odd))
-    assert sources.parse_sets(f"odd={tmp_path}") == {"odd": str(tmp_path)}
-    assert sources.parse_sets("x/test") == {"test": "x/test"}
-    assert sources.parse_sets("A=x/test,B=y/test/") == {"A": "x/test", "B": "y/test/"}
+        eval_sources.parse_sets(str(odd))
+    assert eval_sources.parse_sets(f"odd={tmp_path}") == {"odd": str(tmp_path)}
+    assert eval_sources.parse_sets("x/test") == {"test": "x/test"}
+    assert eval_sources.parse_sets("A=x/test,B=y/test/") == {
+        "A": "x/test",
+        "B": "y/test/",
+    }
 
 
 @pytest.mark.parametrize("processes", [1, 2, 3, 9])
 def test_processes_share_every_example_out_once(processes):
-    parts = [sources.Part(range(7), i, processes) for i in range(processes)]
+    parts = [eval_sources.Part(range(7), i, processes) for i in range(processes)]
     taken = [part[i] for part in parts for i in range(len(part))]
     assert sorted(taken) == list(range(7))
 
@@ -411,7 +421,7 @@ jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 2)
 from tests import tiny
 from sdfl_jax import evaluate
-evaluate.main(sys.argv[1:])
+evaluate_command.main(sys.argv[1:])
 """
 
 

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sdfl_jax.data import charts, explore
-from sdfl_jax.data.build import build
+from sdfl_jax.data.build.builder import build
+from sdfl_jax.data.explore import __main__ as explore_command
+from sdfl_jax.data.explore import charts, explorer
 
 CHARTS = {
     "classes.png",
@@ -34,7 +35,7 @@ def tree(tmp_path_factory):
     mask = np.zeros((40, 60), np.uint8)
     mask[:20, :30] = 255
     cv2.imwrite(str(folder / "mask.png"), mask)
-    cv2.imwrite(str(folder / "edge.png"), explore.edge_of(mask, 1))
+    cv2.imwrite(str(folder / "edge.png"), explorer.edge_of(mask, 1))
     (folder / "paths.txt").write_text(
         "0.png None None 0\n"
         "1.png mask.png edge.png 1\n"
@@ -58,28 +59,28 @@ def tree(tmp_path_factory):
 def test_quality_is_read_off_the_quantization_tables(quality, mode):
     file = io.BytesIO()
     Image.new(mode, (16, 16), "gray").save(file, "JPEG", quality=quality)
-    assert explore.jpeg_quality(file.getvalue()) == quality
+    assert explorer.jpeg_quality(file.getvalue()) == quality
 
 
 def test_other_files_have_no_quality():
     file = io.BytesIO()
     Image.new("L", (4, 4)).save(file, "PNG")
-    assert explore.jpeg_quality(file.getvalue()) is None
-    assert explore.jpeg_quality(b"\xff\xd8\xff") is None
+    assert explorer.jpeg_quality(file.getvalue()) is None
+    assert explorer.jpeg_quality(b"\xff\xd8\xff") is None
 
 
 def test_edge_runs_along_the_border_and_not_along_the_frame():
     mask = np.zeros((20, 30), np.uint8)
     mask[:10, :15] = 255
-    edge = explore.edge_of(mask, 1)
+    edge = explorer.edge_of(mask, 1)
     expected = np.zeros_like(mask)
     expected[9:11, :16] = expected[:11, 14:16] = 255
     np.testing.assert_array_equal(edge, expected)
 
 
 def test_facts_of_a_list(tree):
-    examples = explore.ListExamples(str(tree / "paths.txt"))
-    one, two, _, jpeg, unknown = explore.measure(examples, range(5), progress=False)
+    examples = explorer.ListExamples(str(tree / "paths.txt"))
+    one, two, _, jpeg, unknown = explorer.measure(examples, range(5), progress=False)
     assert (one.label, one.height, one.width, one.format) == (0, 40, 60, "PNG")
     assert one.area is None and one.quality is None
     assert one.intensities[0, 100] == 1 and two.intensities[0, 200] == 1
@@ -95,11 +96,11 @@ def test_facts_of_a_list(tree):
 def test_shards_have_the_facts_of_their_list(tree, tmp_path, storage):
     out = tmp_path / "shards"
     build(tree / "paths.txt", out, image_size=32, storage=storage, progress=False)
-    shards = explore.ShardExamples(str(out))
-    listed = explore.ListExamples(str(tree / "paths.txt"))
+    shards = explorer.ShardExamples(str(out))
+    listed = explorer.ListExamples(str(tree / "paths.txt"))
     assert shards.counts == listed.counts
     for i in range(5):
-        a, b = explore.facts(shards, i), explore.facts(listed, i)
+        a, b = explorer.facts(shards, i), explorer.facts(listed, i)
         same = ("source", "label", "name", "height", "width", "area")
         assert [getattr(a, key) for key in same] == [getattr(b, key) for key in same]
         if storage == "original":
@@ -112,15 +113,17 @@ def test_shards_have_the_facts_of_their_list(tree, tmp_path, storage):
 def test_worker_processes_measure_the_same(tree, tmp_path):
     path = tmp_path / "many.txt"
     path.write_text("0.png None None 0\n1.png mask.png None 1\n" * 150)
-    examples = explore.ListExamples(str(path), root=str(tree))
-    alone = explore.measure(examples, range(255), progress=False)
-    helped = explore.measure(examples, range(300), workers=2, progress=False)
+    examples = explorer.ListExamples(str(path), root=str(tree))
+    alone = explorer.measure(examples, range(255), progress=False)
+    helped = explorer.measure(examples, range(300), workers=2, progress=False)
     assert [f[:7] for f in helped[:255]] == [f[:7] for f in alone]
 
 
 def test_page_stands_alone_and_names_are_no_markup(tree, tmp_path):
     out = tmp_path / "explored"
-    explore.main([f"--paths_file={tree / 'paths.csv'}", f"--out={out}", "--workers=1"])
+    explore_command.main(
+        [f"--paths_file={tree / 'paths.csv'}", f"--out={out}", "--workers=1"]
+    )
     galleries = {"gallery_1.png", "gallery_2.png"}
     assert {p.name for p in out.iterdir()} == CHARTS | galleries | {"index.html"}
     for name in CHARTS | galleries:
@@ -132,14 +135,16 @@ def test_page_stands_alone_and_names_are_no_markup(tree, tmp_path):
     assert "href" not in page and "<b>one" not in page and "&lt;b&gt;one" in page
     assert "absent.png: no such file" in page and "label &#x27;2&#x27;" in page
     # An older result is replaced; anything else is not.
-    explore.main([f"--paths_file={tree / 'paths.csv'}", f"--out={out}", "--workers=1"])
+    explore_command.main(
+        [f"--paths_file={tree / 'paths.csv'}", f"--out={out}", "--workers=1"]
+    )
 
 
 def test_sample_is_drawn_evenly_and_classes_are_counted_whole(tree, tmp_path):
     path = tmp_path / "many.txt"
     path.write_text("0.png None None 0\n" * 90 + "1.png mask.png None 1\n" * 10)
-    examples = explore.ListExamples(str(path), root=str(tree))
-    counts = explore.explore(
+    examples = explorer.ListExamples(str(path), root=str(tree))
+    counts = explorer.explore(
         examples, tmp_path / "out", title="many", sample=30, progress=False
     )
     assert counts == {("", 0): 90, ("", 1): 10}
@@ -150,15 +155,15 @@ def test_sample_is_drawn_evenly_and_classes_are_counted_whole(tree, tmp_path):
 def test_charts_say_so_where_there_is_nothing_to_show(tree, tmp_path):
     path = tmp_path / "one.txt"
     path.write_text("0.png None None 0\n")
-    examples = explore.ListExamples(str(path), root=str(tree))
-    found = explore.measure(examples, [0], progress=False)
+    examples = explorer.ListExamples(str(path), root=str(tree))
+    found = explorer.measure(examples, [0], progress=False)
     for figure in (charts.mask_area(found), charts.jpeg_quality(found)):
         assert "no " in figure.texts[0].get_text()
-    explore.explore(examples, tmp_path / "out", title="one", progress=False)
+    explorer.explore(examples, tmp_path / "out", title="one", progress=False)
 
 
 def test_many_sources_share_what_has_no_room(tree):
-    fact = explore.facts(explore.ListExamples(str(tree / "paths.txt")), 1)
+    fact = explorer.facts(explorer.ListExamples(str(tree / "paths.txt")), 1)
     many = [fact._replace(source=f"{'long name ' * 4}{i}") for i in range(12)]
     groups = charts._by_source(many, lambda f: f.area)
     assert len(groups) == 9 and len(groups["others"]) == 4
@@ -182,7 +187,7 @@ def test_bad_input_is_one_line(tree, tmp_path, capsys, flags, reason):
     (tmp_path / "junk.txt").write_text("no columns at all here really\n")
     argv = [flag.format(tmp=tmp_path, tree=tree) for flag in flags]
     with pytest.raises(SystemExit) as stop:
-        explore.main([f"--out={tmp_path / 'out'}", "--workers=1", *argv])
+        explore_command.main([f"--out={tmp_path / 'out'}", "--workers=1", *argv])
     error = capsys.readouterr().err.splitlines()
     assert stop.value.code == 2
     assert error[-1].startswith("Error: ") and reason in error[-1]

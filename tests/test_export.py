@@ -9,11 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sdfl_jax import checkpoint, evaluate, models, predict, torch_names, weights
+from sdfl_jax import models, weights
+from sdfl_jax.checkpoints import checkpoint
 from sdfl_jax.errors import InputError
+from sdfl_jax.evaluate import __main__ as evaluate_command
+from sdfl_jax.predict import __main__ as predict_command
 from sdfl_jax.train import train
+from sdfl_jax.trees import matching
 from sdfl_jax.weights import __main__ as command
-from sdfl_jax.weights import foreign
+from sdfl_jax.weights import foreign, torch_names
 from tests import golden, tiny
 
 # As the golden files of these networks have them.
@@ -227,10 +231,10 @@ def test_merging_takes_all_but_what_is_kept():
     fresh = {"params": {"a": {"w": np.zeros(2)}, "b": {"w": np.zeros(4)}}}
     fresh["batch_stats"] = {"b": {"mean": np.zeros(4)}}
     with pytest.raises(InputError) as error:
-        weights.merge("X", given, fresh)
+        matching.merge("X", given, fresh)
     assert "- batch_stats/b/mean" in str(error.value)
     assert "~ params/b/w: given (3,), network (4,)" in str(error.value)
-    merged = weights.merge("X", given, fresh, ["b/*"])
+    merged = matching.merge("X", given, fresh, ["b/*"])
     np.testing.assert_array_equal(merged["params"]["a"]["w"], 1)
     np.testing.assert_array_equal(merged["params"]["b"]["w"], np.zeros(4))
     assert merged["batch_stats"] == fresh["batch_stats"]
@@ -276,13 +280,15 @@ def test_the_command_exports_what_it_read(imported, tmp_path, capsys):
 def test_evaluate_predict_and_main_take_it_as_their_own(imported, tmp_path, capsys):
     _, workdir, variables = imported
     shards = tiny.write_shards(tmp_path / "data", 8)
-    evaluate.main(
+    evaluate_command.main(
         [f"--workdir={workdir}", f"--data={shards}", f"--out={tmp_path / 'report'}"]
     )
     assert json.loads((tmp_path / "report/metrics.json").read_text())["standard"]
     capsys.readouterr()
     images = str(tmp_path / "data/images")
-    predict.main([f"--workdir={workdir}", f"--out={tmp_path / 'predicted'}", images])
+    predict_command.main(
+        [f"--workdir={workdir}", f"--out={tmp_path / 'predicted'}", images]
+    )
     said = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert len(said) == 12 and all(0 <= line["score"] <= 1 for line in said)
     config = tiny.config(

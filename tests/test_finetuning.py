@@ -7,8 +7,10 @@ import numpy as np
 import optax
 import pytest
 
-from sdfl_jax import checkpoint, models, patterns, sharding
-from sdfl_jax.data import build
+from sdfl_jax import models
+from sdfl_jax.checkpoints import checkpoint
+from sdfl_jax.data.build import __main__ as build_command
+from sdfl_jax.devices import sharding
 from sdfl_jax.errors import InputError
 from sdfl_jax.state import init_state, init_variables
 from sdfl_jax.steps import (
@@ -17,6 +19,7 @@ from sdfl_jax.steps import (
     mask_source,
 )
 from sdfl_jax.train import train
+from sdfl_jax.trees import patterns
 from tests import tiny
 
 LOSS = dict(weights={"mask": 0.16, "label": 0.04, "edge": 0.0})
@@ -30,7 +33,7 @@ def write_labels_only(folder, count, seed) -> str:
     paths.write_text(
         "\n".join([lines[0], *(",".join([f[0], "None", *f[2:]]) for f in fields[1:])])
     )
-    build.main(
+    build_command.main(
         [
             f"--paths_file={paths}",
             f"--root={folder / 'images'}",

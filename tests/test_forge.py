@@ -19,16 +19,22 @@ from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from sdfl_jax.data import forge as forge_module
-from sdfl_jax.data import forger, photographs, swaps
-from sdfl_jax.data.album import SPLITS, open_album, read_labels, split_album
-from sdfl_jax.data.edits import EDITS
-from sdfl_jax.data.forge import forge
+from sdfl_jax.data import photographs
+from sdfl_jax.data.forge import __main__ as forge_command
+from sdfl_jax.data.forge import dataset, forger, swaps
+from sdfl_jax.data.forge.dataset import forge
+from sdfl_jax.data.forge.edits import EDITS
+from sdfl_jax.data.forge.manipulate import KINDS, Kind
+from sdfl_jax.data.forge.objects import SOURCES
+from sdfl_jax.data.forge.paste import Unsuitable
+from sdfl_jax.data.forge.photo_folder import (
+    SPLITS,
+    open_album,
+    read_labels,
+    split_album,
+)
+from sdfl_jax.data.forge.regions import bounding_box, random_region
 from sdfl_jax.data.images import read_image
-from sdfl_jax.data.manipulate import KINDS, Kind
-from sdfl_jax.data.objects import SOURCES
-from sdfl_jax.data.paste import Unsuitable
-from sdfl_jax.data.regions import bounding_box, random_region
 from sdfl_jax.errors import InputError
 
 
@@ -513,7 +519,7 @@ def test_whole_photographs_keep_their_size(photos, tmp_path):
 
 
 def test_killed_worker_is_told_in_one_line(photos, tmp_path, monkeypatch):
-    class Pool(forge_module.ProcessPoolExecutor):
+    class Pool(dataset.ProcessPoolExecutor):
         def map(self, *_, **__):
             raise BrokenProcessPool
             yield
@@ -568,7 +574,7 @@ def test_bad_input_is_told_in_one_line(photos, tmp_path, arguments, said, capsys
     arguments = [a.replace("EMPTY", str(tmp_path / "empty")) for a in arguments]
     defaults = [f"--photos={photos}", f"--out={tmp_path / 'out'}", "--count=2"]
     with pytest.raises(SystemExit) as stop:
-        forge_module.main([*defaults, *arguments])
+        forge_command.main([*defaults, *arguments])
     assert stop.value.code == 2
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith("Error: ") and said in last
@@ -577,5 +583,5 @@ def test_bad_input_is_told_in_one_line(photos, tmp_path, arguments, said, capsys
 
 def test_command_line_reports_what_it_made(photos, tmp_path, capsys):
     arguments = ["--count=4", "--count_val=0", "--count_test=1", "--size=32"]
-    forge_module.main([f"--photos={photos}", f"--out={tmp_path / 'out'}", *arguments])
+    forge_command.main([f"--photos={photos}", f"--out={tmp_path / 'out'}", *arguments])
     assert "train: 4 images (1 authentic" in capsys.readouterr().out

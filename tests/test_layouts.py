@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sdfl_jax.data import audit
-from sdfl_jax.data.build import build
+from sdfl_jax.data.audit import __main__ as audit_command
+from sdfl_jax.data.build.builder import build
 from sdfl_jax.data.images import read_image, read_mask
 from sdfl_jax.data.layouts import LAYOUTS
 from sdfl_jax.data.layouts.__main__ import lay_out, main
@@ -712,7 +712,7 @@ def test_dealt_lists_are_clean_in_the_eyes_of_the_audit(tmp_path):
     assert listed == ["", "b/24", "b/24", "b/25", "a/25"]
     lists = [f"--{split}={tmp_path / 'out' / f'paths_{split}.csv'}" for split in SPLITS]
     report = tmp_path / "audit"
-    assert audit.main([*lists, "--names_only", f"--out={report}"]) == 0
+    assert audit_command.main([*lists, "--names_only", f"--out={report}"]) == 0
     assert (report / "findings.csv").read_text().count("\n") == 1  # its header
     again = run("paths_file", tmp_path / "out", out=tmp_path / "again")
     groups = {row["image"]: row["group"] for row in found}

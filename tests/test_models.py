@@ -10,10 +10,11 @@ import pytest
 from flax import traverse_util
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from sdfl_jax import models, torch_names, weights
+from sdfl_jax import models, weights
 from sdfl_jax.errors import InputError
 from sdfl_jax.models import ENCODERS, bayar, layers
 from sdfl_jax.ops.conv import conv2d
+from sdfl_jax.weights import torch_names
 from tests import golden
 
 DEMO = dict(

@@ -12,7 +12,8 @@ import jax
 import numpy as np
 import pytest
 
-from sdfl_jax import checkpoint, processes
+from sdfl_jax.checkpoints import checkpoint
+from sdfl_jax.devices import processes
 from sdfl_jax.errors import InputError
 from tests import tiny, tiny_config  # noqa: F401  (its network, for reading back)
 from tests.processes import Runs

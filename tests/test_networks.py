@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
-from sdfl_jax import models, torch_names, weights
+from sdfl_jax import models, weights
 from sdfl_jax.errors import InputError
 from sdfl_jax.models.classifier import of_classes
 from sdfl_jax.models.encoders import convnext, densenet
+from sdfl_jax.weights import torch_names
 from tests import golden
 from tests.test_models import apply_train, filled, loss_terms, shapes
 

@@ -10,8 +10,9 @@ import optax
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from sdfl_jax import optim, patterns
+from sdfl_jax import optim
 from sdfl_jax.errors import InputError
+from sdfl_jax.trees import patterns
 
 SCHEDULE = json.loads((Path(__file__).parent / "golden/schedule.json").read_text())
 CONSTANT = {"name": "constant"}

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from sdfl_jax.data import transforms
-from sdfl_jax.data.build import build
+from sdfl_jax.data.build.builder import build
 from sdfl_jax.data.pipeline import (
     Assembler,
     FileSource,

@@ -134,7 +134,7 @@ def test_a_map_split_in_height_is_pooled_whole():
 
 @pytest.mark.slow
 def test_a_training_step_takes_the_kernel_and_gathers_nothing(monkeypatch):
-    from sdfl_jax import sharding
+    from sdfl_jax.devices import sharding
     from sdfl_jax.models.encoders import ENCODERS
     from tests.tiny import TinyEncoder
 

@@ -9,9 +9,11 @@ import jax
 import numpy as np
 import pytest
 
-from sdfl_jax import compiled, predict, predictor, timeline
 from sdfl_jax.data import videos
+from sdfl_jax.devices import compiled
 from sdfl_jax.errors import InputError
+from sdfl_jax.predict import __main__ as predict_command
+from sdfl_jax.predict import outputs, predictor, timeline
 from sdfl_jax.steps import IMAGE_LEVEL_MASKS
 from tests import tiny
 
@@ -56,10 +58,14 @@ def run(workdir, out, *options, code=0, capsys):
     """The lines and the errors that the command prints."""
     if code:
         with pytest.raises(SystemExit) as stopped:
-            predict.main([f"--workdir={workdir}", f"--out={out}", *map(str, options)])
+            predict_command.main(
+                [f"--workdir={workdir}", f"--out={out}", *map(str, options)]
+            )
         assert stopped.value.code == code
     else:
-        predict.main([f"--workdir={workdir}", f"--out={out}", *map(str, options)])
+        predict_command.main(
+            [f"--workdir={workdir}", f"--out={out}", *map(str, options)]
+        )
     printed = capsys.readouterr()
     errors = [x for x in printed.err.splitlines() if "Error:" in x]
     return [json.loads(line) for line in printed.out.splitlines()], errors
@@ -174,7 +180,7 @@ def test_prediction_asks_for_what_it_needs(workdir, tmp_path, capsys):
         ([f"--out={tmp_path}", "--every_frames=0", "x.mp4"], "no such file"),
     ):
         with pytest.raises(SystemExit) as stopped:
-            predict.main([f"--workdir={workdir}", *options])
+            predict_command.main([f"--workdir={workdir}", *options])
         assert stopped.value.code == 2
         assert text in capsys.readouterr().err
     path = write_video(tmp_path / "film.avi", [0])
@@ -222,5 +228,5 @@ def test_a_mask_that_no_network_gave_says_what_it_is(tmp_path):
         tmp_path / "run", model=network, best_figure="image_auc", mask_losses=()
     )
     path = tmp_path / "photos" / "0.png"
-    (line,) = predict.predict(str(folder), str(tmp_path / "out"), [str(path)])
+    (line,) = outputs.predict(str(folder), str(tmp_path / "out"), [str(path)])
     assert line["mask_source"] == IMAGE_LEVEL_MASKS["grad_cam"][0]

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from sdfl_jax import page, report
+from sdfl_jax import report
+from sdfl_jax.drawing import page
 from sdfl_jax.errors import InputError
 from sdfl_jax.report import charts, curves, facts, tables
 from sdfl_jax.report.log import read_log

@@ -21,9 +21,10 @@ import pytest
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
-from sdfl_jax import predict, serve
 from sdfl_jax.errors import InputError
-from sdfl_jax.predictor import Predictor
+from sdfl_jax.predict import __main__ as predict_command
+from sdfl_jax.predict import outputs, serve
+from sdfl_jax.predict.predictor import Predictor
 from tests import tiny
 
 LIMIT_MB = 0.05
@@ -87,7 +88,7 @@ def refusal(address: str, data) -> tuple[int, str]:
 def test_a_photo_gets_the_answer_that_the_command_gives(address, workdir, tmp_path):
     path = tmp_path / "photo.png"
     path.write_bytes(photo(40, 60))
-    (line,) = predict.predict(str(workdir), str(tmp_path / "out"), [str(path)])
+    (line,) = outputs.predict(str(workdir), str(tmp_path / "out"), [str(path)])
     status, answer = post(address, path.read_bytes())
     assert status == 200 and (answer["height"], answer["width"]) == (40, 60)
     for name in ("score", "manipulated", "classes", "manipulated_area", "mask_source"):
@@ -175,14 +176,14 @@ def test_serving_refuses_in_one_line(workdir, capsys):
         (["--port=-1"], "0 to 65535"),
     ):
         with pytest.raises(SystemExit) as stopped:
-            predict.main([f"--workdir={workdir}", "--serve", *options])
+            predict_command.main([f"--workdir={workdir}", "--serve", *options])
         assert stopped.value.code == 2
         error = capsys.readouterr().err.strip()
         assert text in error and len(error.splitlines()) == 1
 
 
 def test_the_page_is_for_this_machine_alone_unless_told_otherwise():
-    assert predict._arguments().parse_args(["--workdir=x"]).host == "127.0.0.1"
+    assert predict_command._arguments().parse_args(["--workdir=x"]).host == "127.0.0.1"
 
 
 SEEN = queue.SimpleQueue()  # what the browser tells of the page

@@ -8,7 +8,8 @@ import numpy as np
 import optax
 import pytest
 
-from sdfl_jax import losses, models, sharding, steps
+from sdfl_jax import losses, models, steps
+from sdfl_jax.devices import sharding
 from sdfl_jax.errors import InputError
 from sdfl_jax.state import init_state, init_variables
 from sdfl_jax.steps import make_evaluate_step, make_train_step

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from sdfl_jax.data import records
-from sdfl_jax.data.build import build
+from sdfl_jax.data.build.builder import build
 from sdfl_jax.errors import InputError
 
 tfds = pytest.importorskip("tensorflow_datasets")

@@ -7,9 +7,11 @@ import jax
 import numpy as np
 import pytest
 
-from sdfl_jax import checkpoint, main, meter
+from sdfl_jax import main
+from sdfl_jax.checkpoints import checkpoint
 from sdfl_jax.errors import InputError
 from sdfl_jax.train import train
+from sdfl_jax.training import progress
 from tests import tiny
 
 
@@ -72,7 +74,7 @@ def test_resumed_run_repeats_the_uninterrupted_one(run, shards, tmp_path, monkey
     class Killed(BaseException):
         pass
 
-    original = meter.Meter.after_step
+    original = progress.Meter.after_step
 
     def die_at_3(self, step, *rest):
         if step == 3:
@@ -80,7 +82,7 @@ def test_resumed_run_repeats_the_uninterrupted_one(run, shards, tmp_path, monkey
         original(self, step, *rest)
 
     with monkeypatch.context() as patch:
-        patch.setattr(meter.Meter, "after_step", die_at_3)
+        patch.setattr(progress.Meter, "after_step", die_at_3)
         with pytest.raises(Killed):
             train(tiny.config(*shards), str(tmp_path))
     resumed = train(tiny.config(*shards), str(tmp_path))

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from sdfl_jax.data.build import main
+from sdfl_jax.data.build.__main__ import main
 from tests.pictures import build_here, make_list
 
 

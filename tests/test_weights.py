@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from sdfl_jax import models, torch_names, weights
+from sdfl_jax import models, weights
 from sdfl_jax.errors import InputError
+from sdfl_jax.weights import torch_names
 from tests import golden
 
 TYPES = {"float32": "FloatStorage", "int64": "LongStorage", "float16": "HalfStorage"}
@@ -194,7 +195,7 @@ def test_pth_files_are_read_as_pytorch_reads_them(tmp_path, zipped):
         ("torch", "load"),
         ("torch.storage", "_load_from_bytes"),
         ("collections", "defaultdict"),
-        ("sdfl_jax.pth", "os.system"),
+        ("sdfl_jax.weights.pth", "os.system"),
     ],
 )
 def test_a_pickle_that_names_a_function_is_refused_by_name(

@@ -9,9 +9,10 @@ import numpy as np
 import optax
 from flax import linen as nn
 
-from sdfl_jax import checkpoint, models
+from sdfl_jax import models
+from sdfl_jax.checkpoints import checkpoint
 from sdfl_jax.config import check
-from sdfl_jax.data import build
+from sdfl_jax.data.build import __main__ as build_command
 from sdfl_jax.models import ENCODERS
 from sdfl_jax.models.encoders.base import Encoder
 from sdfl_jax.models.layers import Conv
@@ -69,7 +70,7 @@ def write_shards(
 ) -> str:
     """The folder of shards of such images."""
     paths = write_images(folder / "images", count, seed, sizes)
-    build.main(
+    build_command.main(
         [
             f"--paths_file={paths}",
             f"--root={folder / 'images'}",

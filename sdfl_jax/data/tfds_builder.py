@@ -24,7 +24,8 @@ import imagecodecs
 import numpy as np
 import tensorflow_datasets as tfds
 
-from sdfl_jax.data import records, shards
+from sdfl_jax.data import records
+from sdfl_jax.data.build import shards
 from sdfl_jax.data.lists import add_list_arguments, read_list
 from sdfl_jax.errors import InputError, one_line
 

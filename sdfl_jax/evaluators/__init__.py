@@ -2,6 +2,6 @@
 
 from sdfl_jax.evaluators.comparison import compare
 from sdfl_jax.evaluators.evaluation import AREAS, Evaluation
-from sdfl_jax.evaluators.localization import LocalizationEvaluator
+from sdfl_jax.evaluators.evaluator import LocalizationEvaluator
 
 __all__ = ["AREAS", "Evaluation", "LocalizationEvaluator", "compare"]

@@ -16,10 +16,13 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from sdfl_jax import checkpoint, compiled, explain, page, sharding
+from sdfl_jax import explain
+from sdfl_jax.checkpoints import checkpoint
 from sdfl_jax.data import images, pipeline
+from sdfl_jax.data.eval_sources import ListSource
 from sdfl_jax.data.records import RecordSource
-from sdfl_jax.data.sources import ListSource
+from sdfl_jax.devices import compiled, sharding
+from sdfl_jax.drawing import page
 from sdfl_jax.errors import InputError, one_line, valid
 from sdfl_jax.explain import pictures
 from sdfl_jax.files import write_csv

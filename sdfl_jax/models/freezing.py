@@ -1,6 +1,6 @@
 """Parts of a network that training leaves alone, batch norm's statistics included.
 
-`freeze` are patterns over the paths of params, see `sdfl_jax.patterns`.
+`freeze` are patterns over the paths of params, see `sdfl_jax.trees.patterns`.
 """
 
 import contextlib
@@ -10,8 +10,8 @@ import jax
 from flax import linen as nn
 from jaxtyping import PyTree
 
-from sdfl_jax import patterns
 from sdfl_jax.models.layers import BatchNorm
+from sdfl_jax.trees import patterns
 
 
 def stop_gradients(params: PyTree, freeze: Sequence[str]) -> PyTree:

@@ -16,8 +16,7 @@ from sklearn import metrics as sklearn_metrics
 from sklearn.calibration import calibration_curve
 
 from sdfl_jax import metrics
-from sdfl_jax.metrics.scores import BINS
-from sdfl_jax.page import (
+from sdfl_jax.drawing.page import (
     CLASS_COLORS,
     CLASSES,
     COLORS,
@@ -28,6 +27,7 @@ from sdfl_jax.page import (
     save,
     tidy,
 )
+from sdfl_jax.metrics.scores import BINS
 
 _ACCENT = COLORS[0]
 _HALF = 4.5  # inches: two such charts stand side by side on a page

@@ -10,10 +10,10 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from sdfl_jax.data import records
+from sdfl_jax.drawing.page import save
 from sdfl_jax.errors import InputError, valid
 from sdfl_jax.files import write_csv
 from sdfl_jax.metrics import FIGURES
-from sdfl_jax.page import save
 from sdfl_jax.report import charts, tables
 from sdfl_jax.report.facts import read_scores
 from sdfl_jax.report.study import train_of

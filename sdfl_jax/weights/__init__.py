@@ -10,7 +10,6 @@ from sdfl_jax.weights.foreign import (
     load_encoder,
     unused,
 )
-from sdfl_jax.weights.matching import merge, must_match
 
 __all__ = [
     "BOOKKEEPING",
@@ -18,8 +17,6 @@ __all__ = [
     "fit_encoder",
     "from_torch",
     "load_encoder",
-    "merge",
-    "must_match",
     "read_weights",
     "to_torch",
     "unused",

@@ -16,7 +16,8 @@ import jax
 import numpy as np
 import optax
 
-from sdfl_jax import checkpoint, models, weights
+from sdfl_jax import models, weights
+from sdfl_jax.checkpoints import checkpoint
 from sdfl_jax.config import check, of_network
 from sdfl_jax.errors import InputError, one_line
 from sdfl_jax.files import new_folder

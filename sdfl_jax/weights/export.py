@@ -7,8 +7,8 @@ import safetensors.numpy
 from flax import traverse_util
 
 from sdfl_jax.files import replacing
-from sdfl_jax.torch_names import name_of
 from sdfl_jax.weights.foreign import to_torch_layout
+from sdfl_jax.weights.torch_names import name_of
 
 # Of the reference: its synchronised batch norm keeps its sums beside the statistics.
 _REFERENCE = ("sdfl", "upernet")

@@ -8,7 +8,7 @@ import numpy as np
 import safetensors.numpy
 
 from sdfl_jax.errors import InputError
-from sdfl_jax.pth import read_pth
+from sdfl_jax.weights.pth import read_pth
 
 
 def read_weights(path: str | os.PathLike) -> dict[str, np.ndarray]:
@@ -16,8 +16,8 @@ def read_weights(path: str | os.PathLike) -> dict[str, np.ndarray]:
 
     A .pth file may be of either of PyTorch's formats and may hold the arrays under
     "state_dict", "model_state_dict" or "model". It is read without PyTorch and nothing
-    in it is executed: see `sdfl_jax.pth`. Half precision is kept, bfloat16 becomes
-    float32.
+    in it is executed: see `sdfl_jax.weights.pth`. Half precision is kept, bfloat16
+    becomes float32.
 
     Raises InputError for a file that is missing, damaged or holds anything else.
     """

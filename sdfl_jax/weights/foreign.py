@@ -12,11 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from sdfl_jax import models, patterns
+from sdfl_jax import models
 from sdfl_jax.errors import InputError
-from sdfl_jax.torch_names import path_of
+from sdfl_jax.trees import patterns
+from sdfl_jax.trees.matching import refuse
 from sdfl_jax.weights.files import read_weights
-from sdfl_jax.weights.matching import refuse
+from sdfl_jax.weights.torch_names import path_of
 
 # Layers that the reference's files hold and its result never uses.
 UNUSED_LAYERS = (
@@ -51,8 +52,8 @@ def from_torch(
       model_name: one of `models.MODELS`.
       state_dict: arrays in PyTorch's layout (convolutions O I kH kW) by name; those
         that are named by their path here are taken as they are.
-      keep: patterns (`sdfl_jax.patterns`) of what is drawn afresh instead, whether or
-        not `state_dict` has it.
+      keep: patterns (`sdfl_jax.trees.patterns`) of what is drawn afresh instead,
+        whether or not `state_dict` has it.
       **settings: of the network, where they are not those of the reference.
 
     Returns:

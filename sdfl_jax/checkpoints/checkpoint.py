@@ -1,0 +1,370 @@
+"""Saving and resuming a run; reading a trained network back.
+
+`WORKDIR/config.json` says which network; `WORKDIR/checkpoints/latest/STEP` holds the
+last few states of training and `WORKDIR/checkpoints/best/STEP` the one that validated
+best. Each checkpoint holds three items: `model` (params and batch statistics: all that
+evaluation needs), `training` (optimizer and counters) and `progress` (JSON: schedule,
+best figure, thresholds, `card`), and `hashes.json`: orbax restores damaged bytes
+silently. The position in the data follows from the step.
+"""
+
+import contextlib
+import dataclasses
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import ml_collections as mlc
+import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
+
+from sdfl_jax import models
+from sdfl_jax.checkpoints import card, hashes
+from sdfl_jax.config import check_change
+from sdfl_jax.errors import InputError
+from sdfl_jax.files import write_json
+from sdfl_jax.state import TrainState, init_variables
+from sdfl_jax.trees import matching
+
+
+class Checkpoints:
+    """The numbered checkpoints of one run: the latest few, and the best.
+
+    Where the latest are damaged, they move to `checkpoints/damaged` and the newest
+    whole one counts; `InputError` if there is none.
+    """
+
+    def __init__(
+        self, workdir: str | os.PathLike, *, keep: int, model_card: dict | None = None
+    ):
+        self._workdir, self._card = workdir, model_card  # of `card.describe`
+        root = Path(workdir).absolute() / "checkpoints"
+        if jax.process_index() == 0:
+            _set_damaged_aside(root)
+        multihost_utils.sync_global_devices("damaged checkpoints are out of the way")
+        self._latest = _Saver(root / "latest", keep)
+        self._best = _Saver(root / "best", 1)
+
+    def save(self, state: TrainState, progress: dict):
+        """Saves as the latest; returns when `state` may be donated, writes go on.
+
+        The best is on the disk by then: `progress` may name it.
+        """
+        self._best.wait()
+        self._save(self._latest, state, progress, tell=not progress.get("best"))
+
+    def save_best(self, state: TrainState, progress: dict):
+        """Saves as the best, in place of the one before."""
+        self._save(self._best, state, progress, tell=True)
+
+    def _save(self, saver, state: TrainState, progress: dict, *, tell: bool):
+        """Saves with the model card; `tell`: it is the one that people read."""
+        if self._card:
+            carried = card.with_scores(self._card, int(state.step), progress)
+            progress = progress | {"card": carried}
+            if tell and jax.process_index() == 0:
+                card.write(self._workdir, carried)
+        saver.save(state, progress)
+
+    def restore(self, state: TrainState) -> tuple[TrainState, dict]:
+        """The latest state, laid out as `state` is, and its progress.
+
+        On a fresh run `state` itself and an empty dict.
+        """
+        manager = self._latest.manager
+        step = manager.latest_step()
+        if step is None:
+            return state, {}
+        wanted = jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
+        _refuse_other_network(manager, step, wanted.variables)
+        model, training = wanted.items()
+        _refuse_other_optimizer(manager, step, training)
+        restored = manager.restore(
+            step,
+            args=ocp.args.Composite(
+                model=ocp.args.StandardRestore(model),
+                training=ocp.args.StandardRestore(training),
+                progress=ocp.args.JsonRestore(),
+            ),
+        )
+        return (
+            TrainState.from_items(restored.model, restored.training),
+            restored.progress,
+        )
+
+    def check(self):
+        """Raises what went wrong in the writes under way, once it has."""
+        for saver in (self._latest, self._best):
+            saver.check()
+
+    def close(self):
+        """Waits for the writes under way."""
+        for saver in (self._latest, self._best):
+            saver.close()
+
+
+class _Saver:
+    """Writes checkpoints with their hashes, and tells a full disk in one line."""
+
+    def __init__(self, folder: Path, keep: int):
+        self._step = None
+        self.manager = _manager(folder, keep, before_commit=self._write_hashes)
+
+    def save(self, state, progress):
+        self.wait()  # the one before writes its hashes under its own number
+        self._step = step = int(state.step)
+        model, training = state.items()
+        with self._telling_of_the_disk():
+            if step in self.manager.all_steps():  # validated again after a kill
+                self.manager.delete(step)
+            self.manager.save(
+                step,
+                args=ocp.args.Composite(
+                    model=ocp.args.StandardSave(model),
+                    training=ocp.args.StandardSave(training),
+                    progress=ocp.args.JsonSave(progress),
+                ),
+                force=True,
+            )
+
+    def check(self):
+        with self._telling_of_the_disk():
+            self.manager.check_for_errors()
+
+    def wait(self):
+        with self._telling_of_the_disk():
+            self.manager.wait_until_finished()
+
+    def close(self):
+        self.wait()
+        self.manager.close()
+
+    def _write_hashes(self):
+        """Orbax calls this when all is written and the folder not yet renamed."""
+        for folder in self.manager.directory.glob(
+            f"{self._step}.orbax-checkpoint-tmp*"
+        ):
+            hashes.write(folder)
+
+    @contextlib.contextmanager
+    def _telling_of_the_disk(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            text = f"{type(error).__name__}: {error}"
+            said = next((words for words in _FULL if words in text), None)
+            if said is None:
+                raise
+            older = [step for step in self.manager.all_steps() if step != self._step]
+            raise InputError(
+                f"{self.manager.directory}: the checkpoint of step {self._step} cannot "
+                f"be written ({said}); older ones there are whole: {older or 'none'}."
+            ) from error
+
+
+# How the operating system's refusals read once TensorStore and orbax passed them on.
+_FULL = (
+    "No space left",
+    "Disk quota exceeded",
+    "File too large",
+    "Read-only file system",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """A network read back: all that evaluation and prediction need."""
+
+    config: mlc.ConfigDict
+    model: object
+    variables: dict
+    step: int
+    progress: dict  # figures and thresholds of the validation data
+
+
+def load(workdir: str | os.PathLike, which: str = "best") -> Trained:
+    """Reads the `best` or `latest` checkpoint of a working directory, or a step's.
+
+    A run that never validated has no best checkpoint; `best` is then its latest.
+    Where the latest is damaged, the one before is read, and a line says so. Raises
+    `InputError` where there is none, where the one asked for is damaged, or where its
+    network is not the config's.
+    """
+    config = read_config(workdir)
+    folder, step = _find(Path(workdir).absolute() / "checkpoints", str(which))
+    manager = _manager(folder, keep=1_000_000)
+    model = models.build(**config.model)
+    wanted = jax.eval_shape(
+        lambda rng: init_variables(model, config.image_size, rng), jax.random.key(0)
+    )
+    _refuse_other_network(manager, step, wanted)
+    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    wanted = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), wanted
+    )
+    restored = manager.restore(
+        step,
+        args=ocp.args.Composite(
+            model=ocp.args.StandardRestore(wanted), progress=ocp.args.JsonRestore()
+        ),
+    )
+    manager.close()
+    return Trained(config, model, restored.model, step, restored.progress)
+
+
+def agree_with_config(
+    workdir: str | os.PathLike, config: mlc.ConfigDict, *, allow_change: bool
+):
+    """Keeps `config` for the run, and compares it with the one that the run began with.
+
+    Shows what differs; `InputError` where `config.check_change` refuses it.
+    """
+    if jax.process_index() != 0:
+        return
+    if _steps(Path(workdir) / "checkpoints" / "latest"):
+        before = read_config(workdir).to_dict()
+        for line in check_change(before, config, allow=allow_change):
+            _say(line)
+    write_config(workdir, config)
+
+
+def write_config(workdir: str | os.PathLike, config: mlc.ConfigDict):
+    """Keeps the config beside the checkpoints, for all who read them later."""
+    write_json(Path(workdir) / "config.json", config.to_dict())
+
+
+def read_config(workdir: str | os.PathLike) -> mlc.ConfigDict:
+    """The config that `write_config` kept."""
+    path = Path(workdir) / "config.json"
+    try:
+        return mlc.ConfigDict(json.loads(path.read_text()))
+    except FileNotFoundError:
+        raise InputError(
+            f"{workdir}: no config.json there; give the --workdir of a training run."
+        ) from None
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path}: not JSON ({error}).") from None
+
+
+def _manager(folder: Path, keep: int, before_commit=None) -> ocp.CheckpointManager:
+    return ocp.CheckpointManager(
+        folder,
+        options=ocp.CheckpointManagerOptions(
+            max_to_keep=keep,
+            create=True,
+            async_options=ocp.options.AsyncOptions(
+                post_finalization_callback=before_commit
+            ),
+        ),
+        # Named, so that shapes can be read before anything is restored.
+        item_handlers={
+            "model": ocp.StandardCheckpointHandler(),
+            "training": ocp.StandardCheckpointHandler(),
+            "progress": ocp.JsonCheckpointHandler(),
+        },
+    )
+
+
+def _set_damaged_aside(root: Path):
+    """Moves the latest checkpoints that are damaged and newer than a whole one away."""
+    damaged = {}
+    for step in reversed(_steps(root / "latest")):
+        problem = _problem(root / "latest" / str(step))
+        if problem is None:
+            break
+        damaged[step] = problem
+    else:
+        if damaged:
+            raise InputError(
+                f"{root / 'latest'}: no checkpoint is whole ({_listed(damaged)}); copy "
+                "them again, or delete this folder to start anew."
+            )
+    for number in damaged:
+        aside = root / "damaged" / str(number)
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.parent.mkdir(exist_ok=True)
+        (root / "latest" / str(number)).rename(aside)
+    if damaged:
+        _say(
+            f"Damaged: {_listed(damaged)}; moved to {root / 'damaged'}. Going on from "
+            f"checkpoint {step}."
+        )
+
+
+def _problem(folder: Path) -> str | None:
+    """How a checkpoint is damaged, if it is."""
+    try:
+        return hashes.damage(folder)
+    except FileNotFoundError:
+        if any(folder.parent.glob(f"*/{hashes.HASHES}")):  # half deleted
+            return f"has no {hashes.HASHES}"
+        _say(f"{folder}: has no {hashes.HASHES}, so its files were not checked.")
+        return None
+
+
+def _steps(folder: Path) -> list[int]:
+    return sorted(int(p.name) for p in folder.glob("*") if p.name.isdigit())
+
+
+def _find(root: Path, which: str) -> tuple[Path, int]:
+    """The folder and the step of the first whole checkpoint that `which` may mean."""
+    steps = {name: _steps(root / name) for name in ("best", "latest")}
+    if which in steps:
+        order = ("best", "latest") if which == "best" else ("latest", "best")
+        name = next((name for name in order if steps[name]), which)
+        candidates = [(root / name, step) for step in reversed(steps[name])]
+    else:
+        candidates = [
+            (root / name, int(which))
+            for name in steps
+            if which.isdigit() and int(which) in steps[name]
+        ]
+    damaged = {}
+    for folder, step in candidates:
+        problem = _problem(folder / str(step))
+        if problem is None:
+            if damaged:
+                _say(f"Damaged in {root}: {_listed(damaged)}. Taking step {step}.")
+            return folder, step
+        damaged[step] = problem
+    wrong = f"is damaged ({_listed(damaged)})" if damaged else "is not there"
+    there = {name: values for name, values in steps.items() if values}
+    raise InputError(
+        f"No checkpoint {which!r} in {root}: it {wrong}; there are {there or 'none'}."
+    )
+
+
+def _listed(problems: dict[int, str]) -> str:
+    return "; ".join(f"{step}: {problem}" for step, problem in problems.items())
+
+
+def _say(line: str):
+    print(line, file=sys.stderr)
+
+
+def _refuse_other_optimizer(manager, step, wanted: dict):
+    """Compares the shapes of what only training needs; its tree has no fixed names."""
+    saved = manager.item_metadata(step)["training"]
+    saved = getattr(saved, "tree", saved)
+    shapes = [
+        sorted(tuple(x.shape) for x in jax.tree.leaves(tree))
+        for tree in (saved, wanted)
+    ]
+    if shapes[0] != shapes[1]:
+        raise InputError(
+            f"The checkpoint {manager.directory}/{step} holds {len(shapes[0])} arrays "
+            f"of optimizer and counters, this config {len(shapes[1])}: optimizer, "
+            "schedule, freeze, lr_multipliers or ema differ; undo that, or start "
+            "another --workdir with --config.init_from."
+        )
+
+
+def _refuse_other_network(manager, step, wanted: dict):
+    """Compares names and shapes, which orbax itself reports at length or not at all."""
+    saved = manager.item_metadata(step)["model"]
+    saved = getattr(saved, "tree", saved) or {}
+    matching.must_match(f"The checkpoint {manager.directory}/{step}", saved, wanted)

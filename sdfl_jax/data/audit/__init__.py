@@ -1,0 +1,1 @@
+"""Whether the lists of a study can be trusted."""

@@ -1,0 +1,1 @@
+"""Forgeries with exact masks out of photographs."""

@@ -1,0 +1,66 @@
+r"""Forgeries with exact masks out of any folder of photographs.
+
+python -m sdfl_jax.data.forge --photos=DIR --out=DIR --count=N --seed=S
+    [--count_val=N/8] [--count_test=N/8] [--size=128] [--authentic=0.3]
+    [--kinds=splice,copymove,inpainting,object,edit,swap] [--segments=DIR]
+    [--workers=CORES] [--strict]
+
+--count images are made for training, --count_val and --count_test for the others.
+PHOTOS/train, PHOTOS/val and PHOTOS/test decide the split where they exist; otherwise
+the photographs are dealt 8:1:1. Authentic and manipulated images take the same way: a
+piece at native resolution with a past (resizing, JPEG), then, for a manipulated one,
+the manipulation, then one save (JPEG 75 to 99 for 70 %, PNG for the others).
+
+splice      another photograph in a random shape, or with --segments a segment of it
+            (DIR holds a PNG of labels for photo.jpg as photo.png)
+copymove    the photograph's own content, half the time turned, scaled, mirrored
+inpainting  a shape removed, by Telea's method or by Navier-Stokes
+object      an object of another photograph, found by GrabCut
+edit        blur, noise, colour, resampling or a median inside a shape
+swap        another photograph in a face's oval, by Poisson blending or colour transfer
+
+OUT gets images/SPLIT/, masks/SPLIT/ and paths_{train,val,test}.csv (image, mask, edge,
+label, source, group, kind; paths relative to OUT; no mask for authentic images),
+forgeries.csv with all that was drawn for each image, and left_out.csv with the files
+that could not serve (unreadable, smaller than --size, label maps). The same seed gives
+the same bytes with any number of workers. Work happens in OUT.partial, which becomes
+OUT when it is whole; an interrupted run goes on from there.
+"""
+
+import argparse
+from collections.abc import Sequence
+
+from sdfl_jax.data.forge.dataset import forge
+from sdfl_jax.data.forge.manipulate import KINDS
+from sdfl_jax.errors import one_line
+
+
+@one_line
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m sdfl_jax.data.forge", description=__doc__.split("\n\n")[0][2:]
+    )
+    parser.add_argument("--photos", required=True, help="folder of photographs")
+    parser.add_argument("--out", required=True, help="new folder")
+    parser.add_argument("--count", type=int, required=True, help="training images")
+    parser.add_argument("--count_val", type=int, help="default: count / 8")
+    parser.add_argument("--count_test", type=int, help="default: count / 8")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--size", type=int, default=128, help="0: whole photographs")
+    parser.add_argument("--authentic", type=float, default=0.3, help="their share")
+    parser.add_argument("--kinds", default=",".join(KINDS))
+    parser.add_argument("--segments", help="folder of label maps, for splices")
+    parser.add_argument("--workers", type=int, help="default: all cores")
+    parser.add_argument(
+        "--strict", action="store_true", help="stop at a file that cannot serve"
+    )
+    settings = vars(parser.parse_args(argv))
+    settings["kinds"] = [kind for kind in settings["kinds"].split(",") if kind]
+    made = forge(**settings)
+    for split, kinds in made.items():
+        each = ", ".join(f"{number} {kind}" for kind, number in sorted(kinds.items()))
+        print(f"{split}: {sum(kinds.values())} images ({each or 'none'})")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,274 @@
+"""A data set of forgeries: its plan, its files, its lists; going on after a kill."""
+
+import difflib
+import hashlib
+import json
+import multiprocessing
+import os
+import shutil
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+from sdfl_jax.data.forge import photo_folder
+from sdfl_jax.data.forge.forger import Forger, Task
+from sdfl_jax.data.forge.manipulate import KINDS
+from sdfl_jax.errors import InputError
+from sdfl_jax.files import write_csv, write_json
+
+VERSION = 1  # counts up when the same settings give other bytes
+
+
+LIST_COLUMNS = ("image", "mask", "edge", "label", "source", "group", "kind")
+
+
+RECORD_COLUMNS = (
+    *("image", "split", "kind", "label", "area", "host", "donor"),
+    *("region", "parameters", "host_history", "donor_history", "save"),
+)
+
+
+def plan(counts: dict[str, int], authentic: float, kinds: Sequence[str], seed: int):
+    """The tasks of all splits: exact shares of each kind, in seeded order."""
+    tasks = []
+    for side, (split, count) in enumerate(counts.items()):
+        untouched = min(count, round(count * authentic))
+        names = ["authentic"] * untouched
+        names += [kinds[i % len(kinds)] for i in range(count - untouched)]
+        sequence = np.random.SeedSequence(seed, spawn_key=(side,))
+        np.random.default_rng(sequence).shuffle(names)
+        tasks += [Task(split, index, kind) for index, kind in enumerate(names)]
+    return tasks
+
+
+def forge(
+    photos: str | Path,
+    out: str | Path,
+    *,
+    count: int,
+    count_val: int | None = None,
+    count_test: int | None = None,
+    seed: int = 0,
+    size: int = 128,
+    authentic: float = 0.3,
+    kinds: Sequence[str] = tuple(KINDS),
+    segments: str | Path | None = None,
+    workers: int | None = None,
+    strict: bool = False,
+    progress: bool = True,
+) -> dict[str, Counter]:
+    """Makes the forgeries (see the module) and returns how many of each kind by split.
+
+    Raises InputError for settings or photographs that will not do.
+    """
+    counts = {"train": count, "val": count_val, "test": count_test}
+    counts |= {k: max(1, count // 8) for k, v in counts.items() if v is None}
+    _check_settings(counts, authentic, kinds, size, workers)
+    photographs, left_out = photo_folder.open_album(
+        photos, size=size, progress=progress
+    )
+    if segments is not None:
+        photographs, no_maps = photo_folder.with_segments(photographs, segments)
+        left_out += no_maps
+    sides = photo_folder.split_album(photographs, np.random.default_rng(seed))
+    _tell_left_out(left_out, strict)
+    _check_sides(sides, counts, kinds, photos, size)
+    settings = {
+        "version": VERSION,
+        "counts": counts,
+        "seed": seed,
+        "size": size,
+        "authentic": authentic,
+        "kinds": list(kinds),
+        "photographs": {
+            split: {photo.name: photo.digest for photo in photographs}
+            for split, photographs in sides.items()
+        },
+    }
+    if segments is not None:
+        settings["segments"] = {
+            photo.name: hashlib.sha1(Path(photo.segments).read_bytes()).hexdigest()
+            for photo in photographs
+            if photo.segments
+        }
+
+    out = Path(out).absolute()
+    tasks = plan(counts, authentic, kinds, seed)
+    made = {split: Counter() for split in counts}
+    for task in tasks:
+        made[task.split][task.kind] += 1
+    if _holds(out, settings):
+        print(f"{out} already holds these forgeries.")
+        return made
+
+    partial = out.with_name(out.name + ".partial")
+    records = _resume(partial, settings)
+    todo = [task for task in tasks if task.name not in records]
+    forger = Forger({split: sides[split] for split in counts}, size, seed)
+    with open(partial / "done.jsonl", "a") as done:
+        for task, record in _run(forger, todo, partial, workers, progress):
+            records[task.name] = record
+            done.write(json.dumps([task.name, record]) + "\n")
+            done.flush()
+    ordered = [records[task.name] for task in tasks]
+    _write_lists(partial, ordered)
+    columns = ("name", "reason")
+    rows = [dict(zip(columns, file, strict=True)) for file in left_out]
+    write_csv(partial / "left_out.csv", rows, columns)
+    os.rename(partial, out)  # replaces an empty folder
+    (out / "done.jsonl").unlink()
+    return made
+
+
+def _run(forger, tasks, folder, workers, progress) -> Iterator[tuple[Task, dict]]:
+    workers = os.cpu_count() if workers is None else workers
+    workers = min(workers, max(1, len(tasks) // 64))  # a worker takes 1 s to start
+    bar = dict(total=len(tasks), desc="forging", unit="image", disable=not progress)
+    if workers <= 1:
+        results = (_make_and_write(task, forger, folder) for task in tasks)
+        yield from zip(tasks, tqdm(results, **bar), strict=True)
+        return
+    with ProcessPoolExecutor(
+        workers,
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=_start_worker,
+        initargs=(forger, folder),
+    ) as pool:
+        results = pool.map(_make_in_worker, tasks, chunksize=8)
+        try:
+            yield from zip(tasks, tqdm(results, **bar), strict=True)
+        except BrokenProcessPool:
+            raise InputError(
+                "A worker process was killed, perhaps for memory; the same command "
+                f"with fewer than --workers={workers} goes on from here."
+            ) from None
+
+
+def _start_worker(forger: Forger, folder: Path) -> None:
+    global _worker
+    cv2.setNumThreads(1)  # the processes share the cores already
+    _worker = (forger, folder)
+
+
+def _make_in_worker(task: Task) -> dict:
+    return _make_and_write(task, *_worker)
+
+
+def _make_and_write(task: Task, forger: Forger, folder: Path) -> dict:
+    _, region, encoded, record = forger.make(task)
+    (folder / record["image"]).write_bytes(encoded)
+    if region is not None:
+        mask = cv2.imencode(".png", region)[1].tobytes()
+        (folder / record["mask"]).write_bytes(mask)
+    return record
+
+
+def _check_settings(counts, authentic, kinds, size, workers) -> None:
+    for flag, value in zip(
+        ("count", "count_val", "count_test"), counts.values(), strict=True
+    ):
+        if value < (flag == "count"):
+            raise InputError(
+                f"--{flag}={value}: give a number from {int(flag == 'count')}."
+            )
+    if workers is not None and workers < 0:
+        raise InputError(f"--workers={workers}: give a number of processes from 0.")
+    if not 0 <= authentic <= 1:
+        raise InputError(f"--authentic={authentic}: give a share from 0 to 1.")
+    if size != 0 and not 16 <= size <= 16384:
+        raise InputError(
+            f"--size={size}: give a side of 16 pixels or more, or 0 for whole photos."
+        )
+    if not kinds:
+        raise InputError(f"--kinds is empty; there are {', '.join(KINDS)}.")
+    for kind in kinds:
+        if kind not in KINDS:
+            near = difflib.get_close_matches(kind, KINDS, 1, cutoff=0.0)[0]
+            raise InputError(
+                f"No kind {kind!r}, the nearest is {near!r}; there are "
+                f"{', '.join(KINDS)}."
+            )
+
+
+def _check_sides(sides, counts, kinds, photos, size) -> None:
+    needed = 2 if any(KINDS[kind].needs_donor for kind in kinds) else 1
+    for split, count in counts.items():
+        scenes = len({photo.group for photo in sides[split]})
+        if count and scenes < needed:
+            flag = "--count" if split == "train" else f"--count_{split}"
+            hint = "" if split == "train" else f", or {flag}=0"
+            raise InputError(
+                f"{photos} gives {split} {scenes} scene(s) of at least {size}x{size} "
+                f"and {'/'.join(kinds)} needs {needed}: give more photographs{hint}."
+            )
+
+
+def _tell_left_out(left_out: list[tuple[str, str]], strict: bool) -> None:
+    if left_out and strict:
+        name, reason = left_out[0]
+        raise InputError(
+            f"{len(left_out)} file(s) cannot serve, the first is {name} ({reason})."
+        )
+    reasons = Counter(reason.split(":")[0] for _, reason in left_out)
+    for reason, number in reasons.items():
+        names = [name for name, why in left_out if why.split(":")[0] == reason]
+        more = f" and {number - 3} more" if number > 3 else ""
+        print(f"Left out, {reason}: {', '.join(names[:3])}{more}.")
+
+
+def _holds(out: Path, settings: dict) -> bool:
+    """True if `out` was made with these settings; refuses any other content."""
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return False
+    if not out.is_dir() or not (out / "forge.json").is_file():
+        raise InputError(f"--out={out} holds something else; give a new folder.")
+    if json.loads((out / "forge.json").read_text()) != settings:
+        raise InputError(
+            f"--out={out} holds forgeries of other settings or photographs (forge.json "
+            "there says which); give a new folder."
+        )
+    return True
+
+
+def _resume(partial: Path, settings: dict) -> dict[str, dict]:
+    """Prepares `partial` and returns the records that an interrupted run left."""
+    try:
+        if json.loads((partial / "forge.json").read_text()) == settings:
+            lines = (partial / "done.jsonl").read_text().splitlines(keepends=True)
+            # A kill can cut the last line short.
+            whole = [line for line in lines if line.endswith("\n")]
+            (partial / "done.jsonl").write_text("".join(whole))
+            return dict(json.loads(line) for line in whole)
+    except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
+        if partial.exists() and not (partial / "done.jsonl").exists():
+            raise InputError(f"{partial} is in the way; move it.") from None
+    if partial.exists():
+        shutil.rmtree(partial)
+    for kind in ("images", "masks"):
+        for split in settings["counts"]:
+            (partial / kind / split).mkdir(parents=True)
+    (partial / "done.jsonl").touch()
+    write_json(partial / "forge.json", settings)
+    return {}
+
+
+def _write_lists(folder: Path, records: list[dict]) -> None:
+    # A word, not an empty cell, says that there is none, as in the lists of the field.
+    records = [{k: "None" if v is None else v for k, v in r.items()} for r in records]
+    for split in photo_folder.SPLITS:
+        rows = [record for record in records if record["split"] == split]
+        if rows:
+            # Only a manipulation has a kind.
+            rows = [row | {"kind": row["kind"] * row["label"]} for row in rows]
+            write_csv(folder / f"paths_{split}.csv", rows, LIST_COLUMNS)
+    rows = [
+        {k: json.dumps(v) if isinstance(v, dict) else v for k, v in record.items()}
+        for record in records
+    ]
+    write_csv(folder / "forgeries.csv", rows, RECORD_COLUMNS)

@@ -1,0 +1,1 @@
+"""Device meshes, processes, compiled programs, huge pages."""

@@ -1,0 +1,1 @@
+"""Pages, charts' styles and overlays that several reports share."""

@@ -1,0 +1,1 @@
+"""Scores a network or saved masks: the command, its options and its report."""

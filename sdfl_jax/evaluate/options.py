@@ -1,0 +1,101 @@
+"""What is scored, how, and where the output goes."""
+
+import dataclasses
+from collections.abc import Sequence
+
+from sdfl_jax.data import degrade, tiling
+from sdfl_jax.errors import InputError, valid
+
+TTA = ("none", "flips")
+
+
+SCORING = ("original", "network")
+
+
+# Options that ask a network something, which saved masks cannot answer.
+_OF_NETWORKS = (
+    "checkpoint",
+    "tile",
+    "overlap",
+    "tta",
+    "image_level_mask",
+    "scoring",
+    "robustness",
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options:
+    """What is scored, how, and where the output goes: the flags of the command line."""
+
+    out: str
+    # What is scored, and against what.
+    workdir: str | None = None
+    checkpoint: str = "best"
+    predictions: str | None = None
+    data: str | None = None
+    paths_file: str | None = None
+    root: str | None = None
+    mask_inverted: bool = False
+    # How a network sees an image.
+    tile: int | None = None
+    overlap: int | None = None  # `tiling.OVERLAP`, or half of a smaller tile
+    tta: str = "none"
+    image_level_mask: str = "grey"
+    # How it is scored.
+    scoring: str = "original"
+    threshold: float = 0.5
+    size_mismatch: str = "resize"
+    empty_mask: str = "one"
+    permute: bool = False
+    videos: bool = False
+    subsets: Sequence[str] = ()
+    robustness: Sequence[str] = ()
+    # How it runs.
+    batch_size: int = 8
+    workers: int = 0
+    strict: bool = False
+
+    def __post_init__(self):
+        """Raises `InputError` for values that mean nothing or not together."""
+        if not 0 < self.threshold < 1:
+            raise InputError(f"--threshold={self.threshold}: must lie between 0 and 1.")
+        for name, least in (("batch_size", 1), ("workers", 0), ("overlap", 0)):
+            if (getattr(self, name) or 0) < least:
+                raise InputError(
+                    f"--{name}={getattr(self, name)}: {least} or more is expected."
+                )
+        if (self.workdir is None) == (self.predictions is None):
+            raise InputError(
+                "Give --workdir=DIR to score a network or --predictions=DIR to score "
+                "saved masks: one of them."
+            )
+        if (self.data is None) == (self.paths_file is None):
+            raise InputError("Give --data=SHARDS or --paths_file=FILE: one of them.")
+        if self.tile is not None and (self.tile < 32 or self.tile % tiling.STRIDE):
+            raise InputError(
+                f"--tile={self.tile}: a multiple of {tiling.STRIDE} is expected."
+            )
+        if 2 * (self.overlap or 0) > (self.tile or tiling.MAX_SIDE):
+            raise InputError(
+                f"--overlap={self.overlap}: at most half a tile of "
+                f"{self.tile or tiling.MAX_SIDE} pixels."
+            )
+        for kind in self.robustness:
+            if kind not in degrade.LEVELS:
+                raise InputError(
+                    f"--robustness={kind}: no such degradation; "
+                    f"{valid(kind, degrade.LEVELS)}"
+                )
+        if self.predictions is not None:
+            changed = [
+                f"--{field.name}"
+                for field in dataclasses.fields(self)
+                if field.name in _OF_NETWORKS
+                and getattr(self, field.name) != field.default
+            ]
+            if changed:
+                raise InputError(
+                    f"{', '.join(changed)}: for a network (--workdir), not for saved "
+                    "--predictions."
+                )

@@ -1,0 +1,112 @@
+"""Masks, overlays and lines for images and videos, each written as it is ready."""
+
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from tqdm import tqdm
+
+from sdfl_jax.data import images, videos
+from sdfl_jax.errors import InputError
+from sdfl_jax.predict import timeline
+from sdfl_jax.predict.predictor import Answer, Predictor
+
+FRAMES = 16  # of a video in a batch, at most
+
+
+def predict(
+    workdir: str,
+    out: str,
+    files: Sequence[str],
+    *,
+    checkpoint_name: str = "best",
+    batch_size: int = 8,
+    workers: int = 0,
+    every_frames: int = 1,
+    every_seconds: float = 0,
+) -> Iterator[dict]:
+    """Writes `OUT/masks/NAME.png` and `OUT/overlays/NAME.png` at each image's size.
+
+    Folders are searched for images and videos. Those of a video's frames lie in
+    `masks/VIDEO/frame_000123.png` and so on, and `OUT/timelines/VIDEO.csv` and `.png`
+    show its course. `every_frames` and `every_seconds` leave frames out.
+
+    Yields:
+      A dict per image: `image`, `score` in [0, 1], `manipulated` (the score reaches
+      the threshold that was best on the validation data), `classes` (the probability
+      of each), `manipulated_area` (share of pixels that reach theirs),
+      `mask_source` ("network", or what stands in where a network gives none), `mask`,
+      `overlay`. One per frame, with `video`, `frame` and `seconds`, and one for the
+      video behind them (`timeline.summary`). For a file that cannot be read, or that
+      breaks off, `image` and `error`, one line.
+
+    Raises:
+      InputError: no such file, no image among them, none that can be read, no
+        checkpoint.
+    """
+    found = images.find(files, images.SUFFIXES + videos.SUFFIXES)
+    photos = [path for path in found if not videos.is_video(path)]
+    films = [path for path in found if videos.is_video(path)]
+    root = os.path.commonpath({path.absolute().parent for path in found})
+    predictor = Predictor(workdir, checkpoint_name)
+    out = Path(out)
+    bar = tqdm(unit="image", dynamic_ncols=True, file=sys.stderr)
+    if photos:
+        bar.total = len(photos) if not films else None
+        answers = predictor.of_files(
+            photos, root=root, batch_size=batch_size, workers=workers
+        )
+        try:
+            for answer in answers:
+                bar.update()
+                if isinstance(answer, dict):
+                    yield {"image": answer["name"], "error": answer["error"]}
+                else:
+                    name = images.png_name(answer.name)
+                    yield {"image": answer.name} | _written(out, name, answer)
+        except InputError as error:  # not one of them can be read
+            if not films:
+                raise
+            yield {"image": photos[0].name, "error": str(error)}
+    for path in films:
+        name = os.path.relpath(path.absolute(), root).replace(os.sep, "/")
+        sampling = {"every_frames": every_frames, "every_seconds": every_seconds}
+        for line in _film(predictor, out, path, name, sampling, batch_size):
+            bar.update()
+            yield line
+    bar.close()
+
+
+def _film(predictor, out: Path, path: Path, name: str, sampling: dict, batch_size: int):
+    """The lines of one video: its frames, then itself; an error line if it is cut."""
+    frames, broken = {}, []
+
+    def stream():
+        try:
+            for frame in videos.frames(path, **sampling):
+                key = f"{name}/frame_{frame.number:06d}"
+                frames[key] = {"frame": frame.number, "seconds": frame.seconds}
+                yield key, frame.image
+        except InputError as error:
+            broken.append(str(error))
+
+    rows = []
+    for answer in predictor.of_images(stream(), batch_size=min(batch_size, FRAMES)):
+        place = frames.pop(answer.name)
+        place["seconds"] = round(place["seconds"], 3)
+        line = {"image": answer.name, "video": name, **place}
+        rows.append(line | _written(out, f"{answer.name}.png", answer))
+        yield rows[-1]
+    if rows:
+        yield timeline.write(out / "timelines", name, rows, predictor.image_threshold)
+    for error in broken:
+        yield {"image": name, "error": error}
+
+
+def _written(out: Path, name: str, answer: Answer) -> dict:
+    """The figures of an image and where its pictures went."""
+    mask, overlay = out / "masks" / name, out / "overlays" / name
+    images.write_map(mask, answer.mask)
+    images.write_png(overlay, answer.overlay)
+    return answer.figures() | {"mask": str(mask), "overlay": str(overlay)}

@@ -1,0 +1,144 @@
+"""A trained network, loaded once, that answers for any images."""
+
+import dataclasses
+import os
+from collections.abc import Iterable, Iterator, Sequence
+
+import jax
+import numpy as np
+
+from sdfl_jax import metrics
+from sdfl_jax.checkpoints import checkpoint
+from sdfl_jax.data import pipeline
+from sdfl_jax.devices import compiled, sharding
+from sdfl_jax.drawing.overlay import overlay
+from sdfl_jax.steps import make_evaluate_step, mask_source
+
+_IMAGE_LEVEL_MASK = "grad_cam"
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """What the network says of one image.
+
+    `image` uint8 H W 3, `mask_probs` float32 H W in [0, 1], `score` in [0, 1];
+    `manipulated`: the score is at least the threshold that was best on the validation
+    data; `area`: the share of pixels that are at least theirs; `mask_source`:
+    "network", or what stands in for the masks of a network that gives none.
+    """
+
+    name: str
+    image: np.ndarray
+    mask_probs: np.ndarray
+    score: float
+    manipulated: bool
+    area: float
+    mask_source: str
+
+    @property
+    def mask(self) -> np.ndarray:
+        """The probabilities as a grey picture, uint8 H W, 255 for 1."""
+        return metrics.levels(self.mask_probs)
+
+    @property
+    def overlay(self) -> np.ndarray:
+        """The image with its mask laid over it, uint8 H W 3."""
+        return overlay(self.image, self.mask_probs)
+
+    def figures(self) -> dict:
+        """The numbers, rounded, as JSON takes them."""
+        score = round(self.score, 4)
+        return {
+            "score": score,
+            "manipulated": self.manipulated,
+            "classes": {"authentic": round(1 - score, 4), "manipulated": score},
+            "manipulated_area": round(self.area, 4),
+            "mask_source": self.mask_source,
+        }
+
+
+class Predictor:
+    """Answers with the network of a working directory, as evaluation would score it.
+
+    The masks of a network that gives none are its Grad-CAM. `image_threshold` is the
+    score from which on an image is called manipulated.
+    """
+
+    def __init__(self, workdir: str, checkpoint_name: str = "best"):
+        compiled.keep()
+        trained = checkpoint.load(workdir, checkpoint_name)
+        self._mesh = sharding.data_mesh()
+        self._step = make_evaluate_step(
+            trained.model, self._mesh, image_level_mask=_IMAGE_LEVEL_MASK
+        )
+        self._variables = jax.device_put(
+            trained.variables, sharding.everywhere(self._mesh)
+        )
+        self._settings = {
+            "image_size": trained.config.image_size,
+            "geometry": trained.config.data.geometry,
+        }
+        self._mask_source = mask_source(trained.model, _IMAGE_LEVEL_MASK)
+        self._pixel_threshold = trained.progress.get("pixel_threshold") or 0.5
+        self.image_threshold = trained.progress.get("image_threshold") or 0.5
+
+    def of_files(
+        self,
+        paths: Sequence[str | os.PathLike],
+        *,
+        root: str | os.PathLike | None = None,
+        batch_size: int = 8,
+        workers: int = 0,
+    ) -> Iterator[Answer | dict]:
+        """An `Answer` for each image, in the order given as far as sizes allow.
+
+        What cannot be read is a dict of `name` and `error`, one line. Raises
+        `InputError` where nothing can be read.
+        """
+        source = pipeline.FileSource(paths, root)
+        batches = pipeline.eval_batches(
+            source,
+            batch_size=self._rows(min(batch_size, len(source))),
+            workers=workers,
+            keep_images=True,
+            **self._settings,
+        )
+        return self._answers(batches)
+
+    def of_images(
+        self, named: Iterable[tuple[str, np.ndarray]], *, batch_size: int = 8
+    ) -> Iterator[Answer]:
+        """An `Answer` for each name and image (uint8 H W 3) of a stream, in order."""
+        batches = pipeline.stream_batches(
+            (pipeline.unlabelled(name, image) for name, image in named),
+            batch_size=self._rows(batch_size),
+            **self._settings,
+        )
+        return self._answers(batches)
+
+    def _rows(self, count: int) -> int:
+        """A power of two that fits the devices: few sizes, so few programs."""
+        rows = 1 << max(0, count - 1).bit_length()
+        return sharding.fitting_batch_size(rows, self._mesh)
+
+    def _answers(self, batches: Iterable[pipeline.Batch]) -> Iterator[Answer | dict]:
+        assembler = pipeline.Assembler()
+        step = lambda arrays: self._step(self._variables, {"image": arrays["image"]})
+        for batch, outputs in pipeline.one_ahead(batches, step):
+            for error in batch.errors:
+                yield {"name": error["name"], "error": error["error"]}
+            done = assembler.add(
+                batch,
+                np.asarray(outputs["mask_probs"]),
+                np.asarray(outputs["score"]),
+            )
+            for example, mask_probs, score in done:
+                yield Answer(
+                    name=example["name"],
+                    image=example["image"],
+                    mask_probs=mask_probs,
+                    score=float(score),
+                    manipulated=bool(score >= self.image_threshold),
+                    area=float(np.mean(mask_probs >= self._pixel_threshold)),
+                    mask_source=self._mask_source,
+                )

@@ -1,0 +1,167 @@
+"""What a run asks of its validation data, and what follows from the answer."""
+
+from collections.abc import Iterator
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from sdfl_jax import optim
+from sdfl_jax.data import pipeline
+from sdfl_jax.data.damaged import DamagedRecords
+from sdfl_jax.data.eval_sources import Part, Prepared
+from sdfl_jax.data.records import RecordSource
+from sdfl_jax.devices import sharding
+from sdfl_jax.devices.processes import gather, is_first
+from sdfl_jax.errors import InputError
+from sdfl_jax.evaluators import Evaluation, LocalizationEvaluator
+from sdfl_jax.report import Log, overlay
+from sdfl_jax.training.experiment import Experiment
+from sdfl_jax.training.preemption import Preemption
+
+SHOWN_IMAGES = 8
+
+
+class _Left(Exception):
+    """Validation was left in its middle."""
+
+
+class Validation:
+    """Scores the validation data, moves the learning rate, knows the best so far."""
+
+    def __init__(self, experiment: Experiment, total_steps: int, steps_per_epoch: int):
+        config = experiment.config
+        self._every = config.validate_every or steps_per_epoch
+        self._total_steps = total_steps
+        self._mesh = experiment.local_mesh
+        self._figure = config.best_figure
+        self._image_size = config.image_size
+        self._workers, self._geometry = config.data.workers, config.data.geometry
+        # Each process scores its part by itself, on its own devices.
+        self._part = jax.process_index(), jax.process_count()
+        self._source = Part(Prepared(RecordSource(config.data.val)), *self._part)
+        self._batch_size = sharding.fitting_batch_size(config.batch_size, self._mesh)
+        self._damaged = DamagedRecords(config.data.val, len(self._source))
+        self._evaluator = LocalizationEvaluator(
+            experiment.evaluate_step,
+            self._batches,
+            may_be_empty=jax.process_count() > 1,
+        )
+        self._plateau = optim.make_plateau(
+            config.optimizer.to_dict(), config.schedule.to_dict()
+        )
+        self.progress = {}
+
+    @property
+    def stop(self) -> bool:
+        """Whether the plateau schedule has given up."""
+        return self._plateau is not None and self._plateau.stop
+
+    def resume(self, progress: dict):
+        """Goes on from what a checkpoint kept."""
+        self.progress = progress
+        if self._plateau and "plateau" in progress:
+            self._plateau.load_state_dict(progress["plateau"])
+
+    def _batches(self) -> Iterator[pipeline.Batch]:
+        first, count = self._part
+        for batch in pipeline.eval_batches(
+            self._source,
+            batch_size=self._batch_size,
+            image_size=self._image_size,
+            geometry=self._geometry,
+            workers=self._workers,
+            keep_images=True,
+        ):
+            places = [first + count * unread["index"] for unread in batch.errors]
+            self._damaged.see(np.array(places, np.int64))
+            yield batch
+
+    def due(self, step: int) -> bool:
+        """Whether the state of `step` is to be scored and was not yet."""
+        due = step > 0 and (step % self._every == 0 or step == self._total_steps)
+        return due and self.progress.get("step") != step
+
+    def run(self, step: int, state, log: Log, preemption: Preemption):
+        """Returns the state, its learning rate moved if due, and whether it is best.
+
+        Where the machine is wanted meanwhile, nothing changes and `step` stays due.
+        """
+        shown = []
+
+        def show(example, mask_probs):
+            if preemption.now:
+                raise _Left
+            if len(shown) < SHOWN_IMAGES:
+                shown.append(_thumbnail(example, mask_probs, self._image_size))
+
+        variables = sharding.local_copy(state.variables, self._mesh)
+        try:
+            result = self._evaluator.run(variables, on_example=show)
+        except _Left:
+            return state, False
+        result = Evaluation.merge(gather(result.in_whole(*self._part)))
+        scalars = result.loss | result.figures["standard"]
+        log.write(step, {f"val/{name}": value for name, value in scalars.items()})
+        if shown:  # a process may have no part of few images
+            log.images(step, "val", np.stack(shown))
+
+        if self._plateau:
+            self._plateau.update(result.loss["loss"])
+            state = state.replace(
+                opt_state=optim.set_learning_rate(state.opt_state, self._plateau.lr)
+            )
+        value = self._value(scalars)
+        best = self.progress.get("best")
+        is_best = best is None or value > best["value"]
+        if is_best:
+            best = {"figure": self._figure, "value": value, "step": step}
+        self.progress = {
+            "step": step,
+            "best": best,
+            "figures": result.figures,
+            "loss": result.loss,
+            "pixel_threshold": result.pixel_threshold,
+            "image_threshold": result.image_threshold,
+        }
+        if self._plateau:
+            self.progress["plateau"] = self._plateau.state_dict()
+        if is_first():
+            tqdm.write(
+                f"step {step}: validation loss {result.loss['loss']:.4f}, "
+                f"{self._figure} {abs(value):.4f}"
+                + (" (best so far)" if is_best else "")
+            )
+        return state, is_best
+
+    def summary(self) -> dict:
+        """The best figure so far."""
+        best = self.progress.get("best")
+        if best is None:
+            return {"best_step": None}
+        return {"best_step": best["step"], f"best_{best['figure']}": abs(best["value"])}
+
+    def _value(self, scalars: dict) -> float:
+        """The figure that decides, larger is better."""
+        if self._figure not in scalars:
+            raise InputError(
+                f"config.best_figure={self._figure!r}: takes one of {sorted(scalars)}."
+            )
+        value = scalars[self._figure]
+        if value is None:
+            raise InputError(
+                f"config.best_figure={self._figure!r}: not defined on config.data.val; "
+                "it needs authentic and manipulated images with masks."
+            )
+        return -value if self._figure.startswith("loss") else value
+
+
+def _thumbnail(example, mask_probs, side: int):
+    """Image, mask and prediction side by side, cut or filled up to one size."""
+    mask = np.repeat(example["original_mask"][..., None], 3, axis=-1)
+    panels = [example["image"], mask, overlay(example["image"], mask_probs)]
+    canvas = np.zeros((side, 3 * side, 3), np.uint8)
+    for i, panel in enumerate(panels):
+        panel = panel[:side, :side]
+        canvas[: panel.shape[0], i * side : i * side + panel.shape[1]] = panel
+    return canvas

@@ -1,0 +1,1 @@
+"""Parameters by name: patterns, and matching of two trees."""
