@@ -15,6 +15,7 @@ from sdfl_jax.data.records import RecordSource, decode
 from sdfl_jax.errors import InputError
 from sdfl_jax.evaluate import __main__ as evaluate_command
 from sdfl_jax.evaluate import scoring
+from sdfl_jax.evaluate.options import Options
 from sdfl_jax.files import write_json
 from sdfl_jax.predict import __main__ as predict_command
 from sdfl_jax.predict import outputs
@@ -121,9 +122,7 @@ def test_the_threshold_moves_figures_and_not_areas_under_curves(
 ):
     out = tmp_path / "low"
     scoring.evaluate(
-        evaluate_command.Options(
-            workdir=str(workdir), data=shards[1], out=str(out), threshold=0.01
-        )
+        Options(workdir=str(workdir), data=shards[1], out=str(out), threshold=0.01)
     )
     scores = json.loads((out / "metrics.json").read_text())
     standard = json.loads((report / "metrics.json").read_text())["standard"]

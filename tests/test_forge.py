@@ -524,7 +524,7 @@ def test_killed_worker_is_told_in_one_line(photos, tmp_path, monkeypatch):
             raise BrokenProcessPool
             yield
 
-    monkeypatch.setattr(forge_module, "ProcessPoolExecutor", Pool)
+    monkeypatch.setattr(dataset, "ProcessPoolExecutor", Pool)
     with pytest.raises(InputError, match="fewer than --workers=2"):
         small(photos, tmp_path / "out", count=128, workers=2)
 

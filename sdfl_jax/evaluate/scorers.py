@@ -8,6 +8,7 @@ from sdfl_jax.checkpoints import checkpoint
 from sdfl_jax.data import eval_sources, pipeline, predictions, tiling
 from sdfl_jax.devices import sharding
 from sdfl_jax.errors import InputError
+from sdfl_jax.evaluate.options import Options
 from sdfl_jax.evaluators import Evaluation
 from sdfl_jax.steps import make_evaluate_step, mask_source
 from sdfl_jax.training.experiment import loss_settings
