@@ -217,14 +217,15 @@ def slow_build(folder) -> list[str]:
     script = folder / "slow.py"
     script.write_text(
         "import sys, time\n"
-        "from sdfl_jax.data import build, images\n"
+        "from sdfl_jax.data import images\n"
+        "from sdfl_jax.data.build.builder import build\n"
         "read = images.read_image\n"
         "def slow(*args):\n"
         "    time.sleep(0.05)\n"
         "    return read(*args)\n"
         "images.read_image = slow  # spawned workers import this file as well\n"
         "if __name__ == '__main__':\n"
-        "    build.build(sys.argv[1], sys.argv[2], workers=2, lines_per_shard=8)\n"
+        "    build(sys.argv[1], sys.argv[2], workers=2, lines_per_shard=8)\n"
     )
     return [sys.executable, str(script), str(folder / "list.csv"), str(folder / "out")]
 
@@ -284,7 +285,7 @@ def test_build_killed_at_any_rename_resumes_to_the_same_bytes(folder):
     script = folder / "killed.py"
     script.write_text(
         "import os, signal, sys\n"
-        "from sdfl_jax.data.build import build\n"
+        "from sdfl_jax.data.build.builder import build\n"
         "replace, calls, kill_at, after = os.replace, 0, 0, False\n"
         "def killing(*paths):\n"
         "    global calls\n"
@@ -338,7 +339,7 @@ def test_full_disk_is_one_line_and_leaves_no_half_shard(folder):
     """A limit on the size of files stands for the disk's end."""
     command = (
         "import resource, signal, sys\n"
-        "from sdfl_jax.data.build import main\n"
+        "from sdfl_jax.data.build.__main__ import main\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
         "main(sys.argv[1:])\n"

@@ -13,7 +13,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from sdfl_jax import metrics
 from sdfl_jax.data import pipeline
 from sdfl_jax.errors import InputError
-from sdfl_jax.evaluators import Evaluation, LocalizationEvaluator, compare
+from sdfl_jax.evaluators import Evaluation, Evaluator, compare
 from sdfl_jax.files import write_csv
 
 SIZES = [(40, 50), (64, 64), (33, 90), (70, 31), (64, 64), (20, 20), (50, 40)]
@@ -83,7 +83,7 @@ def evaluate(
             **settings,
         )
     )
-    evaluator = LocalizationEvaluator(
+    evaluator = Evaluator(
         step, make_batches, set_name=set_name, may_be_empty=may_be_empty
     )
     result = evaluator.run(

@@ -14,7 +14,7 @@ from sdfl_jax.errors import InputError
 from sdfl_jax.evaluate.options import Options
 from sdfl_jax.evaluate.scorers import Network, Saved
 from sdfl_jax.evaluate.writer import Writer, shared_folder
-from sdfl_jax.evaluators import Evaluation, LocalizationEvaluator
+from sdfl_jax.evaluators import Evaluation, Evaluator
 from sdfl_jax.files import write_csv, write_json
 
 _LISTED = 1000  # names of one kind in `metrics.json`
@@ -203,7 +203,7 @@ def score(
 
 
 def _score_set(scorer, source, name: str, options, writer, notes) -> Evaluation:
-    evaluator = LocalizationEvaluator(
+    evaluator = Evaluator(
         scorer.step,
         lambda: notes.watch(
             scorer.batches(source, name, keep_images=writer is not None)

@@ -2,6 +2,6 @@
 
 from sdfl_jax.evaluators.comparison import compare
 from sdfl_jax.evaluators.evaluation import AREAS, Evaluation
-from sdfl_jax.evaluators.evaluator import LocalizationEvaluator
+from sdfl_jax.evaluators.evaluator import Evaluator
 
-__all__ = ["AREAS", "Evaluation", "LocalizationEvaluator", "compare"]
+__all__ = ["AREAS", "Evaluation", "Evaluator", "compare"]

@@ -17,7 +17,7 @@ from sdfl_jax.evaluators.evaluation import KNOWN, Evaluation
 _THREADS = 4  # that count pixels
 
 
-class LocalizationEvaluator:
+class Evaluator:
     """Scores one split, each example once and at its own size; padding is not counted.
 
     The same object serves validation within training and the standalone evaluation.

@@ -14,7 +14,7 @@ from sdfl_jax.data.records import RecordSource
 from sdfl_jax.devices import sharding
 from sdfl_jax.devices.processes import gather, is_first
 from sdfl_jax.errors import InputError
-from sdfl_jax.evaluators import Evaluation, LocalizationEvaluator
+from sdfl_jax.evaluators import Evaluation, Evaluator
 from sdfl_jax.report import Log, overlay
 from sdfl_jax.training.experiment import Experiment
 from sdfl_jax.training.preemption import Preemption
@@ -42,7 +42,7 @@ class Validation:
         self._source = Part(Prepared(RecordSource(config.data.val)), *self._part)
         self._batch_size = sharding.fitting_batch_size(config.batch_size, self._mesh)
         self._damaged = DamagedRecords(config.data.val, len(self._source))
-        self._evaluator = LocalizationEvaluator(
+        self._evaluator = Evaluator(
             experiment.evaluate_step,
             self._batches,
             may_be_empty=jax.process_count() > 1,

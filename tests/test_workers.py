@@ -33,16 +33,18 @@ def run_with(folder, what: str, item_seconds=300) -> subprocess.CompletedProcess
     script = folder / "patched.py"
     script.write_text(
         "import ctypes, os, signal, sys, time\n"
-        "from sdfl_jax.data import build, crew, shards\n"
+        "from sdfl_jax import errors\n"
+        "from sdfl_jax.data import workers\n"
+        "from sdfl_jax.data.build import builder, shards\n"
         "make_record = shards.make_record\n"
-        f"crew.ITEM_SECONDS = {item_seconds}\n"
+        f"workers.ITEM_SECONDS = {item_seconds}\n"
         "def patched(entry, settings):\n"
         "    if entry.line == 50:\n"
         f"        {what}\n"
         "    return make_record(entry, settings)\n"
         "shards.make_record = patched  # spawned workers import this file as well\n"
         "if __name__ == '__main__':\n"
-        "    build.one_line(build.build)(sys.argv[1], sys.argv[2], workers=2,\n"
+        "    errors.one_line(builder.build)(sys.argv[1], sys.argv[2], workers=2,\n"
         "        lines_per_shard=8)\n"
     )
     return subprocess.run(
@@ -76,16 +78,15 @@ def test_image_that_ends_its_worker_is_rejected_and_the_rest_goes_on(
 
 def test_workers_that_only_fail_side_by_side_get_fewer(long_list):
     # Stands for memory that suffices one of them: alone, the image can be read.
-    what = (
-        "os.environ.get('x') or crew._row is not None and crew._row > 0 and os._exit(1)"
-    )
+    what = "os.environ.get('x') or workers._row is not None "
+        "and workers._row > 0 and os._exit(1)"
     assert run_with(long_list, what).returncode == 0
     build_here(long_list, "whole", lines_per_shard=8)
     assert content(long_list / "out") == content(long_list / "whole")
 
 
 def test_workers_that_die_for_no_image_are_one_line_and_shards_stay(long_list):
-    run = run_with(long_list, "crew._row is not None and os._exit(1)")
+    run = run_with(long_list, "workers._row is not None and os._exit(1)")
     assert run.returncode == 2
     assert run.stderr.strip().splitlines()[-1].startswith("Error: ")
     assert "worker processes die" in run.stderr
