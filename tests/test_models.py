@@ -135,7 +135,12 @@ def check_training(case, trained):
     ):
         if not (name.startswith("convs.") and name.endswith("bias")):
             norm = np.linalg.norm(case.at({"params": grads}, name))
-            golden.assert_close(norm, expected, 1e-2, name)
+            # A change of the pixels by half a unit in their last place, no more than
+            # another order of sums does, moves the norms of the noise branch by up to
+            # 1.1 %, those of the other by 0.6 %: it looks at small differences of
+            # neighbours, which a batch norm magnifies.
+            noise = name.startswith(("bayar_conv.", "noise_encoder."))
+            golden.assert_close(norm, expected, 3e-2 if noise else 1e-2, name)
     for name, expected in case.golden.items():
         if name.startswith("bn_after_step/") and "_tmp_" not in name:
             actual = case.at(updated, name.removeprefix("bn_after_step/"))
