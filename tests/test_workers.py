@@ -78,8 +78,10 @@ def test_image_that_ends_its_worker_is_rejected_and_the_rest_goes_on(
 
 def test_workers_that_only_fail_side_by_side_get_fewer(long_list):
     # Stands for memory that suffices one of them: alone, the image can be read.
-    what = "os.environ.get('x') or workers._row is not None "
+    what = (
+        "os.environ.get('x') or workers._row is not None "
         "and workers._row > 0 and os._exit(1)"
+    )
     assert run_with(long_list, what).returncode == 0
     build_here(long_list, "whole", lines_per_shard=8)
     assert content(long_list / "out") == content(long_list / "whole")
