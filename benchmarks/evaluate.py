@@ -61,9 +61,9 @@ def write_shards(work: Path, images: int, image_size: int) -> str:
 def drawn_network(network: str, image_size: int) -> Trained:
     """A network of a config with weights as they are drawn."""
     if network == "demo":
-        from configs.demo import get_config
+        from sdfl_jax.configs.demo import get_config
     else:
-        from configs.sdfl import get_config
+        from sdfl_jax.configs.sdfl import get_config
     config = get_config()
     config.image_size = image_size
     config = check(config)

@@ -7,7 +7,7 @@ shallow `test` holds CASIAv1, Columbia and COVERAGE as well. The study's own lis
 between its splits, so some figures are too good; `sdfl_jax.data.audit` says where.
 """
 
-from configs import sdfl_8gpu
+from sdfl_jax.configs import sdfl_8gpu
 
 
 def get_config(network: str, data: str, arg: str = ""):

@@ -14,7 +14,7 @@ thresholding the grey image, a weak method that is kept as a named baseline;
 batch and epochs are this project's choice.
 """
 
-from configs import _faces
+from sdfl_jax.configs import _faces
 
 
 def get_config(arg: str = ""):

@@ -13,7 +13,7 @@ batch 32 and 5 epochs. The study scored its test set every epoch; here validatio
 chooses.
 """
 
-from configs import _faces
+from sdfl_jax.configs import _faces
 
 
 def get_config(arg: str = ""):

@@ -13,7 +13,7 @@ states neither rate, size nor batch: the size is Xception's, the others are this
 project's choice.
 """
 
-from configs import _faces
+from sdfl_jax.configs import _faces
 
 
 def get_config(arg: str = ""):

@@ -16,7 +16,7 @@ There is no figure to reproduce: what the study reports of its fine-tuning (an A
 project's choice.
 """
 
-from configs import sdfl
+from sdfl_jax.configs import sdfl
 
 
 def get_config(arg: str = ""):

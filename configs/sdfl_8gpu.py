@@ -9,7 +9,7 @@ divided by 8, batch norm and Dice over single images, gradients averaged. Batch 
 a single value (the pyramid's 1x1 grid) gives its bias.
 """
 
-from configs import sdfl
+from sdfl_jax.configs import sdfl
 
 
 def get_config(arg: str = ""):

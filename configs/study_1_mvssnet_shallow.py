@@ -17,7 +17,7 @@ protocol at threshold 0.5:
 | both | .42 | | | |
 """
 
-from configs import _study
+from sdfl_jax.configs import _study
 
 
 def get_config(arg: str = ""):

@@ -16,7 +16,7 @@ protocol at threshold 0.5:
 | both | .45 | | | |
 """
 
-from configs import _study
+from sdfl_jax.configs import _study
 
 
 def get_config(arg: str = ""):

@@ -21,7 +21,7 @@ specificity .9550, image F1 .9435, AUC .9877, combined .9263; the same of both t
 sets .8044, .8505, .7547, .9565, .8437, .9172, .8236.
 """
 
-from configs import _study
+from sdfl_jax.configs import _study
 
 
 def get_config(arg: str = ""):

@@ -8,7 +8,7 @@ Reproduces the study's attempt at tuning, which did worse than what it tuned: pi
 .3991 with RMSprop, in the reference's protocol. Shards as in `configs/_study.py`.
 """
 
-from configs import sdfl
+from sdfl_jax.configs import sdfl
 
 
 def get_config(arg: str = ""):

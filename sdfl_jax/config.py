@@ -1,5 +1,7 @@
 """The fields of an experiment's config: name, type, default and meaning of each."""
 
+from pathlib import Path
+
 import ml_collections as mlc
 
 from sdfl_jax.errors import InputError, valid
@@ -96,6 +98,25 @@ def of_network(name: str, **settings) -> mlc.ConfigDict:
     config.update(_OF_NETWORKS.get(name, {}))
     config.model = {"name": name, **settings}
     return config
+
+
+def find(given: str) -> str:
+    """The file of `FILE:ARG` or `NAME:ARG`, with its argument left on.
+
+    A bare name that is no file here is that of a config that ships, `sdfl` or
+    `network:name=unet`. Raises `InputError` where there is none of that name.
+    """
+    name, colon, arg = given.partition(":")
+    if not name or Path(name).is_file() or "/" in name or name.endswith(".py"):
+        return given
+    folder = Path(__file__).parent / "configs"
+    ships = {path.stem for path in folder.glob("[!_]*.py")}
+    if name not in ships:
+        raise InputError(
+            f"--config={given}: neither a file nor a config that ships; "
+            f"{valid(name, ships)}"
+        )
+    return f"{folder / name}.py{colon}{arg}"
 
 
 def parse_arg(arg: str, **fields) -> dict:

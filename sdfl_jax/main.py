@@ -11,14 +11,15 @@ import ml_collections as mlc
 from absl import app, flags
 from ml_collections import config_flags
 
+from sdfl_jax import config
 from sdfl_jax.devices import huge_pages
 from sdfl_jax.errors import InputError, one_line
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config",
     None,
-    "File with get_config(arg); FILE:ARG passes arguments, --config.KEY=VALUE "
-    "overrides.",
+    "A config that ships (as sdfl) or a file with get_config(arg); NAME:ARG passes "
+    "arguments, --config.KEY=VALUE overrides.",
     lock_config=True,
 )
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of everything the run writes.")
@@ -63,7 +64,7 @@ def main(argv=None):
 def _parse(argv: list[str]):
     """Parses the flags, told in one line where they do not fit."""
     try:
-        rest = flags.FLAGS(argv)
+        rest = flags.FLAGS(_with_config_found(argv))
     except AttributeError as error:  # ml_collections' word for an unknown field
         known = re.search('Did you mean "(.*)" instead of "(.*)"', str(error))
         hint = f" {known[2]!r}; did you mean {known[1]!r}" if known else f": {error}"
@@ -80,6 +81,20 @@ def _parse(argv: list[str]):
         raise InputError(f"--config={path}: no such file, or an import in it fails.")
     if rest[1:]:
         raise InputError(f"Not understood: {' '.join(rest[1:])}; options begin with --")
+
+
+def _with_config_found(argv: list[str]) -> list[str]:
+    """`argv` with the file of a config that is given by its bare name."""
+    argv = list(argv)
+    for i, argument in enumerate(argv):
+        name, equals, value = argument.partition("=")
+        if name not in ("--config", "-config"):
+            continue
+        if equals:
+            argv[i] = f"{name}={config.find(value)}"
+        elif i + 1 < len(argv):
+            argv[i + 1] = config.find(argv[i + 1])
+    return argv
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ def shapes_of(model: str):
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_every_config_fits_its_network_its_losses_and_its_optimizer(name):
-    module = importlib.import_module(f"configs.{name}")
+    module = importlib.import_module(f"sdfl_jax.configs.{name}")
     config = config_lib.check(module.get_config())
     # The docstring is where its command stands.
     assert f"configs/{name}.py" in module.__doc__
