@@ -113,7 +113,7 @@ def test_bad_lines_are_listed_and_the_rest_goes_on(folder):
     reasons = [
         "no such file",
         "looks like text",
-        "truncated",
+        "damaged JPEG",
         "empty",
         "missing_gt.png",
     ]

@@ -175,7 +175,7 @@ def test_many_sources_share_what_has_no_room(tree):
     [
         (["--paths_file=none.txt"], "no such list"),
         (["--data={tmp}"], "not a folder of shards"),
-        (["--data={tmp}", "--root=/"], "are for lists"),
+        (["--data={tmp}", "--root=/"], "for lists"),
         (["--paths_file={tree}/paths.txt", "--sample=0"], "from 1"),
         (["--paths_file={tmp}/absent.txt"], "no image can be read"),
         (["--paths_file={tmp}/junk.txt"], "none of 1 lines"),

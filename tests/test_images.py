@@ -194,10 +194,10 @@ def palette_mask() -> bytes:
         (imagecodecs.png_encode(REGION.astype(np.uint16) * 0x8042), 0x80),
         (by_pillow(REGION.astype(np.int32) * 255, "TIFF"), 255),
         (by_pillow(REGION.astype(np.float32), "TIFF"), 255),
-        (by_pillow(REGION.astype(np.uint8) * 77, "PNG", mode="LA"), 77),
-        (by_pillow(REGION.astype(np.uint8) * 77, "PNG", mode="RGBA"), 77),
+        (by_pillow(REGION.astype(np.uint8) * 77, "PNG", mode="LA"), 255),
+        (by_pillow(REGION.astype(np.uint8) * 77, "PNG", mode="RGBA"), 255),
         (by_pillow(REGION[..., None] * np.uint8([0, 0, 255]), "PNG"), 255),  # blue
-        (palette_mask(), 128),
+        (palette_mask(), 255),
         (by_pillow(REGION.astype(np.uint8) * 255, "GIF"), 255),
     ],
 )

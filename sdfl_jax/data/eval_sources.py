@@ -8,7 +8,7 @@ import dataclasses
 import hashlib
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -44,14 +44,13 @@ def shard_sets(text: str) -> list[DataSet]:
     ]
 
 
-def list_sets(
-    text: str, *, root: str | None = None, mask_inverted: bool = False
-) -> list[DataSet]:
-    """The sets of `NAME=FILE[,NAME=FILE]`, or of one list without a name."""
+def list_sets(text: str, **how) -> list[DataSet]:
+    """The sets of `NAME=FILE[,NAME=FILE]`, or of one list without a name.
+
+    `how` are the keywords of `ListSource`.
+    """
     return [
-        _data_set(
-            name, path, ListSource(path, root=root, mask_inverted=mask_inverted), path
-        )
+        _data_set(name, path, ListSource(path, **how), path)
         for name, path in parse_sets(text).items()
     ]
 
@@ -97,10 +96,15 @@ class ListSource:
         paths_file: str | os.PathLike,
         *,
         root: str | os.PathLike | None = None,
+        replace: Sequence[str] = (),
         mask_inverted: bool = False,
+        mask_as_stored: bool = False,
     ):
-        self.entries, self._rejected = read_list(paths_file, root=root)
-        self._mask_inverted = mask_inverted
+        self.entries, self._rejected = read_list(paths_file, root=root, replace=replace)
+        self._masks = {
+            "mask_inverted": mask_inverted,
+            "mask_as_stored": mask_as_stored,
+        }
 
     def __len__(self) -> int:
         return len(self.entries) + len(self._rejected)
@@ -122,7 +126,7 @@ class ListSource:
         data = images.read_bytes(entry.image)
         mask = None if entry.mask is None else images.read_bytes(entry.mask)
         try:
-            image, mask, _ = read_planes(entry, data, mask, self._mask_inverted)
+            image, mask, warnings = read_planes(entry, data, mask, **self._masks)
         except InputError as error:
             path = "" if str(entry.mask) in str(error) else f"{entry.image}: "
             raise InputError(f"{path}{error}") from None
@@ -136,6 +140,7 @@ class ListSource:
             "mask": mask,
             "original_mask": mask[..., 0],
             "mask_resized": resized,
+            "warnings": warnings,
             "label": entry.label,
             "has_mask": entry.label == 0 or entry.mask is not None,
             "height": height,
@@ -186,6 +191,7 @@ class Prepared:
             return {"name": f"record {index}", "error": str(error)}
         if "error" in example:
             return example
+        example.setdefault("warnings", _warnings(example))
         if example["mask_resized"] and self.size_mismatch == "error":
             raise InputError(
                 f"{example['name']}: its mask has another size than the image; "
@@ -194,3 +200,9 @@ class Prepared:
         if example["mask_resized"] and self.size_mismatch == "skip":
             example["has_mask"] = False
         return self.change(example) if self.change else example
+
+
+def _warnings(example: dict) -> list[str]:
+    """What is odd about an example of shards that only its pixels show."""
+    marks = example["label"] == 0 or (example["original_mask"] >= 128).any()
+    return ["empty_mask"] if example["has_mask"] and not marks else []

@@ -108,7 +108,7 @@ def read_image(
     path_or_bytes: str | os.PathLike | bytes, max_pixels: int = MAX_PIXELS
 ) -> UInt8[np.ndarray, "H W 3"]:
     """RGB of an image file, upright. `InputError` where it cannot be read whole."""
-    planes = _decode(path_or_bytes, max_pixels)
+    planes = _decode(*_content(path_or_bytes), max_pixels)
     if planes.shape[2] < 3:  # grey, with or without alpha
         grey = np.ascontiguousarray(_eight_bits(planes[..., 0]))
         return cv2.cvtColor(grey, cv2.COLOR_GRAY2RGB)
@@ -120,17 +120,52 @@ def read_mask(
     inverted: bool = False,
     max_pixels: int = MAX_PIXELS,
 ) -> UInt8[np.ndarray, "H W 1"]:
-    """Mask of a file of any mode, 255 = manipulated, grey values kept.
+    """Mask of a file of any mode, 255 = manipulated: `read_noted_mask` by itself."""
+    return read_noted_mask(path_or_bytes, inverted, max_pixels)[0]
 
-    Colours become their largest channel, so that a region marked in pure blue counts as
-    fully as one in white. A file whose values are all 0 or 1 holds classes, not shades,
-    and becomes 0 or 255; 16-bit files whose values fit in 8 bits are taken as 8-bit.
-    `inverted` is for files in which 0 marks the manipulated pixels.
+
+def read_noted_mask(
+    path_or_bytes: str | os.PathLike | bytes,
+    inverted: bool = False,
+    max_pixels: int = MAX_PIXELS,
+) -> tuple[UInt8[np.ndarray, "H W 1"], list[str]]:
+    """Mask of a file of any mode, 255 = manipulated, and what in it was interpreted.
+
+    Grey values are kept and colours become their largest channel, so that a region
+    marked in pure blue counts as fully as one in white; but
+
+    * the classes 0 and 1 are no shades and become 0 and 255, and so do any two levels
+      on the same side of 128: "two_levels";
+    * the colours of a palette are classes as well, of which black alone marks nothing:
+      "palette_colours", where one of them has no channel of 128;
+    * over one colour everywhere, alpha that varies is the shape: "alpha_shape".
+
+    16-bit files whose values fit in 8 bits are taken as 8-bit. `inverted` is for files
+    in which 0 marks the manipulated pixels.
     """
-    mask = _one_plane(path_or_bytes, max_pixels)
-    if mask.max() <= 1:
+    where, data = _content(path_or_bytes)
+    planes, notes = _decode(where, data, max_pixels), []
+    colours = planes[..., :-1] if planes.shape[2] in (2, 4) else planes
+    if colours.shape != planes.shape and np.ptp(planes[..., -1]) > 0:
+        if not np.ptp(colours, axis=(0, 1)).any():
+            planes = planes[..., -1:]
+            notes.append("alpha_shape")
+    mask = _one_plane(planes)
+    if (
+        "alpha_shape" not in notes
+        and _is_palette(data)
+        and np.ptp(colours, axis=2).any()
+    ):
+        if mask.any() and mask[mask > 0].min() < 128:
+            notes.append("palette_colours")
+        mask = (mask > 0).astype(np.uint8) * np.uint8(255)
+    levels = np.flatnonzero(cv2.calcHist([mask], [0], None, [256], [0, 256]))
+    if levels[-1] <= 1:
         mask = mask * np.uint8(255)
-    return np.ascontiguousarray(255 - mask if inverted else mask)
+    elif len(levels) == 2 and (levels[0] < 128) == (levels[1] < 128):
+        mask = (mask == levels[1]).astype(np.uint8) * np.uint8(255)
+        notes.append("two_levels")
+    return np.ascontiguousarray(255 - mask if inverted else mask), notes
 
 
 def read_map(path_or_bytes: str | os.PathLike | bytes) -> UInt8[np.ndarray, "H W"]:
@@ -138,12 +173,36 @@ def read_map(path_or_bytes: str | os.PathLike | bytes) -> UInt8[np.ndarray, "H W
 
     A map may well hold nothing above 1: the network then saw nothing.
     """
-    return np.ascontiguousarray(_one_plane(path_or_bytes, MAX_PIXELS)[..., 0])
+    planes = _decode(*_content(path_or_bytes), MAX_PIXELS)
+    return np.ascontiguousarray(_one_plane(planes)[..., 0])
 
 
-def _one_plane(path_or_bytes, max_pixels: int) -> np.ndarray:
-    """The largest channel of a file, uint8 H W 1, without its alpha."""
-    planes = _decode(path_or_bytes, max_pixels)
+def orientation(data: bytes) -> int:
+    """The EXIF orientation, 1 to 8, that turns a file's pixels as it is read."""
+    try:
+        with Image.open(io.BytesIO(data), formats=_FORMATS) as picture:
+            if picture.format == "TIFF":
+                return picture.tag_v2.get(_ORIENTATION, 1)
+            return _orientation(picture)
+    except Exception:
+        return 1
+
+
+def turned(planes: np.ndarray, orientation: int) -> np.ndarray:
+    """Planes H W C as they were stored, upright."""
+    return _UPRIGHT.get(orientation, lambda x: x)(planes)
+
+
+def _is_palette(data: bytes) -> bool:
+    try:
+        with Image.open(io.BytesIO(data), formats=_FORMATS) as picture:
+            return picture.mode in ("P", "PA")
+    except Exception:
+        return False
+
+
+def _one_plane(planes: np.ndarray) -> np.ndarray:
+    """The largest channel of planes H W C, uint8 H W 1, without alpha."""
     if planes.shape[2] in (2, 4):
         planes = planes[..., :-1]
     top = planes.max(axis=2, keepdims=True)
@@ -240,12 +299,15 @@ def claimed_pixels(data: bytes) -> float:
         return math.inf
 
 
-def _decode(path_or_bytes, max_pixels: int) -> np.ndarray:
-    """Pixels H W C upright, in the depth of the file; errors name its path, if any."""
+def _content(path_or_bytes: str | os.PathLike | bytes) -> tuple[str, bytes]:
+    """How an error names the file, if it has a path, and what it holds."""
     if isinstance(path_or_bytes, bytes):
-        where, data = "", path_or_bytes
-    else:
-        where, data = f"{os.fspath(path_or_bytes)}: ", read_bytes(path_or_bytes)
+        return "", path_or_bytes
+    return f"{os.fspath(path_or_bytes)}: ", read_bytes(path_or_bytes)
+
+
+def _decode(where: str, data: bytes, max_pixels: int) -> np.ndarray:
+    """Pixels H W C upright, in the depth of the file; errors begin with `where`."""
     try:
         planes, orientation = _open(data, max_pixels)
         if (
@@ -266,7 +328,7 @@ def _decode(path_or_bytes, max_pixels: int) -> np.ndarray:
         raise InputError(f"{where}cannot be decoded ({reason}).") from None
     if planes.ndim == 2:
         planes = planes[..., None]
-    return _UPRIGHT.get(orientation, lambda x: x)(planes)
+    return turned(planes, orientation)
 
 
 def _open(data: bytes, max_pixels: int) -> tuple[np.ndarray, int]:
@@ -290,7 +352,8 @@ def _open(data: bytes, max_pixels: int) -> tuple[np.ndarray, int]:
         # A TIFF is turned upright by Pillow while it loads.
         orientation = 1 if picture.format == "TIFF" else _orientation(picture)
         if picture.mode in ("P", "PA", "CMYK", "YCbCr", "LAB", "HSV", "RGBX", "RGBa"):
-            return np.asarray(picture.convert("RGB")), orientation
+            clear = "transparency" in picture.info
+            return np.asarray(picture.convert("RGBA" if clear else "RGB")), orientation
         if picture.mode == "1":
             return np.asarray(picture.convert("L")), orientation
         return np.asarray(picture), orientation

@@ -165,11 +165,16 @@ def _entry(number, row, root, pairs) -> Entry | Rejected:
 
 
 def add_list_arguments(parser: argparse.ArgumentParser):
-    """How a command is told what a list means: --root, --replace, --mask_inverted."""
+    """How a command is told what a list means."""
     add = parser.add_argument
     add("--root", help="what relative paths count from (default: the list's folder)")
     add("--replace", action="append", default=[], metavar="OLD=NEW", help="of prefixes")
     add("--mask_inverted", action="store_true", help="masks hold 0 = manipulated")
+    add(
+        "--mask_as_stored",
+        action="store_true",
+        help="masks are drawn on the pixels before EXIF turns them, if no size tells",
+    )
 
 
 def _missing(path: str) -> bool:

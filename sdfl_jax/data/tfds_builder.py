@@ -98,6 +98,7 @@ def prepare(
     root: str | None = None,
     replace: Sequence[str] = (),
     mask_inverted: bool = False,
+    mask_as_stored: bool = False,
 ) -> Sdfl:
     """Writes `sdfl/NAME` below `data_dir` and returns its builder.
 
@@ -117,7 +118,12 @@ def prepare(
     sources = {
         split: _from_shards(path)
         if os.path.isdir(path)
-        else _from_list(path, root, replace, mask_inverted)
+        else _from_list(
+            path,
+            root,
+            replace,
+            {"mask_inverted": mask_inverted, "mask_as_stored": mask_as_stored},
+        )
         for split, path in splits.items()
     }
     builder = Sdfl(
@@ -134,10 +140,10 @@ def _from_shards(folder: str | os.PathLike) -> Iterator[dict]:
     return (records.decode(source[index]) for index in range(len(source)))
 
 
-def _from_list(path, root, replace, mask_inverted) -> Iterator[dict]:
+def _from_list(path, root, replace, masks: dict) -> Iterator[dict]:
     """Examples of the usable lines, exactly as shards of them would hold."""
     entries, rejected = read_list(path, root=root, replace=replace)
-    settings = {"mask_inverted": mask_inverted, "storage": "original", "image_size": 0}
+    settings = masks | {"storage": "original", "image_size": 0}
 
     def examples():
         lost = len(rejected)

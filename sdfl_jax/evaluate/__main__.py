@@ -12,6 +12,8 @@ from pathlib import Path
 
 from sdfl_jax import evaluators, metrics, report
 from sdfl_jax.data import degrade, eval_sources, tiling
+from sdfl_jax.data.lists import add_list_arguments
+from sdfl_jax.data.planes import WARNINGS
 from sdfl_jax.devices import compiled, processes
 from sdfl_jax.errors import InputError, one_line
 from sdfl_jax.evaluate import options
@@ -57,7 +59,7 @@ _REMARKS = {
     "maps_resized": "predictions of another size than their image, stretched",
     "missing_predictions": "images without a prediction, in no figure",
     "extra_predictions": "predictions of no image",
-}
+} | {name: what for name, what in WARNINGS.items() if name != "mask_size"}
 
 
 def compare(first: str, second: str) -> str:
@@ -105,16 +107,14 @@ def _arguments() -> argparse.ArgumentParser:
     )
     words = lambda text: tuple(text.split(","))
 
-    add = parser.add_argument_group("what is scored").add_argument
+    group = parser.add_argument_group("what is scored")
+    add = group.add_argument
     add("--workdir", help="folder of a training run")
     add("--checkpoint", default="best", help="best, latest or a step")
     add("--predictions", help="folder of masks (PNG) and scores.csv, instead")
     add("--data", help="SHARDS, or NAME=SHARDS[,NAME=SHARDS]")
     add("--paths_file", help="a list of image files (see data/lists.py), likewise")
-    add("--root", help="what the list's paths count from (default: its folder)")
-    add(
-        "--mask_inverted", action="store_true", help="the list's masks: 0 = manipulated"
-    )
+    add_list_arguments(group)
     add("--out", help="folder for the report")
     add(
         "--compare",

@@ -36,7 +36,9 @@ class Options:
     data: str | None = None
     paths_file: str | None = None
     root: str | None = None
+    replace: Sequence[str] = ()
     mask_inverted: bool = False
+    mask_as_stored: bool = False
     # How a network sees an image.
     tile: int | None = None
     overlap: int | None = None  # `tiling.OVERLAP`, or half of a smaller tile

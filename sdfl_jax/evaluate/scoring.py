@@ -40,7 +40,11 @@ def evaluate(options: Options) -> dict | None:
         sets = eval_sources.shard_sets(options.data)
     else:
         sets = eval_sources.list_sets(
-            options.paths_file, root=options.root, mask_inverted=options.mask_inverted
+            options.paths_file,
+            root=options.root,
+            replace=options.replace,
+            mask_inverted=options.mask_inverted,
+            mask_as_stored=options.mask_as_stored,
         )
     if options.predictions is not None:
         scorer = Saved(options, sets)
@@ -159,6 +163,9 @@ class Notes:
         if example.get("mask_resized"):
             skip = self._options.size_mismatch == "skip"
             self._add("mismatched" if skip else "resized", example)
+        for warning in example["warnings"]:
+            if warning != "mask_size":  # told by what was done about it
+                self._add(warning, example)
         if example.get("map_resized"):
             self._add("maps_resized", example)
         self._file(example)

@@ -12,7 +12,7 @@ from concurrent.futures.process import BrokenProcessPool
 from tqdm import tqdm
 
 from sdfl_jax import files
-from sdfl_jax.data import records
+from sdfl_jax.data import planes, records
 from sdfl_jax.data.build.shards import (
     read_note,
     strict_error,
@@ -32,10 +32,7 @@ REJECTED = "rejected.csv"
 LINES_PER_SHARD = 256  # about 270 MB of 512x512 images, 10 MB of small JPEG files
 
 
-WARNINGS = {
-    "mask_size": "mask of another size than the image (resized to fit, nearest pixel)",
-    "empty_mask": "manipulated image whose mask has no pixel of 128 or more",
-    "no_mask": "manipulated image without a mask (trains and scores the label alone)",
+WARNINGS = planes.WARNINGS | {
     "duplicate": "image listed more than once (kept each time)",
     "one_class": "class without examples: balanced training needs both",
 }
@@ -51,6 +48,7 @@ def build(
     root: str | None = None,
     replace: Sequence[str] = (),
     mask_inverted: bool = False,
+    mask_as_stored: bool = False,
     workers: int = 0,
     strict: bool = False,
     lines_per_shard: int = LINES_PER_SHARD,
@@ -75,6 +73,7 @@ def build(
         "root": root,
         "replace": list(replace),
         "mask_inverted": mask_inverted,
+        "mask_as_stored": mask_as_stored,
         "lines_per_shard": lines_per_shard,
         "version": records.VERSION,
     }
@@ -135,7 +134,8 @@ def _finished(out: str, settings: dict) -> dict | None:
         except ValueError:
             raise InputError(f"{path}: damaged; delete {out}.") from None
         done = name == records.MANIFEST
-        other = stored["settings"] if done else stored
+        other = {"mask_as_stored": False}  # in builds from before there was a choice
+        other |= stored["settings"] if done else stored
         differing = [key for key in settings if other.get(key) != settings[key]]
         if differing:
             what = ", ".join(

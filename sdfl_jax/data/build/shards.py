@@ -114,7 +114,13 @@ def make_record(entry: Entry, settings: dict) -> tuple[bytes, list[str]]:
 
 
 def _encode(entry, settings, data: bytes, mask: bytes | None):
-    image, mask, warnings = read_planes(entry, data, mask, settings["mask_inverted"])
+    image, mask, warnings = read_planes(
+        entry,
+        data,
+        mask,
+        mask_inverted=settings["mask_inverted"],
+        mask_as_stored=settings["mask_as_stored"],
+    )
     height, width = image.shape[:2]
     small = {}
     side = settings["image_size"]

@@ -44,10 +44,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     if flags.sample < 1:
         raise InputError(f"--sample={flags.sample}: give a number of images from 1.")
     if flags.data is not None:
-        if flags.root or flags.replace or flags.mask_inverted:
+        of_lists = ("root", "replace", "mask_inverted", "mask_as_stored")
+        if given := [f"--{name}" for name in of_lists if getattr(flags, name)]:
             raise InputError(
-                "--root, --replace and --mask_inverted are for lists; shards hold "
-                "everything already."
+                f"{', '.join(given)}: for lists; shards hold everything already."
             )
         examples = ShardExamples(flags.data)
     else:
@@ -56,6 +56,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             root=flags.root,
             replace=flags.replace,
             mask_inverted=flags.mask_inverted,
+            mask_as_stored=flags.mask_as_stored,
         )
     counts = explore(
         examples,

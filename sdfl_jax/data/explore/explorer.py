@@ -23,6 +23,7 @@ from sdfl_jax import files
 from sdfl_jax.data import images, records
 from sdfl_jax.data.explore import charts
 from sdfl_jax.data.lists import Entry, read_list
+from sdfl_jax.data.planes import read_planes
 from sdfl_jax.drawing import page
 from sdfl_jax.errors import InputError
 
@@ -121,9 +122,13 @@ class ListExamples:
         root: str | None = None,
         replace: Sequence[str] = (),
         mask_inverted: bool = False,
+        mask_as_stored: bool = False,
     ):
         self._entries, self.rejected = read_list(path, root=root, replace=replace)
-        self._inverted = mask_inverted
+        self._masks = {
+            "mask_inverted": mask_inverted,
+            "mask_as_stored": mask_as_stored,
+        }
         if not self._entries:
             row = self.rejected[0]
             raise InputError(
@@ -134,15 +139,16 @@ class ListExamples:
 
     def load(self, index: int) -> Example:
         entry: Entry = self._entries[index]
-        data = images.read_bytes(entry.image)
+        data, mask, edge = images.read_bytes(entry.image), None, None
+        if entry.mask is not None:
+            mask = images.read_bytes(entry.mask)
         try:
-            image = images.read_image(data)
+            image, mask, _ = read_planes(entry, data, mask, **self._masks)
         except InputError as error:
             raise InputError(f"{entry.image}: {error}") from None
-        mask = edge = None
-        if entry.mask is not None:
-            mask = images.read_mask(entry.mask, self._inverted)[..., 0]
-        elif entry.label == 0:
+        if mask is not None:
+            mask = mask[..., 0]
+        elif entry.label == 0 or entry.mask is not None:
             mask = np.zeros(image.shape[:2], np.uint8)
         # Lists in the wild name edges that do not exist; nothing else needs them.
         if entry.edge is not None and os.path.exists(entry.edge):
