@@ -2,6 +2,7 @@
 
 import base64
 import concurrent.futures
+import contextlib
 import http.client
 import json
 import queue
@@ -23,7 +24,7 @@ from starlette.routing import Route
 
 from sdfl_jax.errors import InputError
 from sdfl_jax.predict import __main__ as predict_command
-from sdfl_jax.predict import outputs, serve
+from sdfl_jax.predict import outputs, serve, waiting
 from sdfl_jax.predict.predictor import Predictor
 from tests import tiny
 
@@ -38,17 +39,23 @@ def workdir(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def address(workdir):
-    """Where the page is served, on a free port of this machine."""
-    server = serve.server(
-        Predictor(str(workdir)), host="127.0.0.1", max_upload_mb=LIMIT_MB
-    )
     # What the browser's test opens: the page in a frame, and a script beside it.
-    routes = server.config.app.router.routes
-    routes += [
+    routes = [
         Route("/driver", lambda request: HTMLResponse(DRIVER)),
         Route("/photo", lambda request: Response(photo(40, 60))),
         Route("/seen", take_seen, methods=["POST"]),
     ]
+    with serving(workdir, routes) as address:
+        yield address
+
+
+@contextlib.contextmanager
+def serving(workdir, routes=()):
+    """Where the page is served, on a free port of this machine."""
+    server = serve.server(
+        Predictor(str(workdir)), host="127.0.0.1", max_upload_mb=LIMIT_MB
+    )
+    server.config.app.router.routes += routes
     listener = serve._listen("127.0.0.1", 0)
     thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
     thread.start()
@@ -113,6 +120,87 @@ def test_uploads_at_once_get_each_its_own_answer_and_leave_no_file(
         _, alone = ask(size)
         assert answer["mask"] == alone["mask"] and answer["score"] == alone["score"]
     assert not list(tmp_path.iterdir())
+
+
+def test_what_waits_is_answered_in_batches_of_one_size_and_in_order():
+    batches, at_work, go_on = [], threading.Event(), threading.Event()
+
+    def answer(images):
+        batches.append([image.shape[0] for image in images])
+        at_work.set()
+        assert go_on.wait(10)
+        return [int(image[0, 0, 0]) for image in images]
+
+    queue = waiting.Waiting(answer, most=7, most_pixels=10_000, batch_size=4)
+    ask = lambda side, value: queue.ask(np.full((side, side, 3), value, np.uint8))
+    first = ask(8, 0)
+    assert at_work.wait(10)  # meanwhile the others come
+    others = [ask(side, i) for i, side in enumerate((8, 9, 8, 8, 9, 8, 8), start=1)]
+    with pytest.raises(waiting.Full):
+        ask(8, 9)
+    assert others[2].cancel()  # its asker has gone
+    with pytest.raises(waiting.Full):  # too many pixels
+        ask(100, 9)
+    go_on.set()
+    assert first.result(10) == 0
+    assert [f.result(10) for f in others[:2] + others[3:]] == [1, 2, 4, 5, 6, 7]
+    assert batches == [[8], [8] * 4, [9] * 2]
+    queue.close()
+
+
+def test_an_error_of_the_network_is_its_askers_and_the_next_is_served():
+    def answer(images):
+        if images[0][0, 0, 0]:
+            raise ValueError("no")
+        return ["yes"]
+
+    queue = waiting.Waiting(answer, most=2, most_pixels=1, batch_size=1)
+    with pytest.raises(ValueError):
+        queue.ask(np.ones((4, 4, 3), np.uint8)).result(10)
+    assert queue.ask(np.zeros((4, 4, 3), np.uint8)).result(10) == "yes"
+    queue.close()
+
+
+def test_beyond_what_may_wait_one_is_asked_to_come_back(workdir, monkeypatch):
+    monkeypatch.setattr(serve, "_WAITING", 0)
+    with serving(workdir) as address:
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            urllib.request.urlopen(f"{address}/predict", data=photo(40, 60))
+    assert refused.value.code == 503
+    assert int(refused.value.headers["Retry-After"]) > 0
+    assert "try again" in json.load(refused.value)["error"]
+
+
+def test_clients_that_stop_or_send_slowly_change_nothing_for_others(
+    workdir, monkeypatch
+):
+    monkeypatch.setattr(serve, "_UPLOAD_SECONDS", 1)
+    data = photo(40, 60)
+    with serving(workdir) as address:
+        connections = []
+        for sent in (b"", data[:100], data[:100]):
+            connections.append(http.client.HTTPConnection(address.partition("//")[2]))
+            connections[-1].putrequest("POST", "/predict")
+            connections[-1].putheader("Content-Length", str(len(data)))
+            connections[-1].endheaders(sent or None)
+        connections[0].close()
+        assert post(address, data)[0] == 200
+        late = connections[2].getresponse()
+        assert late.status == 408 and "in 1 seconds" in json.load(late)["error"]
+        assert post(address, data)[0] == 200
+
+
+def test_health_and_metrics_tell_what_was_answered(workdir):
+    with serving(workdir) as address:
+        assert post(address, photo(40, 60))[0] == 200
+        assert refusal(address, b"hello")[0] == 415
+        with urllib.request.urlopen(f"{address}/healthz") as reply:
+            assert json.load(reply) == {"status": "ok", "waiting": 0}
+        with urllib.request.urlopen(f"{address}/metrics") as reply:
+            lines = reply.read().decode().splitlines()
+    assert 'sdfl_photos_total{status="200"} 1.0' in lines
+    assert 'sdfl_photos_total{status="415"} 1.0' in lines
+    assert "sdfl_photo_seconds_count 2.0" in lines
 
 
 def test_what_is_no_photo_is_refused_in_one_line(address):

@@ -1,17 +1,21 @@
 """A local page on which one drops a photo and sees mask, overlay and score.
 
-Nothing that is sent is kept: photos stay in memory until they are answered.
+Nothing that is sent is kept: photos stay in memory until they are answered. Under load
+photos of one size are answered together, a bounded number waits, and the next ones are
+told to come back. `/healthz` and `/metrics` are for whoever watches the server.
 """
 
+import asyncio
 import base64
+import contextlib
 import hashlib
 import re
 import socket
-import threading
 import time
 from pathlib import Path
 
 import cv2
+import prometheus_client as prometheus
 import uvicorn
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
@@ -24,61 +28,91 @@ from starlette.routing import Route
 from sdfl_jax.data import images
 from sdfl_jax.errors import InputError
 from sdfl_jax.predict.predictor import Answer, Predictor
+from sdfl_jax.predict.waiting import Full, Waiting
 
 MAX_PIXELS = 50_000_000  # of a photo: any camera's; a small file may claim far more
-_WAITING = 32  # connections at a time; beyond them 503
+_WAITING = 32  # photos that may wait for the network; beyond them 503
+_WAITING_PIXELS = 200_000_000  # of theirs: 600 MB
+_CONNECTIONS = 256  # at a time: what waits, what is still sent, who watches
+_UPLOAD_SECONDS = 30  # in which a photo has to arrive
+_ANSWER_SECONDS = 120  # from then to its answer
+_RETRY_SECONDS = 5  # after which one who was turned away may come back
 _OVERLAY_QUALITY = 92  # of its JPEG; the mask comes without loss
 
 _PAGE = Path(__file__).with_suffix(".html")
 
 
-def app(predictor: Predictor, *, max_upload_mb: float, host: str) -> Starlette:
+def app(
+    predictor: Predictor, *, max_upload_mb: float, host: str, batch_size: int = 8
+) -> Starlette:
     """The page at `/`, and `POST /predict`: a photo's bytes in, JSON out.
 
     The JSON holds `score`, `manipulated`, `classes`, `manipulated_area`,
     `mask_source`, `width`, `height`, `seconds`, and `mask` (PNG) and `overlay` (JPEG)
-    as data URLs; of a photo that cannot be answered `error`, one line: 413 too large,
-    415 no image. Photos are answered one at a time. A page bound to loopback answers
-    to that name alone, so that no web site can reach it under a name of its own.
+    as data URLs; of a photo that cannot be answered `error`, one line: 408 not sent in
+    time, 413 too large, 415 no image, 503 (with Retry-After) too many wait. `/healthz`
+    says whether photos are answered, `/metrics` how many and how fast, as Prometheus
+    reads it. A page bound to loopback answers to that name alone, so that no web site
+    can reach it under a name of its own.
     """
     limit = int(max_upload_mb * 1e6)
-    one_at_a_time = threading.Lock()
     page = _PAGE.read_text().replace("{{LIMIT_MB}}", f"{max_upload_mb:g}")
     headers = _headers(page)
-
-    def answer(data: bytes) -> dict:
-        start = time.monotonic()
-        image = images.read_image(data, max_pixels=MAX_PIXELS)
-        with one_at_a_time:
-            (found,) = predictor.of_images([("photo", image)], batch_size=1)
-        return _as_json(found) | {"seconds": round(time.monotonic() - start, 2)}
+    answered = lambda photos: list(
+        predictor.of_images(
+            [(str(i), photo) for i, photo in enumerate(photos)], batch_size=len(photos)
+        )
+    )
+    waiting = Waiting(
+        answered, most=_WAITING, most_pixels=_WAITING_PIXELS, batch_size=batch_size
+    )
+    seen = _Seen(waiting)
+    decoders = asyncio.Semaphore(2)  # a large photo takes several times its memory
 
     async def show(request: Request) -> Response:
         return HTMLResponse(page, headers=headers)
 
     async def predict(request: Request) -> Response:
-        data = bytearray()
-        claimed = request.headers.get("content-length", "0")
-        too_large = claimed.isdigit() and int(claimed) > limit
+        start = time.monotonic()
         try:
-            if not too_large:
-                async for chunk in request.stream():
-                    data += chunk
-                    if too_large := len(data) > limit:
-                        break
+            async with asyncio.timeout(_UPLOAD_SECONDS):
+                data = await _body(request, limit)
+            if not data:
+                return _error(400, "No file came with the request.")
+            read = lambda: images.read_image(data, max_pixels=MAX_PIXELS)
+            async with decoders:
+                image = await run_in_threadpool(read)
+            async with asyncio.timeout(_ANSWER_SECONDS):
+                found = await asyncio.wrap_future(waiting.ask(image))
+            answer = await run_in_threadpool(_as_json, found)
         except ClientDisconnect:
             return Response(status_code=400)
-        if too_large:
+        except _TooLarge:
             return _error(413, f"The file is larger than {max_upload_mb:g} MB.")
-        if not data:
-            return _error(400, "No file came with the request.")
-        try:
-            return JSONResponse(await run_in_threadpool(answer, bytes(data)))
         except InputError as error:
             return _error(415, " ".join(str(error).split()))
+        except Full:
+            return _later("Too many photos wait already; try again later.")
+        except TimeoutError:
+            if time.monotonic() - start < _ANSWER_SECONDS:
+                return _error(408, f"No photo came in {_UPLOAD_SECONDS} seconds.")
+            return _later("The photo waited too long; try again later.")
+        except asyncio.CancelledError:
+            if not waiting.closed:  # this request is cancelled, not the photo's turn
+                raise
+            return _later("The server ends.")
+        return JSONResponse(answer | {"seconds": round(time.monotonic() - start, 2)})
+
+    async def healthy(request: Request) -> Response:
+        return JSONResponse({"status": "ok", "waiting": len(waiting)})
 
     async def unforeseen(request: Request, error: Exception) -> Response:
         return _error(500, "The photo could not be answered; the console says why.")
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_):
+        yield
+        waiting.close()
 
     hosts = ["*"]
     if host in ("127.0.0.1", "localhost", "::1"):
@@ -86,11 +120,60 @@ def app(predictor: Predictor, *, max_upload_mb: float, host: str) -> Starlette:
     return Starlette(
         routes=[
             Route("/", show),
-            Route("/predict", predict, methods=["POST"]),
+            Route("/predict", seen.counted(predict), methods=["POST"]),
+            Route("/healthz", healthy),
+            Route("/metrics", seen.show),
         ],
         middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=hosts)],
         exception_handlers={Exception: unforeseen},
+        lifespan=lifespan,
     )
+
+
+class _TooLarge(Exception):
+    pass
+
+
+async def _body(request: Request, limit: int) -> bytes:
+    """The file that was sent; `_TooLarge` as soon as that is known."""
+    data = bytearray()
+    claimed = request.headers.get("content-length", "0")
+    if claimed.isdigit() and int(claimed) > limit:
+        raise _TooLarge
+    async for chunk in request.stream():
+        data += chunk
+        if len(data) > limit:
+            raise _TooLarge
+    return bytes(data)
+
+
+class _Seen:
+    """What the server counts of its work, for `/metrics`."""
+
+    def __init__(self, waiting: Waiting):
+        self._registry = prometheus.CollectorRegistry()
+        self._answers = prometheus.Counter(
+            "sdfl_photos", "Photos by HTTP status", ["status"], registry=self._registry
+        )
+        self._seconds = prometheus.Histogram(
+            "sdfl_photo_seconds", "From request to answer", registry=self._registry
+        )
+        prometheus.Gauge(
+            "sdfl_photos_waiting", "Photos in the queue", registry=self._registry
+        ).set_function(lambda: len(waiting))
+
+    def counted(self, handler):
+        async def counted(request: Request) -> Response:
+            with self._seconds.time():
+                response = await handler(request)
+            self._answers.labels(response.status_code).inc()
+            return response
+
+        return counted
+
+    async def show(self, request: Request) -> Response:
+        text = prometheus.generate_latest(self._registry)
+        return Response(text, media_type=prometheus.CONTENT_TYPE_LATEST)
 
 
 def run(
@@ -118,7 +201,7 @@ def server(predictor: Predictor, *, host: str, max_upload_mb: float) -> uvicorn.
         uvicorn.Config(
             app(predictor, max_upload_mb=max_upload_mb, host=host),
             log_level="warning",
-            limit_concurrency=_WAITING,
+            limit_concurrency=_CONNECTIONS,
             server_header=False,
         )
     )
@@ -157,6 +240,12 @@ def _as_json(found: Answer) -> dict:
 
 def _data_url(kind: str, data: bytes) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+
+
+def _later(text: str) -> Response:
+    response = _error(503, text)
+    response.headers["Retry-After"] = str(_RETRY_SECONDS)
+    return response
 
 
 def _error(status: int, text: str) -> Response:
