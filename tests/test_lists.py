@@ -1,12 +1,13 @@
 """Lists in every layout become entries; bad lines are named."""
 
 import os
+import unicodedata
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sdfl_jax.data.lists import read_list
+from sdfl_jax.data.lists import Rejected, nothing_usable, read_list, repeated
 from sdfl_jax.errors import InputError
 
 
@@ -38,11 +39,95 @@ BOTH = [
         "a.jpg,m.png,e.png,1\n/abs/b.jpg,None,,0\n",
         "\ufeffimage,mask,edge,label\na.jpg,m.png,e.png,1\n/abs/b.jpg,,,0\n",
         "label\tedge\tmask\timage\n1\te.png\tm.png\ta.jpg\n0\t\t\t/abs/b.jpg\n",
+        '"image","mask","edge","label"\n"a.jpg","m.png","e.png","1"\n"/abs/b.jpg","","","0"',
+        '"a.jpg","m.png","e.png","1"\n"/abs/b.jpg","None","","0"',
+        "image;mask;edge;label\na.jpg;m.png;e.png;1\n/abs/b.jpg;None;;0",
+        "a.jpg;m.png;e.png;1\n/abs/b.jpg;;;0",
+        "sep=;\r\nimage;mask;edge;label\r\na.jpg;m.png;e.png;1\r\n/abs/b.jpg;;;0\r\n",
+        "image | mask | edge | label\na.jpg | m.png | e.png | 1\n/abs/b.jpg | | | 0",
+        "a.jpg, m.png, e.png, 1\n/abs/b.jpg, None, None, 0",
+        "image mask edge label\na.jpg m.png e.png 1\n/abs/b.jpg None None 0\n",
+        ",image,mask,edge,label\n0,a.jpg,m.png,e.png,1\n1,/abs/b.jpg,,,0\n",
+        "0,a.jpg,m.png,e.png,1\n1,/abs/b.jpg,,,0\n",
+        "7 a.jpg m.png e.png 1\n9 /abs/b.jpg None None 0\n",
+        "image,mask,edge,label\na.jpg,m.png,e.png,1.0\n/abs/b.jpg,nan,nan,0.0\n",
+        "image,mask,edge,label\na.jpg,m.png,e.png,True\n/abs/b.jpg,,,False\n",
+        "a.jpg m.png e.png fake\n/abs/b.jpg None None real\n",
+        "a.jpg,m.png,e.png,Tampered\r/abs/b.jpg,,,authentic",
+        "a.jpg m.png e.png 1\n/abs/b.jpg None None 0\n".encode("utf-16"),
+        "a.jpg m.png e.png 1\n/abs/b.jpg None None 0\n".encode("utf-16-le"),
     ],
 )
 def test_layouts_say_the_same(listed, text):
     entries, rejected = listed(text)
     assert [fields(entry) for entry in entries] == BOTH and not rejected
+
+
+@pytest.mark.parametrize("word", ["2", "-1", "01", "yes", "unknown", "0.5", "1e0", "١"])
+def test_labels_of_no_plain_meaning_are_rejected(listed, word):
+    entries, rejected = listed(f"image,label\na.jpg,0\nb.jpg,{word}\n")
+    assert len(entries) == 1 and f"label {word!r}" in rejected[0].reason
+
+
+def test_backslashes_part_folders_unless_a_name_holds_one(listed, tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.jpg").touch()
+    (tmp_path / "in\\b.jpg").touch()
+    text = "in\\a.jpg in\\m.png 1\nin\\b.jpg None 0\nC:\\Data\\in\\a.jpg None 1\n"
+    for old in ("C:\\Data", "C:/Data"):
+        entries, _ = listed(text, root=tmp_path, replace=[f"{old}={tmp_path}"])
+        assert [os.path.relpath(entry.image, tmp_path) for entry in entries] == [
+            "in/a.jpg",
+            "in\\b.jpg",
+            "in/a.jpg",
+        ]
+        assert entries[0].mask == str(tmp_path / "in/m.png")
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "gb18030", "shift_jis", "cp1251"])
+def test_another_encoding_is_known_by_the_files_it_finds(
+    listed, tmp_path, encoding, capsys
+):
+    name = {"cp1252": "été", "gb18030": "图像", "shift_jis": "がぞう", "cp1251": "фото"}
+    name = f"{name[encoding]}.jpg"
+    (tmp_path / name).touch()
+    entries, _ = listed(f"{name} None 0\n".encode(encoding), root=tmp_path)
+    assert os.path.exists(entries[0].image)
+    told = capsys.readouterr().err
+    assert f"read as {encoding}" in told and "tried: cp1252" in told
+
+
+def test_letters_that_macos_takes_apart_are_found(listed, tmp_path):
+    for form, other in (("NFC", "NFD"), ("NFD", "NFC")):
+        (tmp_path / unicodedata.normalize(form, f"é{form}.jpg")).touch()
+        name = unicodedata.normalize(other, f"é{form}.jpg")
+        entries, _ = listed(f"{name} None 0\n", root=tmp_path)
+        assert os.path.exists(entries[0].image)
+
+
+def test_an_image_with_two_labels_is_rejected_by_line(listed):
+    entries, rejected = listed(
+        "image,label\na.jpg,1\nb.jpg,0\n./a.jpg,0\nb.jpg,0\na.jpg,1\n"
+    )
+    assert [entry.line for entry in entries] == [3, 5]
+    told = {row.line: row.reason for row in rejected}
+    assert told[2] == told[6] == "label 1, but 0 in line 4"
+    assert told[4] == "label 0, but 1 in line 2"
+    assert repeated(entries) == {5}
+
+
+def test_a_list_of_no_use_names_what_it_looked_for_and_where_that_lies(tmp_path):
+    (tmp_path / "set" / "images").mkdir(parents=True)
+    (tmp_path / "set" / "images" / "a.jpg").touch()
+    (tmp_path / "lists").mkdir()
+    path = tmp_path / "lists" / "list.txt"
+    path.write_text("/old/disk/set/images/a.jpg None 0\n")
+    entries, _ = read_list(path)
+    row = Rejected(line=1, path=entries[0].image, reason="no such file")
+    message = str(nothing_usable(path, entries, [row]))
+    assert message.startswith(f"{path}: none of 1 lines can be used; the first, line 1")
+    assert "looked for /old/disk/set/images/a.jpg" in message
+    assert f"{tmp_path}/set/images/a.jpg exists" in message
 
 
 def test_three_columns_have_no_edge(listed):

@@ -9,7 +9,8 @@ from PIL import Image
 
 from sdfl_jax.data import images, records
 from sdfl_jax.data.build.builder import build
-from sdfl_jax.data.eval_sources import ListSource, Prepared
+from sdfl_jax.data.eval_sources import ListSource, Prepared, list_sets, parse_sets
+from sdfl_jax.errors import InputError
 from tests.fuzz import by_pillow, smooth
 
 REGION = np.zeros((40, 60), bool)
@@ -159,3 +160,41 @@ def test_a_mask_that_marks_nothing_is_told_in_both(read):
     faint = np.arange(60 * 40, dtype=np.uint8).reshape(40, 60) % 100
     _, warnings = read(by_pillow(smooth(), "PNG"), by_pillow(faint, "PNG"))
     assert warnings == {"empty_mask"}
+
+
+@pytest.mark.parametrize(
+    "name", ["test (1).csv", "a,b.csv", "a=b.csv", "(x).csv", "é;.csv"]
+)
+def test_a_list_that_exists_is_one_whatever_its_name(tmp_path, name):
+    for path in (tmp_path / name, tmp_path / "c.csv"):
+        path.write_text("image,label\na.jpg,0\n")
+    (tmp_path / "a.jpg").write_bytes(by_pillow(smooth(), "JPEG"))
+    path = str(tmp_path / name)
+    assert list(parse_sets(path).values()) == [path]
+    assert parse_sets(f"one={path},{tmp_path / 'c.csv'}") == {
+        "one": path,
+        "c.csv": str(tmp_path / "c.csv"),
+    }
+    assert len(list_sets(path)[0].source) == 1
+
+
+def test_a_repeated_line_is_kept_and_told_in_both(tmp_path):
+    (tmp_path / "a.jpg").write_bytes(by_pillow(smooth(), "JPEG"))
+    (tmp_path / "list.csv").write_text("image,label\n" + "a.jpg,0\n./a.jpg,0\n" * 2)
+    manifest = build(tmp_path / "list.csv", tmp_path / "out", progress=False)
+    assert manifest["warnings"]["duplicate"] == [3, 4, 5]
+    source = ListSource(tmp_path / "list.csv")
+    assert [source[i]["warnings"] for i in range(4)] == [[], *[["duplicate"]] * 3]
+
+
+def test_a_wrong_root_names_the_first_file_and_where_it_is(tmp_path):
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "a.jpg").write_bytes(by_pillow(smooth(), "JPEG"))
+    (tmp_path / "list.csv").write_text("image,label\na.jpg,0\n")
+    told = f"looked for {tmp_path}/no/a.jpg.*"
+    for read in (
+        lambda: ListSource(tmp_path / "list.csv", root=tmp_path / "no"),
+        lambda: build(tmp_path / "list.csv", tmp_path / "out", root=f"{tmp_path}/no"),
+    ):
+        with pytest.raises(InputError, match=f"none of 1 lines can be used.*{told}"):
+            read()

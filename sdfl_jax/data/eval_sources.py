@@ -14,7 +14,13 @@ import numpy as np
 
 from sdfl_jax.data import images, records
 from sdfl_jax.data.damaged import UNREADABLE
-from sdfl_jax.data.lists import Entry, read_list
+from sdfl_jax.data.lists import (
+    Entry,
+    Rejected,
+    nothing_usable,
+    read_list,
+    repeated,
+)
 from sdfl_jax.data.planes import read_planes
 from sdfl_jax.errors import InputError
 
@@ -58,14 +64,15 @@ def list_sets(text: str, **how) -> list[DataSet]:
 def parse_sets(text: str) -> dict[str, str]:
     """Paths by name; a path without a name is called as its last part is.
 
-    `InputError` for names that come twice or could not name a folder.
+    What exists is a path, whatever is in its name. `InputError` for names that come
+    twice or could not name a folder.
     """
-    items = [text] if os.path.exists(text) else text.split(",")
     sets = {}
-    for item in items:
+    for item in _items(text):
         name, equals, path = item.partition("=")
         if not equals or os.path.exists(item):
             name, path = os.path.basename(os.path.normpath(item)), item
+            name = re.sub(r"[^\w.+ -]|^[^\w]", "_", name)
         if not path or not re.fullmatch(r"\w[\w.+ -]*", name):
             raise InputError(
                 f"{item!r}: NAME=PATH is expected, a name of letters, digits and _.+-"
@@ -78,6 +85,19 @@ def parse_sets(text: str) -> dict[str, str]:
     return sets
 
 
+def _items(text: str) -> list[str]:
+    """The parts of `text` between commas, but for commas in paths that exist."""
+    parts, items = text.split(","), []
+    while parts:
+        for count in range(len(parts), 0, -1):
+            item = ",".join(parts[:count])
+            if os.path.exists(item) or os.path.exists(item.partition("=")[2] or "="):
+                break
+        items.append(item)
+        parts = parts[count:]
+    return items
+
+
 def _data_set(name: str, path: str, source, described: str) -> DataSet:
     with open(described, "rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
@@ -88,7 +108,8 @@ class ListSource:
     """The images of a list (`lists.read_list`), straight from their files.
 
     What `data.build` would reject is an item with an `error`: lines that are no
-    entries, which come last, and files that cannot be used.
+    entries, which come last, and files that cannot be used. `InputError` for a list
+    that names no image which exists.
     """
 
     def __init__(
@@ -101,6 +122,13 @@ class ListSource:
         mask_as_stored: bool = False,
     ):
         self.entries, self._rejected = read_list(paths_file, root=root, replace=replace)
+        if not any(os.path.exists(entry.image) for entry in self.entries):
+            absent = [
+                Rejected(line=entry.line, path=entry.image, reason="no such file")
+                for entry in self.entries
+            ]
+            raise nothing_usable(paths_file, self.entries, [*self._rejected, *absent])
+        self._repeated = repeated(self.entries)
         self._masks = {
             "mask_inverted": mask_inverted,
             "mask_as_stored": mask_as_stored,
@@ -140,7 +168,7 @@ class ListSource:
             "mask": mask,
             "original_mask": mask[..., 0],
             "mask_resized": resized,
-            "warnings": warnings,
+            "warnings": warnings + ["duplicate"] * (entry.line in self._repeated),
             "label": entry.label,
             "has_mask": entry.label == 0 or entry.mask is not None,
             "height": height,

@@ -2,9 +2,12 @@
 
 * `image mask edge label`, blanks between, `None` for what is missing (the reference);
 * `image mask label` (MVSS-Net), as above;
-* either of them with tabs or commas between, so that paths may hold blanks;
-* CSV or tab-separated with a header that names any of `image`, `mask`, `edge`, `label`,
-  `source`, `group`, `kind` in any order; `image` and `label` are needed.
+* either of them with tabs, commas, semicolons or bars between, so that paths may hold
+  blanks, and with a column of line numbers before them;
+* any of these below a header that names `image`, `mask`, `edge`, `label`, `source`,
+  `group`, `kind` in any order, among others; `image` and `label` are needed.
+
+Cells may be quoted and paths have backslashes. A label is 0 or 1, or a word for it.
 """
 
 import argparse
@@ -12,11 +15,28 @@ import csv
 import dataclasses
 import os
 import posixpath
-from collections.abc import Sequence
+import re
+import sys
+import unicodedata
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 
 from sdfl_jax.errors import InputError
 
 COLUMNS = ("image", "mask", "edge", "label", "source", "group", "kind")
+
+
+# What a label may be called where its meaning is plain; numbers are read as such.
+_LABELS = {
+    0: ("false", "real", "authentic", "original", "pristine", "genuine", "au"),
+    1: ("true", "fake", "manipulated", "tampered", "forged", "spliced", "tp"),
+}
+_LABEL_OF = {word: label for label, words in _LABELS.items() for word in words}
+
+# Of lists that are no UTF-8, the one is taken by which files are found.
+_ENCODINGS = ("cp1252", "gb18030", "shift_jis", "euc_kr", "big5", "cp1251")
+
+_DELIMITERS = ("\t", ",", ";", "|")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -56,87 +76,172 @@ def read_list(
     """Reads a list in any layout above.
 
     `replace` holds OLD=NEW pairs: the first OLD that starts a path is replaced.
-    Relative paths then count from `root`, by default the folder the list lies in.
+    Relative paths then count from `root`, by default the folder the list lies in. An
+    image that comes with both labels is rejected each time.
     `InputError` if there is no such list, it is empty or it is no list at all.
     """
     path = os.fspath(path)
     root = os.path.dirname(path) if root is None else os.fspath(root)
     pairs = [_pair(item) for item in replace]
-    lines = _lines(path)
-    header = _header(lines[0][1])
-    if header is not None:
-        delimiter, names = header
-        rows = [
-            (number, _by_header(names, delimiter, text)) for number, text in lines[1:]
-        ]
-        if not rows:
-            raise InputError(f"{path}: the list holds a header and no line.")
-    else:
-        rows = [(number, _columns(text)) for number, text in lines]
-
-    entries, rejected = [], []
-    for number, row in rows:
-        entry = _entry(number, row, root, pairs)
-        (entries if isinstance(entry, Entry) else rejected).append(entry)
-    return entries, rejected
+    read = [
+        _parse(path, encoding, text, root, pairs) for encoding, text in _texts(path)
+    ]
+    best = max(read, key=lambda found: found.seen)  # the first of equals
+    if len(read) > 1 and not (best is read[0] and best.seen):
+        tried = ", ".join(found.encoding for found in read[1:])
+        how = (
+            "as UTF-8 but for some bytes" if best is read[0] else f"as {best.encoding}"
+        )
+        print(f"{path}: not UTF-8; read {how} (tried: {tried}).", file=sys.stderr)
+    return _without_contradictions(best.entries, best.rejected)
 
 
-def _lines(path: str) -> list[tuple[int, str]]:
-    """Numbered lines that are not blank."""
+@dataclasses.dataclass(frozen=True)
+class _Read:
+    """A list as one encoding has it; `seen` counts paths beyond ASCII that exist."""
+
+    encoding: str
+    entries: list[Entry]
+    rejected: list[Rejected]
+    seen: int
+
+
+def _texts(path: str) -> list[tuple[str, str]]:
+    """The content of a list in every encoding that it may have, by its name."""
     if not os.path.isfile(path):
         raise InputError(f"{path}: no such list of images.")
-    # File names are bytes; those that are not UTF-8 must survive the way back.
-    with open(path, encoding="utf-8-sig", errors="surrogateescape") as file:
-        text = file.read()
-    if "\0" in text:
+    with open(path, "rb") as file:
+        data = file.read()
+    marks = {b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
+    marked = [name for mark, name in marks.items() if data.startswith(mark)]
+    if not marked and data[1:2] == b"\0" and data[:1] != b"\0":
+        marked = ["utf-16-le"]
+    texts = []
+    for encoding in marked or ("utf-8", *_ENCODINGS):
+        try:
+            texts.append((encoding, data.decode(encoding)))
+        except UnicodeDecodeError:
+            # File names are bytes; those that are not UTF-8 must survive the way back.
+            if encoding.startswith("utf-8"):
+                texts.append((encoding, data.decode(encoding, "surrogateescape")))
+        else:
+            if encoding == "utf-8":
+                break
+    if not texts or "\0" in texts[0][1]:
         raise InputError(f"{path}: not a text file, so not a list of images.")
-    lines = enumerate(text.split("\n"), start=1)
-    lines = [(number, line) for number, line in lines if line.strip()]
+    return texts
+
+
+def _parse(path: str, encoding: str, text: str, root: str, pairs) -> _Read:
+    lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    lines = [(n, line) for n, line in enumerate(lines, start=1) if line.strip()]
+    if lines and re.fullmatch(r'"?sep=(.)"?', lines[0][1].strip()):  # a spreadsheet's
+        lines = lines[1:]
     if not lines:
         raise InputError(f"{path}: the list is empty.")
-    return lines
+    header = _header(lines[0][1])
+    if header is None:
+        rows = _unnamed(lines)
+    elif len(lines) == 1:
+        raise InputError(f"{path}: the list holds a header and no line.")
+    else:
+        delimiter, names = header
+        rows = [(n, _by_name(names, _cells(line, delimiter))) for n, line in lines[1:]]
+    found = [_entry(number, row, root, pairs) for number, row in rows]
+    entries = [row for row in found if isinstance(row, Entry)]
+    rejected = [row for row in found if isinstance(row, Rejected)]
+    foreign = (e.image for e in entries if not e.image.isascii())
+    return _Read(encoding, entries, rejected, sum(map(os.path.exists, foreign)))
 
 
-def _header(text: str) -> tuple[str, list[str]] | None:
+def _without_contradictions(entries: list[Entry], rejected: list[Rejected]):
+    lines = defaultdict(list)
+    for entry in entries:
+        lines[os.path.normpath(entry.image)].append(entry)
+    kept = []
+    for entry in entries:
+        others = [
+            other.line
+            for other in lines[os.path.normpath(entry.image)]
+            if other.label != entry.label
+        ]
+        if others:
+            reason = f"label {entry.label}, but {1 - entry.label} in line {others[0]}"
+            row = Rejected(line=entry.line, path=entry.image, reason=reason)
+            rejected = [*rejected, row]
+        else:
+            kept.append(entry)
+    return kept, rejected
+
+
+def _cells(line: str, delimiter: str) -> list[str] | str:
+    """The cells of a line, or why there are none."""
+    if delimiter == " ":
+        return line.split()
+    try:
+        return next(csv.reader([line], delimiter=delimiter, skipinitialspace=True))
+    except csv.Error as error:  # a column of more than 131,072 characters
+        return str(error)
+
+
+def _header(line: str) -> tuple[str, list[str]] | None:
     """Delimiter and lower-case names, if the line is a header."""
-    for delimiter in (",", "\t"):
-        names = [name.strip().lower() for name in text.split(delimiter)]
+    for delimiter in (*_DELIMITERS, " "):
+        cells = _cells(line, delimiter)
+        names = [cell.strip().lower() for cell in cells if isinstance(cells, list)]
         if "image" in names and "label" in names:
             return delimiter, names
     return None
 
 
-def _by_header(names: list[str], delimiter: str, text: str) -> dict[str, str] | str:
-    """Columns of a line below a header by name, or why there are none."""
-    try:
-        return _by_name(names, next(csv.reader([text], delimiter=delimiter)))
-    except csv.Error as error:  # a column of more than 131,072 characters
-        return str(error)
+def _by_name(names: list[str], cells: list[str] | str) -> dict[str, str] | str:
+    if isinstance(cells, str):
+        return cells
+    return dict(zip(names, cells, strict=False))  # short lines lack the last ones
 
 
-def _by_name(names: list[str], values: list[str]) -> dict[str, str]:
-    return dict(zip(names, values, strict=False))  # short lines lack the last ones
+def _unnamed(lines: list[tuple[int, str]]) -> list[tuple[int, dict[str, str] | str]]:
+    """Columns of lines without a header by name, or why there are none."""
+    rows = [_cells(line, _delimiter(line)) for _, line in lines]
+    if all(
+        isinstance(row, list) and len(row) > 3 and row[0].isdigit() and "." in row[1]
+        for row in rows
+    ):
+        rows = [row[1:] for row in rows]  # the first counts them
+    return [(n, _columns(row)) for (n, _), row in zip(lines, rows, strict=True)]
 
 
-def _columns(text: str) -> dict[str, str] | str:
-    """Columns of a line without a header by name, or why there are none."""
-    if "\t" in text:
-        values = text.split("\t")
-    elif text.rpartition(",")[2].strip() in ("0", "1"):
-        try:
-            values = next(csv.reader([text]))
-        except csv.Error as error:
-            return str(error)
-    else:
-        values = text.split()
-    if len(values) == 4:
-        return _by_name(["image", "mask", "edge", "label"], values)
-    if len(values) == 3:
-        return _by_name(["image", "mask", "label"], values)
-    reason = f"{len(values)} columns; 'image mask edge label' has 4, without edge 3"
-    if len(values) > 4:
+def _delimiter(line: str) -> str:
+    """What parts a line: the one with a label behind its last, else blanks."""
+    if "\t" in line:
+        return "\t"
+    for delimiter in _DELIMITERS:
+        head, _, last = line.rpartition(delimiter)
+        if head and _label(last.strip().strip('"')) is not None:
+            return delimiter
+    return " "
+
+
+def _columns(cells: list[str] | str) -> dict[str, str] | str:
+    if isinstance(cells, str):
+        return cells
+    if len(cells) == 4:
+        return _by_name(["image", "mask", "edge", "label"], cells)
+    if len(cells) == 3:
+        return _by_name(["image", "mask", "label"], cells)
+    reason = f"{len(cells)} columns; 'image mask edge label' has 4, without edge 3"
+    if len(cells) > 4:
         reason += " (paths with blanks need tabs or commas between the columns)"
     return reason
+
+
+def _label(text: str) -> int | None:
+    """0 or 1; None where it cannot be told which is meant."""
+    if text.lower() in _LABEL_OF:
+        return _LABEL_OF[text.lower()]
+    if re.fullmatch(r"[01](\.0*)?", text):
+        return int(text[0])
+    return None
 
 
 def _entry(number, row, root, pairs) -> Entry | Rejected:
@@ -145,7 +250,8 @@ def _entry(number, row, root, pairs) -> Entry | Rejected:
     row = {name: row.get(name, "").strip() for name in COLUMNS}
     if _missing(row["image"]):
         return Rejected(line=number, path="", reason="no image path")
-    if row["label"] not in ("0", "1"):
+    label = _label(row["label"])
+    if label is None:
         return Rejected(
             line=number,
             path=row["image"],
@@ -158,10 +264,21 @@ def _entry(number, row, root, pairs) -> Entry | Rejected:
     return Entry(
         line=number,
         name=_name(files["image"], root),
-        label=int(row["label"]),
+        label=label,
         **files,
         **{name: row[name] for name in ("source", "group", "kind")},
     )
+
+
+def repeated(entries: Iterable[Entry]) -> set[int]:
+    """The lines whose image stands in an earlier one as well."""
+    seen, lines = set(), set()
+    for entry in entries:
+        path = os.path.normpath(entry.image)
+        if path in seen:
+            lines.add(entry.line)
+        seen.add(path)
+    return lines
 
 
 def add_list_arguments(parser: argparse.ArgumentParser):
@@ -177,8 +294,43 @@ def add_list_arguments(parser: argparse.ArgumentParser):
     )
 
 
+def nothing_usable(
+    path: str | os.PathLike, entries: Iterable[Entry], rejected: Sequence[Rejected]
+) -> InputError:
+    """What to raise for a list without a line of use, `rejected` holding them all.
+
+    It names the first file that was looked for, and where one like it lies.
+    """
+    first = min(rejected, key=lambda row: row.line)
+    message = (
+        f"{path}: none of {len(rejected)} lines can be used; the first, line "
+        f"{first.line}: {first.reason.removesuffix('.')}"
+    )
+    for entry in entries:
+        if not os.path.exists(entry.image):
+            message += f"; looked for {os.path.abspath(entry.image)}"
+            message += _elsewhere(entry.image, os.path.dirname(os.path.abspath(path)))
+            break
+    return InputError(f"{message}.")
+
+
+def _elsewhere(image: str, folder: str) -> str:
+    """A hint at an end of the path `image` that exists in or around a folder."""
+    parts = [part for part in image.replace("\\", "/").split("/") if part]
+    around = [folder, os.getcwd()]
+    for _ in range(3):
+        around += [os.path.dirname(place) for place in around[-2:]]
+    for length in range(len(parts), 0, -1):
+        end = os.path.join(*parts[-length:])
+        for place in dict.fromkeys(around):
+            if os.path.exists(os.path.join(place, end)):
+                there = os.path.join(place, end)
+                return f", where {there} exists (--root or --replace says so)"
+    return ""
+
+
 def _missing(path: str) -> bool:
-    return path.lower() in ("", "none")
+    return path.lower() in ("", "none", "nan", "null")
 
 
 def _pair(item: str) -> tuple[str, str]:
@@ -190,10 +342,18 @@ def _pair(item: str) -> tuple[str, str]:
 
 def _locate(path: str, root: str, pairs) -> str:
     for old, new in pairs:
-        if path.startswith(old):
+        if path.replace("\\", "/").startswith(old.replace("\\", "/")):
             path = new + path[len(old) :]
             break
-    return os.path.join(root, path)
+    path = os.path.join(root, path)
+    if path.isascii() and "\\" not in path or os.path.exists(path):
+        return path
+    # As Windows writes paths and macOS composes letters; a path may be so in earnest.
+    path = path.replace("\\", "/")
+    for form in ("NFC", "NFD"):
+        if os.path.exists(unicodedata.normalize(form, path)):
+            return unicodedata.normalize(form, path)
+    return path
 
 
 def _name(path: str, root: str) -> str:

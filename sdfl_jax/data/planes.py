@@ -14,6 +14,7 @@ WARNINGS = {
     "two_levels": "mask of two levels on one side of 128 (the higher is manipulated)",
     "palette_colours": "mask whose palette has dark colours (all but black count)",
     "alpha_shape": "mask of one colour (its alpha channel is the shape)",
+    "duplicate": "image listed more than once (kept each time)",
     "mask_turned": "mask of an image that its EXIF data turn, drawn on the pixels as "
     "stored (turned with it)",
     "mask_unsure": "mask of an image that its EXIF data turn, by whose size it may be "

@@ -26,7 +26,12 @@ import tensorflow_datasets as tfds
 
 from sdfl_jax.data import records
 from sdfl_jax.data.build import shards
-from sdfl_jax.data.lists import add_list_arguments, read_list
+from sdfl_jax.data.lists import (
+    Rejected,
+    add_list_arguments,
+    nothing_usable,
+    read_list,
+)
 from sdfl_jax.errors import InputError, one_line
 
 SPLITS = ("train", "val", "test")
@@ -146,19 +151,21 @@ def _from_list(path, root, replace, masks: dict) -> Iterator[dict]:
     settings = masks | {"storage": "original", "image_size": 0}
 
     def examples():
-        lost = len(rejected)
+        lost = list(rejected)
         for entry in entries:
             try:
                 record, _ = shards.make_record(entry, settings)
             except InputError as error:
                 print(f"{path}, line {entry.line}: {error}")
-                lost += 1
+                reason = str(error).removeprefix(f"{entry.image}: ")
+                lost.append(Rejected(line=entry.line, path=entry.image, reason=reason))
                 continue
             yield records.decode(record)
         if lost:
-            print(f"{path}: {lost} of {len(entries) + len(rejected)} lines rejected.")
-        if lost == len(entries) + len(rejected):
-            raise InputError(f"{path}: none of {lost} lines can be used.")
+            total = len(entries) + len(rejected)
+            print(f"{path}: {len(lost)} of {total} lines rejected.")
+            if len(lost) == total:
+                raise nothing_usable(path, entries, lost)
 
     return examples()
 

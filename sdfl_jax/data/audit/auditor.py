@@ -28,7 +28,7 @@ from sdfl_jax.data.audit.leaks import (
     fix,
     leaks,
 )
-from sdfl_jax.data.lists import Entry, read_list
+from sdfl_jax.data.lists import Entry, nothing_usable, read_list
 from sdfl_jax.errors import InputError
 
 COLUMNS = ("finding", "split_a", "line", "path", "split_b", "line_b", "other", "detail")
@@ -222,10 +222,7 @@ def run(
         base = os.path.abspath(os.path.dirname(path) if root is None else root)
         entries, rejected = read_list(path, root=base, replace=replace)
         if not entries:
-            raise InputError(
-                f"{path}: none of {len(rejected)} lines can be used; the first, line "
-                f"{rejected[0].line}: {rejected[0].reason}"
-            )
+            raise nothing_usable(path, entries, rejected)
         lists[split] = list(map(Line.of, entries))
         bad_lines += [Finding("bad_line", split, r, detail=r.reason) for r in rejected]
 

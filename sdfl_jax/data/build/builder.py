@@ -19,7 +19,7 @@ from sdfl_jax.data.build.shards import (
     try_entry,
     write_shard,
 )
-from sdfl_jax.data.lists import Entry, Rejected, read_list
+from sdfl_jax.data.lists import Entry, Rejected, nothing_usable, read_list, repeated
 from sdfl_jax.data.workers import work
 from sdfl_jax.errors import InputError
 
@@ -33,7 +33,6 @@ LINES_PER_SHARD = 256  # about 270 MB of 512x512 images, 10 MB of small JPEG fil
 
 
 WARNINGS = planes.WARNINGS | {
-    "duplicate": "image listed more than once (kept each time)",
     "one_class": "class without examples: balanced training needs both",
 }
 
@@ -88,7 +87,7 @@ def build(
     if strict and rejected:
         raise strict_error(rejected[0])
     if not entries:
-        raise _nothing_usable(paths_file, rejected)
+        raise nothing_usable(paths_file, entries, rejected)
     _check_space(entries, out, settings)
     fresh = not os.path.exists(out)
     _make_folder(out)
@@ -98,7 +97,7 @@ def build(
         notes = _write_missing(entries, out, settings, workers, strict, progress)
         rejected += [Rejected(**row) for note in notes for row in note["rejected"]]
         if not any(note["examples"] for note in notes):
-            raise _nothing_usable(paths_file, rejected)
+            raise nothing_usable(paths_file, entries, rejected)
     except BrokenProcessPool:
         raise InputError(
             f"{out}: worker processes die, perhaps for lack of memory; finished "
@@ -244,12 +243,8 @@ def _finish(out, settings, notes, rejected, entries) -> dict:
         for kind in WARNINGS
     }
     lost = {row.line for row in rejected}
-    seen = set()
-    for entry in entries:
-        if entry.line not in lost:
-            if entry.image in seen:
-                warnings["duplicate"].append(entry.line)
-            seen.add(entry.image)
+    kept = [entry for entry in entries if entry.line not in lost]
+    warnings["duplicate"] = sorted(repeated(kept))
     warnings["one_class"] = [int(label) for label in "01" if not classes[label]]
 
     manifest = {
@@ -306,14 +301,6 @@ def _tidy(out: str, manifest: dict):
     """Removes what served the build: notes, shards that are empty or broke off."""
     keep = {os.path.join(out, shard["file"]) for shard in manifest["shards"]}
     _remove(out, _SHARDS, files.HALF_WRITTEN, records.UNFINISHED, keep=keep)
-
-
-def _nothing_usable(paths_file: str, rejected: list[Rejected]) -> InputError:
-    first = min(rejected, key=lambda row: row.line)
-    return InputError(
-        f"{paths_file}: none of {len(rejected)} lines can be used; the first, line "
-        f"{first.line}: {first.reason}"
-    )
 
 
 def _clear(out: str, fresh: bool):

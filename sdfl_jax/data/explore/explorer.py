@@ -22,7 +22,7 @@ from tqdm import tqdm
 from sdfl_jax import files
 from sdfl_jax.data import images, records
 from sdfl_jax.data.explore import charts
-from sdfl_jax.data.lists import Entry, read_list
+from sdfl_jax.data.lists import Entry, nothing_usable, read_list
 from sdfl_jax.data.planes import read_planes
 from sdfl_jax.drawing import page
 from sdfl_jax.errors import InputError
@@ -130,11 +130,7 @@ class ListExamples:
             "mask_as_stored": mask_as_stored,
         }
         if not self._entries:
-            row = self.rejected[0]
-            raise InputError(
-                f"{path}: none of {len(self.rejected)} lines can be used; the first, "
-                f"line {row.line}: {row.reason}"
-            )
+            raise nothing_usable(path, self._entries, self.rejected)
         self.counts = Counter((e.source, e.label) for e in self._entries)
 
     def load(self, index: int) -> Example:
