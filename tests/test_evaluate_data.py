@@ -7,6 +7,7 @@ import shutil
 import socket
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import cv2
 import jax
@@ -19,6 +20,8 @@ from sdfl_jax.data import degrade, eval_sources, images
 from sdfl_jax.data.build import __main__ as build_command
 from sdfl_jax.devices import sharding
 from sdfl_jax.evaluate import __main__ as evaluate_command
+from sdfl_jax.evaluate import scoring
+from sdfl_jax.evaluate.options import Options
 from sdfl_jax.evaluators import Evaluation
 from sdfl_jax.models.outputs import Outputs
 from sdfl_jax.steps import make_evaluate_step
@@ -404,6 +407,23 @@ def test_names_of_sets(tmp_path):
         "A": "x/test",
         "B": "y/test/",
     }
+
+
+def test_a_damaged_record_is_named_by_its_place_in_the_shards(monkeypatch, tmp_path):
+    monkeypatch.setattr(jax, "process_index", lambda: 1)
+    monkeypatch.setattr(jax, "process_count", lambda: 3)
+    taken = []
+
+    def batches(source, set_name, keep_images):
+        taken.extend(source[index]["name"] for index in range(len(source)))
+        raise InputError("seen enough")
+
+    scorer = SimpleNamespace(step=print, variables=None, batches=batches)
+    sets = [eval_sources.DataSet("all", "", [b"no record"] * 8, "")]
+    options = Options(out=str(tmp_path), workdir="run", data="all")
+    with pytest.raises(InputError, match="seen enough"):
+        scoring.score(scorer, sets, options)
+    assert taken == ["record 1", "record 4", "record 7"]
 
 
 @pytest.mark.parametrize("processes", [1, 2, 3, 9])

@@ -11,8 +11,9 @@ import numpy as np
 from sdfl_jax.data import records
 from sdfl_jax.errors import InputError
 
-# Share of an epoch; more is no accident but a disk or a copy gone wrong.
-MOST = 0.001
+# Records that a run goes on without: a share of the examples, and in small sets a few
+# of them, while half are whole. More is no accident but a disk or a copy gone wrong.
+MOST_SHARE, MOST_OF_FEW = 0.001, 10
 _TRIES = 100  # replacements of one record, before the shards count as lost
 
 # What decoding meets in bytes that nobody wrote. An InputError is a ValueError.
@@ -72,7 +73,7 @@ class DamagedRecords:
     def see(self, damaged: np.ndarray):
         """Takes places in the shards, and -1 for what was not damaged (`Load`).
 
-        Raises `InputError` with the list once more than 0.1 % of an epoch are damaged.
+        Raises `InputError` with the list once more are damaged than `tolerated`.
         """
         new = set(damaged[damaged >= 0].tolist()) - self.places
         self.places |= new
@@ -82,10 +83,16 @@ class DamagedRecords:
                 "it.",
                 file=sys.stderr,
             )
-        if len(self.places) > MOST * self._examples:
+        most = tolerated(self._examples)
+        if len(self.places) > most:
             raise InputError(
                 f"{self._folder}: {len(self.places)} of {self._examples} records are "
-                f"damaged, more than {MOST:.1%}: {sorted(self.places)}; copy the "
-                "folder again or build it anew (python -m sdfl_jax.data.build "
-                "--verify lists all that is wrong)."
+                f"damaged, more than {most}: {sorted(self.places)}; copy the folder "
+                "again or build it anew (python -m sdfl_jax.data.build --verify lists "
+                "all that is wrong)."
             )
+
+
+def tolerated(examples: int) -> int:
+    """How many of `examples` may be damaged before a run ends: 0.1 %, or up to ten."""
+    return max(int(MOST_SHARE * examples), min(MOST_OF_FEW, examples // 2))

@@ -188,12 +188,12 @@ def score(
     process, count = jax.process_index(), jax.process_count()
     parts, notes = [], collections.defaultdict(list)
     for data_set in sets:
-        source = eval_sources.Part(data_set.source, process, count)
+        source = eval_sources.Prepared(data_set.source, options.size_mismatch, change)
+        source = eval_sources.Part(source, process, count)
         if len(source):
             found = Notes(data_set.name, options)
-            prepared = eval_sources.Prepared(source, options.size_mismatch, change)
             parts.append(
-                _score_set(scorer, prepared, data_set.name, options, writer, found)
+                _score_set(scorer, source, data_set.name, options, writer, found)
             )
             for what, names in found.names.items():
                 notes[what] += names
