@@ -194,7 +194,10 @@ def test_pth_files_are_read_as_pytorch_reads_them(tmp_path, zipped):
         ("posix", "system"),
         ("torch", "load"),
         ("torch.storage", "_load_from_bytes"),
-        ("collections", "defaultdict"),
+        ("subprocess", "Popen"),
+        ("webbrowser", "open"),
+        ("builtins", "getattr"),
+        ("importlib", "import_module"),
         ("sdfl_jax.weights.pth", "os.system"),
     ],
 )
@@ -287,12 +290,147 @@ def test_a_compressed_archive_is_refused(tmp_path):
         weights.read_weights(tmp_path / "w.pth")
 
 
-def test_other_suffixes_and_missing_files_are_told(tmp_path):
+@pytest.mark.parametrize(
+    "name", ["w.pth.tar", "w.ckpt", "w.bin", "w.PTH", "w", "w.npz", "w.safetensors"]
+)
+def test_the_content_says_what_a_file_is(tmp_path, name):
+    content, storages, expected = contents()
+    for write in (write_zip, write_legacy):
+        write(tmp_path / name, content, storages)
+        assert_same(weights.read_weights(tmp_path / name), expected)
+    arrays = {"a": np.arange(6, dtype=np.float32)}
+    safetensors.numpy.save_file(arrays, tmp_path / name)
+    assert_same(weights.read_weights(tmp_path / name), arrays)
+    with open(tmp_path / name, "wb") as file:
+        np.savez(file, **arrays)
+    assert_same(weights.read_weights(tmp_path / name), arrays)
+
+
+@pytest.mark.parametrize(
+    "data, told",
+    [
+        (b"", "it is empty"),
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:12\n",
+            "git lfs pull",
+        ),
+        (b"\n<!DOCTYPE html><html><title>Sign in</title>", "a saved web page"),
+        (b"\xef\xbb\xbf<html><head>", "a saved web page"),
+        (b'{"error": "quota"}', "JSON"),
+        (b"\x89HDF\r\n\x1a\n" + bytes(99), "HDF5"),
+        (b"\x1f\x8b\x08" + bytes(99), "unpack it"),
+        (bytes(1000), "starts with zeros"),
+        (b"404: Not Found", "looks like text"),
+    ],
+)
+def test_what_is_no_weight_file_is_told(tmp_path, data, told):
     with pytest.raises(InputError, match="There is no weight file"):
         weights.read_weights(tmp_path / "w.pth")
-    (tmp_path / "w.bin").write_bytes(b"")
-    with pytest.raises(InputError, match=r"ends in \.npz, \.pt, \.pth, \.safetensors"):
-        weights.read_weights(tmp_path / "w.bin")
+    with pytest.raises(InputError, match="a folder"):
+        weights.read_weights(tmp_path)
+    (tmp_path / "w.pth").write_bytes(data)
+    with pytest.raises(InputError, match=f"w.pth is no weight file.*{told}"):
+        weights.read_weights(tmp_path / "w.pth")
+
+
+def scalar(value: float):
+    """As a number of NumPy is pickled."""
+    dtype = Call(Global("numpy", "dtype"), "f8", False, True)
+    return Call(
+        Global("numpy._core.multiarray", "scalar"), dtype, struct.pack("d", value)
+    )
+
+
+@WRITERS
+@pytest.mark.parametrize("path", [["model"], ["net"], ["network"], ["model_ema"]])
+def test_checkpoints_of_the_field_are_read(tmp_path, write, path):
+    content, storages, expected = contents()
+    other = collections.OrderedDict(whole=content["whole"])
+    content = content | {"num_updates": 3}
+    for key in reversed(path):
+        content = {key: content}
+    content |= {
+        "args": Call(Global("argparse", "Namespace")),
+        "best": scalar(0.5),
+        "seen": Call(Global("collections", "defaultdict"), Global("builtins", "list")),
+        "path": Call(Global("pathlib", "PosixPath"), "/", "a"),
+        "hyper_parameters": Call(Global("omegaconf.dictconfig", "DictConfig"), {}),
+        "optimizer": {"state": {0: {"exp_avg": other}}, "param_groups": [{"lr": 0.1}]},
+        "discriminator": other,
+    }
+    write(tmp_path / "w.pth", content, storages)
+    assert_same(weights.read_weights(tmp_path / "w.pth"), expected)
+
+
+def test_of_a_checkpoint_s_parts_the_likeliest_is_taken(tmp_path):
+    content, storages, expected = contents()
+    ema = content | {"decay": content["count"]}
+    write_zip(tmp_path / "w.pth", {"model_ema": ema, "model": content}, storages)
+    assert_same(weights.read_weights(tmp_path / "w.pth"), expected)
+    nested = {"state_dict": {"model": content}, "step": content["count"]}
+    write_zip(tmp_path / "w.pth", nested, storages)
+    assert_same(weights.read_weights(tmp_path / "w.pth"), expected)
+
+
+class Built:
+    """Pickled as an object of a class, with its state."""
+
+    def __init__(self, kind: Global, state: dict):
+        self.kind, self.state = kind, state
+
+
+def save_built(pickler, obj):
+    pickler.save(Call(obj.kind))
+    pickler.save(obj.state)
+    pickler.write(pickle.BUILD)
+
+
+Pickler.dispatch[Built] = save_built
+
+
+def test_a_network_that_was_saved_with_its_class_is_read(tmp_path):
+    content, storages, expected = contents()
+    layer = Built(
+        Global("torch.nn.modules.conv", "Conv2d"),
+        {"_parameters": {"weight": content["whole"], "bias": None}, "_buffers": {}}
+        | {"_modules": {}, "training": True},
+    )
+    network = Built(
+        Global("models.mine", "Net"),
+        {"_parameters": {}, "_buffers": {"count": content["count"]}}
+        | {"_modules": {"stem": layer}},
+    )
+    for saved in (network, {"model": network}):
+        write_zip(tmp_path / "w.pth", saved, storages)
+        assert_same(
+            weights.read_weights(tmp_path / "w.pth"),
+            {"count": expected["count"], "stem.weight": expected["whole"]},
+        )
+
+
+def test_a_number_cannot_have_the_reader_make_room(tmp_path):
+    data = b"\x80\x02}r" + struct.pack("<I", 2**31 - 1) + b"."
+    with zipfile.ZipFile(tmp_path / "w.pth", "w") as archive:
+        archive.writestr("a/data.pkl", data)
+    with pytest.raises(InputError, match="beyond what it holds"):
+        weights.read_weights(tmp_path / "w.pth")
+    header = np.lib.format.magic(1, 0) + struct.pack("<H", 118)
+    header += b"{'descr': '<f4', 'fortran_order': False, 'shape': (999999999999,)}"
+    with zipfile.ZipFile(tmp_path / "w.npz", "w") as archive:
+        archive.writestr("a.npy", header.ljust(127) + b"\n" + bytes(9))
+    with pytest.raises(InputError, match="claims"):
+        weights.read_weights(tmp_path / "w.npz")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_values_that_are_no_numbers_are_refused_by_name(tmp_path, value):
+    arrays = {f"layer{i}.weight": np.zeros((2, 3), np.float32) for i in range(5)}
+    for i in range(4):
+        arrays[f"layer{i}.weight"][1, i % 3] = value
+    safetensors.numpy.save_file(arrays, tmp_path / "w.safetensors")
+    told = "4 of 5 arrays.*layer0.weight, layer1.weight, layer2.weight and 1 more"
+    with pytest.raises(InputError, match=told):
+        weights.read_weights(tmp_path / "w.safetensors")
 
 
 def test_npz_and_safetensors_are_read_and_objects_refused(tmp_path):
@@ -388,6 +526,18 @@ def test_names_of_data_parallel_and_of_bookkeeping_do_not_matter(variables, resn
     }
     again = weights.fit_encoder("w", wrapped, variables)
     jax.tree.map(np.testing.assert_array_equal, plain, again)
+
+
+@pytest.mark.parametrize(
+    "prefix",
+    ["model.", "_orig_mod.", "backbone.", "module.model.", "x.y.z.", "encoder."],
+)
+def test_names_of_other_wrappers_do_not_matter(variables, resnet18, prefix):
+    plain = weights.fit_encoder("w", resnet18, variables)
+    wrapped = {f"{prefix}{name}": array for name, array in resnet18.items()}
+    for others in ({}, {"fc.weight": np.zeros((5, 5)), "head.1.bias": np.zeros(3)}):
+        again = weights.fit_encoder("w", wrapped | others, variables)
+        jax.tree.map(np.testing.assert_array_equal, plain, again)
 
 
 def test_every_name_of_the_reference_has_a_place_or_a_reason():

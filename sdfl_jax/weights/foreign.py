@@ -1,5 +1,6 @@
 """Other people's weights, matched to a network by name."""
 
+import collections
 import importlib.util
 import logging
 import os
@@ -27,6 +28,10 @@ UNUSED_LAYERS = (
     "model.fc.",  # of MVSS-Net's two encoders
     "noise_extractor.model.fc.",
 )
+
+_UNUSED = rf"\.((?:{'|'.join(map(re.escape, UNUSED_LAYERS))}).*)"
+
+_WRAPPERS = 4  # that names may have around them
 
 # What classifies in an encoder's file, beyond the features that are used here.
 CLASSIFIER_LAYERS = (
@@ -74,6 +79,7 @@ def from_torch(
         "params": template["params"],
         "batch_stats": template.get("batch_stats", {}),
     }
+    state_dict = _unprefixed(state_dict, template, model_name)
     used = _without(state_dict, UNUSED_LAYERS)
     return _fit(what, used, template, model_name, keep)
 
@@ -105,9 +111,9 @@ def fit_encoder(
     source: str | os.PathLike, state_dict: dict, variables: dict, part: str = "encoder"
 ) -> dict:
     """As `load_encoder`, from arrays at hand; `source` names them in an error."""
-    used = _without(state_dict, CLASSIFIER_LAYERS)
     # Without batch norm an encoder has no statistics.
     template = {kind: tree.get(part, {}) for kind, tree in variables.items()}
+    used = _without(_unprefixed(state_dict, template), CLASSIFIER_LAYERS)
     fitted = _fit(f"{source} as {part!r}", used, template)
     return {
         kind: tree | ({part: fitted[kind]} if part in tree else {})
@@ -129,12 +135,9 @@ def _packaged_efficientnet_lite0() -> pathlib.Path:
 
 
 def _without(state_dict: dict, layers: tuple[str, ...]) -> dict:
-    """The arrays that are not of these layers, nor bookkeeping; says what it dropped.
-
-    Takes off the prefix that DataParallel puts before every name.
-    """
+    """The arrays that are not of these layers, nor bookkeeping; logs which."""
     named = {
-        name.removeprefix("module."): array
+        name: array
         for name, array in state_dict.items()
         if not BOOKKEEPING.search(name)
     }
@@ -144,17 +147,39 @@ def _without(state_dict: dict, layers: tuple[str, ...]) -> dict:
     return {name: named[name] for name in named if name not in dropped}
 
 
+def _unprefixed(state_dict: dict, template: dict, network: str = "") -> dict:
+    """The arrays by names without what wrappers put before them, as far as that fits.
+
+    That is `module.` of DataParallel, `_orig_mod.` of compiled networks, `model.` of
+    training frameworks, `backbone.` or whatever else stands before most names.
+    """
+    places = traverse_util.flatten_dict(template, sep="/").keys()
+
+    def matched(named: dict) -> int:
+        paths = {path_of(name, np.ndim(a), network) for name, a in named.items()}
+        return len(places & (paths | named.keys()))
+
+    best = named = state_dict
+    for _ in range(_WRAPPERS):
+        heads = collections.Counter(name.partition(".")[0] for name in named)
+        head, count = heads.most_common(1)[0] if heads else ("", 0)
+        if 2 * count <= len(named):
+            break
+        inside = {n: a for n, a in named.items() if n.startswith(f"{head}.")}
+        outside = {n: a for n, a in named.items() if n not in inside}
+        named = outside | {n.removeprefix(f"{head}."): a for n, a in inside.items()}
+        if matched(named) > matched(best):
+            best = named
+    return best
+
+
 def unused(state_dict: dict) -> list[str]:
     """The layers that the reference holds, its result never uses and no one here reads.
 
     By the names of their parts, `decoder.fpn_out.1.0.0` for a convolution's arrays.
     """
-    layers = {
-        name.removeprefix("module.").rpartition(".")[0]
-        for name in state_dict
-        if name.removeprefix("module.").startswith(UNUSED_LAYERS)
-    }
-    return sorted(layers)
+    found = (re.search(_UNUSED, f".{name}") for name in state_dict)
+    return sorted({match[1].rpartition(".")[0] for match in found if match})
 
 
 def _fit(
