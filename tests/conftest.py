@@ -10,9 +10,11 @@ from absl import flags
 jax.config.update("jax_platforms", os.environ.get("JAX_PLATFORMS") or "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
-# Tests compile much and compute little. What one test compiled serves the next.
+# Tests compile much and compute little. What one test compiled serves the next, and
+# with JAX_COMPILATION_CACHE_DIR=FOLDER the next run.
 jax.config.update("jax_disable_most_optimizations", True)
-jax.config.update("jax_compilation_cache_dir", tempfile.mkdtemp(prefix="sdfl_jax_"))
+if not jax.config.jax_compilation_cache_dir:
+    jax.config.update("jax_compilation_cache_dir", tempfile.mkdtemp(prefix="sdfl_jax_"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 # grain's worker processes read absl flags, which only `absl.app.run` would parse.
