@@ -46,7 +46,7 @@ MAX_BYTES = 1_200_000_000  # of decoded planes: that many pixels of 16-bit RGB
 MAX_FILE_BYTES = 1_300_000_000  # the same without compression, and some metadata
 
 # Formats that Pillow may open; it knows others that start external programs.
-_FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF")
+FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF")
 
 # Pillow's own limit only warns at first; `MAX_PIXELS` is checked before any decoding.
 Image.MAX_IMAGE_PIXELS = None
@@ -180,7 +180,7 @@ def read_map(path_or_bytes: str | os.PathLike | bytes) -> UInt8[np.ndarray, "H W
 def orientation(data: bytes) -> int:
     """The EXIF orientation, 1 to 8, that turns a file's pixels as it is read."""
     try:
-        with Image.open(io.BytesIO(data), formats=_FORMATS) as picture:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
             if picture.format == "TIFF":
                 return picture.tag_v2.get(_ORIENTATION, 1)
             return _orientation(picture)
@@ -195,7 +195,7 @@ def turned(planes: np.ndarray, orientation: int) -> np.ndarray:
 
 def _is_palette(data: bytes) -> bool:
     try:
-        with Image.open(io.BytesIO(data), formats=_FORMATS) as picture:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
             return picture.mode in ("P", "PA")
     except Exception:
         return False
@@ -293,7 +293,7 @@ def read_bytes(path: str | os.PathLike) -> bytes:
 def claimed_pixels(data: bytes) -> float:
     """Height times width as a file claims; infinity if its first bytes do not tell."""
     try:
-        with Image.open(io.BytesIO(data), formats=_FORMATS) as picture:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
             return float(picture.size[0] * picture.size[1])
     except Exception:
         return math.inf
@@ -334,7 +334,7 @@ def _decode(where: str, data: bytes, max_pixels: int) -> np.ndarray:
 def _open(data: bytes, max_pixels: int) -> tuple[np.ndarray, int]:
     """Decodes by the fastest decoder for the format; the EXIF orientation beside it."""
     try:
-        picture = Image.open(io.BytesIO(data), formats=_FORMATS)
+        picture = Image.open(io.BytesIO(data), formats=FORMATS)
     except Image.UnidentifiedImageError:
         if data[:4] in _TIFF:
             return _open_tiff(data, max_pixels)
@@ -476,4 +476,4 @@ def _looks_like(data: bytes) -> str:
         return "it looks like text"
     if not any(data[:4096]):
         return "it starts with zeros"
-    return f"or one of a format other than {', '.join(_FORMATS)}"
+    return f"or one of a format other than {', '.join(FORMATS)}"

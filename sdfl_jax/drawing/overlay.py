@@ -1,4 +1,4 @@
-"""A mask laid over its image."""
+"""A mask laid over its image, and pictures made small enough to show."""
 
 import cv2
 import numpy as np
@@ -25,3 +25,12 @@ def overlay(image: np.ndarray, mask_probs: np.ndarray) -> np.ndarray:
     cv2.drawContours(tinted, contours, -1, (20, 20, 20), width + 2, cv2.LINE_AA)
     cv2.drawContours(tinted, contours, -1, (255, 220, 60), width, cv2.LINE_AA)
     return tinted
+
+
+def thumbnail(plane: np.ndarray, side: int) -> np.ndarray:
+    """uint8 H W [3], made smaller until its longer side is at most `side`."""
+    scale = side / max(plane.shape[:2])
+    if scale >= 1:
+        return plane
+    size = tuple(max(1, round(length * scale)) for length in plane.shape[1::-1])
+    return cv2.resize(plane, size, interpolation=cv2.INTER_AREA)

@@ -6,7 +6,6 @@ import io
 import os
 from collections.abc import Iterable, Mapping, Sequence
 
-import cv2
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -70,15 +69,6 @@ def png(figure: Figure) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=160)
     return buffer.getvalue()
-
-
-def thumbnail(plane: np.ndarray, side: int) -> np.ndarray:
-    """uint8 H W [3], made smaller until its longer side is at most `side`."""
-    scale = side / max(plane.shape[:2])
-    if scale >= 1:
-        return plane
-    size = tuple(max(1, round(length * scale)) for length in plane.shape[1::-1])
-    return cv2.resize(plane, size, interpolation=cv2.INTER_AREA)
 
 
 # Pages

@@ -25,6 +25,7 @@ from sdfl_jax.data.explore import charts
 from sdfl_jax.data.lists import Entry, nothing_usable, read_list
 from sdfl_jax.data.planes import read_planes
 from sdfl_jax.drawing import page
+from sdfl_jax.drawing.overlay import thumbnail
 from sdfl_jax.errors import InputError
 
 PAGE = "index.html"
@@ -259,7 +260,7 @@ def gallery(examples, found: dict[str, list[int]]) -> dict[str, list[dict]]:
             planes = {"image": example.image, "mask": mask, "edge": edge}
             shown[source].append(
                 {
-                    key: None if plane is None else page.thumbnail(plane, THUMB)
+                    key: None if plane is None else thumbnail(plane, THUMB)
                     for key, plane in planes.items()
                 }
                 | {"name": example.name, "label": example.label, "kind": example.kind}

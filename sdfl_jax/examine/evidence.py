@@ -1,0 +1,35 @@
+"""The lines of evidence that are drawn from a file, by name.
+
+Each is a function of a path that gives a `Finding` or raises `InputError`, and runs in
+an isolated worker process. A new one is a function and a line here. The network's line
+is not among them: it runs where the network is, see `network`.
+"""
+
+import cv2
+
+from sdfl_jax.examine.compression import jpeg
+from sdfl_jax.examine.metadata import metadata
+from sdfl_jax.examine.structure import file
+
+# Workers run side by side; threads inside one would only compete.
+cv2.setNumThreads(1)
+
+EVIDENCE = {
+    "file": file,
+    "metadata": metadata,
+    "jpeg": jpeg,
+}
+TITLES = {
+    "file": "The file",
+    "metadata": "Metadata",
+    "jpeg": "JPEG compression",
+    "provenance": "Provenance",
+    "copy_move": "Copy-move",
+    "aids": "Aids for the eye",
+    "network": "The network",
+}
+
+
+def examine_line(name: str, path):
+    """The line of that name about the file: what a worker process runs."""
+    return EVIDENCE[name](path)
