@@ -24,7 +24,7 @@ FLOORS = [
     {"steps"},
     {"training"},
     {"train", "evaluate", "predict"},
-    {"main"},
+    {"main", "examine"},
 ]
 LEVEL = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
 

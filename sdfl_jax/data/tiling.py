@@ -112,6 +112,13 @@ def cut(
     return rows
 
 
+def number_of_tiles(size: tuple[int, int], max_side: int, overlap: int) -> int:
+    """How many tiles an image of that height and width is cut into."""
+    return len(_spans(size[0], max_side, overlap)[0]) * len(
+        _spans(size[1], max_side, overlap)[0]
+    )
+
+
 def _spans(length: int, max_side: int, overlap: int) -> tuple[list[int], int]:
     """Where tiles start along an axis, and their side."""
     if length <= max_side:

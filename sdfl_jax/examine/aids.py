@@ -40,8 +40,8 @@ def aids(path: Path) -> Finding:
     finding.show(
         "ela.jpg",
         error_level(part, _QUALITY),
-        f"Error level analysis: what a resave at quality {_QUALITY} changes, brightened "
-        "so that one pixel in a hundred is white.",
+        f"Error level analysis: what a resave at quality {_QUALITY} changes, "
+        "brightened so that one pixel in a hundred is white.",
     )
     finding.show(
         "noise.jpg",
@@ -59,7 +59,9 @@ def aids(path: Path) -> Finding:
     return finding
 
 
-def middle(image: np.ndarray, side: int) -> tuple[np.ndarray, tuple[int, int, int, int]]:
+def middle(
+    image: np.ndarray, side: int
+) -> tuple[np.ndarray, tuple[int, int, int, int]]:
     """The middle of an image, at most `side` each way, and its x, y, width, height.
 
     It begins on the grid of 8x8 pixels.

@@ -71,24 +71,26 @@ def jpeg(path: Path) -> Finding:
         found["earlier"] = earlier(path)
         summary.append(_said_of_earlier(found["earlier"]))
     else:
-        summary.append(f"This is no JPEG file ({text(name)}): only the grid is looked at.")
+        summary.append(
+            f"This is no JPEG file ({text(name)}): only the grid is looked at."
+        )
     grid, cells = grid_map(luminance)
     found["grid"] = grid
     summary.append(_said_of_grid(grid))
     finding = Finding(
         summary,
         certainty="Tables and sampling are exact. An earlier compression is estimated: "
-        "where it is claimed, the histograms of the coefficients fit it far better than "
-        "a single one. A window of the grid counts where one phase leads clearly.",
+        "where it is claimed, the histograms of the coefficients fit it far better "
+        "than a single one. A window of the grid counts where one phase leads clearly.",
         limits="Any program that saves a photograph anew compresses it again: that is "
-        "no sign of a change of content. An earlier compression at the same quality, or "
-        "a much better one, leaves no trace; nor does a picture that was resized. "
+        "no sign of a change of content. An earlier compression at the same quality, "
+        "or a much better one, leaves no trace; nor does a picture that was resized. "
         "Fences, blinds and woven cloth may imitate a grid.",
         found=found,
     )
     if grid["windows"]:
         finding.show(
-            "grid.png",
+            "grid.jpg",
             _drawn(luminance, cells, grid),
             "Where the grid of 8x8 blocks lies as the file's own (green), elsewhere "
             "(orange), or cannot be told (grey).",
@@ -168,8 +170,9 @@ def _said_of_tables(found: dict) -> list[str]:
             said.append(f"the {label} table is libjpeg's for quality {quality['ijg']}")
         else:
             said.append(
-                f"the {label} table is none of libjpeg's: a camera's or an editor's own "
-                f"(nearest quality {quality['ijg']}, {quality['mean_difference']} apart)"
+                f"the {label} table is none of libjpeg's: a camera's or an editor's "
+                f"own (nearest quality {quality['ijg']}, "
+                f"{quality['mean_difference']} apart)"
             )
     lines = ["; ".join(said).capitalize() + "."] if said else []
     restart = found["restart_interval"]
@@ -251,7 +254,9 @@ def _shifted(blocks: np.ndarray, table: np.ndarray) -> np.ndarray:
     cosines = cv2.dct(np.eye(8, dtype=np.float32), flags=cv2.DCT_ROWS).T  # u i
     rows, columns = blocks.shape[:2]
     scaled_blocks = (blocks * table).astype(np.float32)
-    pixels = np.einsum("hwuv,ui,vj->hiwj", scaled_blocks, cosines, cosines, optimize=True)
+    pixels = np.einsum(
+        "hwuv,ui,vj->hiwj", scaled_blocks, cosines, cosines, optimize=True
+    )
     pixels = np.clip(np.rint(pixels + 128), 0, 255) - 128
     pixels = pixels.reshape(8 * rows, 8 * columns)[4:-4, 4:-4]
     pixels = pixels.reshape(rows - 1, 8, columns - 1, 8)
@@ -270,8 +275,8 @@ def _said_of_earlier(found: dict) -> str:
         return "Too small or too flat to tell whether it was compressed before."
     if found["claimed"]:
         return (
-            f"It was compressed before, at about quality {found['quality']}: that takes "
-            f"away {found['gain']:.0%} of what a single compression leaves unexplained."
+            f"It was compressed before, at about quality {found['quality']}: that "
+            f"takes away {found['gain']:.0%} of a single compression's misfit."
         )
     return "No trace of an earlier compression."
 
@@ -305,7 +310,11 @@ def grid_map(luminance: np.ndarray) -> tuple[dict, np.ndarray]:
         "elsewhere": int((cells == 1).sum()),
         "unclear": int((cells == -1).sum()),
         "origins_elsewhere": [
-            {"x": int(origins[i][0]), "y": int(origins[i][1]), "windows": int(counts[i])}
+            {
+                "x": int(origins[i][0]),
+                "y": int(origins[i][1]),
+                "windows": int(counts[i]),
+            }
             for i in order
         ],
     }
@@ -348,8 +357,8 @@ def _said_of_grid(grid: dict) -> str:
     first = grid["origins_elsewhere"][0]
     return (
         f"{said}; in {grid['elsewhere']} it lies elsewhere, mostly beginning at column "
-        f"{first['x']}, row {first['y']}: that part was compressed before it was moved, "
-        "or the whole picture was cropped after an earlier compression."
+        f"{first['x']}, row {first['y']}: that part was compressed before it was "
+        "moved, or the whole picture was cropped after an earlier compression."
     )
 
 

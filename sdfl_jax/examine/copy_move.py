@@ -56,10 +56,10 @@ def copy_move(path: Path) -> Finding:
         found["scale"] = round(float(np.hypot(a, b)), 3)
         found["rotation_degrees"] = round(float(np.degrees(np.arctan2(b, a))), 1)
         summary = (
-            f"{number} pairs of places follow one shift of {found['shift'][0]:g} columns "
-            f"and {found['shift'][1]:g} rows (scale {found['scale']:g}, turned by "
-            f"{found['rotation_degrees']:g} degrees); by chance {expected:.1f} would "
-            f"(at most {most} in {_SHUFFLES} shuffles)."
+            f"{number} pairs of places follow one shift of {found['shift'][0]:g} "
+            f"columns and {found['shift'][1]:g} rows (scale {found['scale']:g}, turned "
+            f"by {found['rotation_degrees']:g} degrees); by chance {expected:.1f} "
+            f"would (at most {most} in {_SHUFFLES} shuffles)."
         )
     else:
         summary = (
@@ -106,7 +106,9 @@ def matches(image: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
         order = np.argsort(values, axis=1)
         nearest = np.take_along_axis(nearest, order, axis=1)
         values = np.take_along_axis(values, order, axis=1)
-        good = np.isfinite(values).all(axis=1) & (values[:, 0] < _RATIO**2 * values[:, 1])
+        good = np.isfinite(values).all(axis=1) & (
+            values[:, 0] < _RATIO**2 * values[:, 1]
+        )
         for row in np.flatnonzero(good):
             first, second = start + int(row), int(nearest[row, 0])
             # One direction for all, or shifts back would cancel those forth.
@@ -114,12 +116,14 @@ def matches(image: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
             pairs.add((*places[a], *places[b]))
     if not pairs:
         return nothing, nothing, len(keypoints)
-    found = np.array(sorted(pairs), np.float32)
-    return found[:, :2], found[:, 2:], len(keypoints)
+    here, there = np.array(sorted(pairs), np.float32).reshape(-1, 2, 2).swapaxes(0, 1)
+    return np.ascontiguousarray(here), np.ascontiguousarray(there), len(keypoints)
 
 
-def _follow(here: np.ndarray, there: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-    """Which pairs follow the shift, turn and scale that most of them do; that matrix."""
+def _follow(
+    here: np.ndarray, there: np.ndarray
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Which pairs follow the shift, turn and scale that most do; that matrix."""
     if len(here) < 3:
         return np.zeros(len(here), bool), None
     cv2.setRNGSeed(0)

@@ -5,10 +5,17 @@ an isolated worker process. A new one is a function and a line here. The network
 is not among them: it runs where the network is, see `network`.
 """
 
+import time
+from pathlib import Path
+
 import cv2
 
+from sdfl_jax.examine.aids import aids
 from sdfl_jax.examine.compression import jpeg
+from sdfl_jax.examine.copy_move import copy_move
+from sdfl_jax.examine.finding import Finding
 from sdfl_jax.examine.metadata import metadata
+from sdfl_jax.examine.provenance import provenance
 from sdfl_jax.examine.structure import file
 
 # Workers run side by side; threads inside one would only compete.
@@ -18,6 +25,9 @@ EVIDENCE = {
     "file": file,
     "metadata": metadata,
     "jpeg": jpeg,
+    "provenance": provenance,
+    "copy_move": copy_move,
+    "aids": aids,
 }
 TITLES = {
     "file": "The file",
@@ -30,6 +40,8 @@ TITLES = {
 }
 
 
-def examine_line(name: str, path):
-    """The line of that name about the file: what a worker process runs."""
-    return EVIDENCE[name](path)
+def examine_line(name: str, path: str) -> tuple[Finding, float]:
+    """The line of that name about a file, and its seconds: what a worker runs."""
+    start = time.monotonic()
+    finding = EVIDENCE[name](Path(path))
+    return finding, round(time.monotonic() - start, 2)

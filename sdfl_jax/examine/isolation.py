@@ -1,4 +1,4 @@
-"""Worker processes with limits of time and memory, for whatever parses a stranger's file.
+"""Worker processes with limits of time and memory, for whatever parses strange files.
 
 A worker that crashes, hangs or wants too much memory costs the one line it was at.
 """

@@ -39,7 +39,7 @@ class Log:
                 self.write("dropped", {"unfinished_bytes": len(data) - len(whole)})
 
     def write(self, action: str, said: Mapping):
-        """One line: when, what, and the hash of the line before; on disk when it ends."""
+        """One line: when, what, the hash of the line before; on disk when it ends."""
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
         entry = {"time": now, "action": action, **said, "previous": self._last}
         line = json.dumps(entry, allow_nan=False).encode()
@@ -58,7 +58,7 @@ class Log:
 
 
 def _followed(data: bytes) -> Iterator[tuple[dict, str]]:
-    """Each entry and its line's hash; `InputError` names the first that does not fit."""
+    """Each entry and its line's hash; `InputError` names the first that fits not."""
     previous = _FIRST
     for number, line in enumerate(data.splitlines(), start=1):
         try:
@@ -79,3 +79,13 @@ def sha256_of(path: str | os.PathLike) -> str:
     """The SHA-256 of a file, read piece by piece."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read(path: str | os.PathLike) -> tuple[list[dict], str]:
+    """All entries of a log and its last line's hash; `InputError` if it is broken."""
+    data, last, entries = Path(path).read_bytes(), _FIRST, []
+    if not data.endswith(b"\n"):
+        raise InputError(f"{NAME}: its last line is cut off.")
+    for entry, last in _followed(data):  # noqa: B007
+        entries.append(entry)
+    return entries, last

@@ -102,8 +102,8 @@ def metadata(path: Path) -> Finding:
     found["disagreements"] = _disagreements(found["dates"])
     finding = Finding(
         [],
-        certainty="What is written there is read exactly; whether it is true is another "
-        "matter, for anyone can write metadata.",
+        certainty="What is written there is read exactly; whether it is true is "
+        "another matter, for anyone can write metadata.",
         limits="Missing metadata mean little: most services remove them. An editor's "
         "name tells that a file passed through it, not that its content was changed.",
         found=plain(found),
@@ -127,14 +127,22 @@ def _summary(found: dict) -> list[str]:
         note = found["maker_note_bytes"]
         lines.append(
             f"It names the camera {camera}, "
-            + (f"with {note:,} bytes of the maker's own notes." if note else "with no "
-               "notes of the maker's own, which cameras write and many editors drop.")
+            + (
+                f"with {note:,} bytes of the maker's own notes."
+                if note
+                else "with no "
+                "notes of the maker's own, which cameras write and many editors drop."
+            )
         )
     if found["software"]:
-        names = "; ".join(f"{line['name']} ({line['kind']})" for line in found["software"])
+        names = "; ".join(
+            f"{line['name']} ({line['kind']})" for line in found["software"]
+        )
         lines.append(f"Software that is named: {names}.")
     if found["gps"]:
-        lines.append("A position is given: {latitude}, {longitude}.".format(**found["gps"]))
+        lines.append(
+            "A position is given: {latitude}, {longitude}.".format(**found["gps"])
+        )
     lines += [f"{line}." for line in found["disagreements"]]
     lines += [f"Not readable: {line}." for line in found["problems"]]
     thumb = found["thumbnail"]
@@ -173,7 +181,9 @@ def _exif(picture: Image.Image, problems: list[str]) -> dict:
     pointers = {"ExifOffset", "GPSInfo", "InteropOffset", "ExifInteroperabilityOffset"}
     named = {}
     for name, (entries, tags) in directories.items():
-        fields = {tags.get(tag, f"0x{tag:04X}"): value for tag, value in entries.items()}
+        fields = {
+            tags.get(tag, f"0x{tag:04X}"): value for tag, value in entries.items()
+        }
         named[name] = {key: v for key, v in fields.items() if key not in pointers}
     raw = picture.info.get("exif", b"") if picture.format != "PNG" else b""
     named = {name: fields for name, fields in named.items() if fields}
@@ -322,7 +332,7 @@ def _kind_of(name: str) -> str:
 
 
 def _dates(exif: dict, xmp: dict, iptc: dict) -> dict[str, str]:
-    """Every date that can be read, as ISO text; offsets from UTC where they are given."""
+    """Every date that can be read, as ISO text, with its offset from UTC if given."""
     image, inner, gps = (exif.get(k, {}) for k in ("Image", "Exif", "GPSInfo"))
     raw = {
         "EXIF DateTimeOriginal": inner.get("DateTimeOriginal"),
@@ -332,7 +342,9 @@ def _dates(exif: dict, xmp: dict, iptc: dict) -> dict[str, str]:
         "XMP ModifyDate": xmp.get("xmp:ModifyDate"),
         "XMP MetadataDate": xmp.get("xmp:MetadataDate"),
         "XMP photoshop DateCreated": xmp.get("photoshop:DateCreated"),
-        "IPTC date created": _joined(iptc.get("date created"), iptc.get("time created")),
+        "IPTC date created": _joined(
+            iptc.get("date created"), iptc.get("time created")
+        ),
         "GPS date (UTC)": _gps_date(gps),
     }
     parsed = {name: _parse_date(value) for name, value in raw.items()}
@@ -379,16 +391,18 @@ def _disagreements(dates: dict[str, str]) -> list[str]:
     changed = at.get("EXIF DateTime")
     apart = lambda a, b: (_local(b) - _local(a)).total_seconds()
     if taken and digitized and abs(apart(taken, digitized)) > 2:
-        found.append("It was taken and digitized at different times, as a scan would be")
+        found.append(
+            "It was taken and digitized at different times, as a scan would be"
+        )
     if taken and changed and apart(taken, changed) > 2:
         found.append(
-            f"EXIF's own record was changed {_span(apart(taken, changed))} after it was "
-            "taken: the file was written again, by a program or by the camera"
+            f"EXIF's own record was changed {_span(apart(taken, changed))} after it "
+            "was taken: the file was written again, by a program or by the camera"
         )
     if taken and changed and apart(taken, changed) < -2:
         found.append(
-            f"It was changed {_span(-apart(taken, changed))} before it was taken, which "
-            "no clock that runs would write"
+            f"It was changed {_span(-apart(taken, changed))} before it was taken, "
+            "which no clock that runs would write"
         )
     if taken:
         for name in ("XMP CreateDate", "IPTC date created", "GPS date (UTC)"):
@@ -434,7 +448,9 @@ def _thumbnail(finding: Finding, exif: dict, data: bytes):
     small = _without_bars(small, image.shape[1] / image.shape[0])
     height, width = small.shape[:2]
     same = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
-    grey = [cv2.cvtColor(p, cv2.COLOR_RGB2GRAY).astype(np.float32) for p in (small, same)]
+    grey = [
+        cv2.cvtColor(p, cv2.COLOR_RGB2GRAY).astype(np.float32) for p in (small, same)
+    ]
     apart = np.abs(grey[0] - grey[1])
     spread = grey[0].std() * grey[1].std()
     joint = np.mean((grey[0] - grey[0].mean()) * (grey[1] - grey[1].mean()))
@@ -489,7 +505,14 @@ def _exiftool(path: Path) -> dict | None:
     if program is None:
         return None
     options = ["-json", "-G1", "-struct", "-x", "File:all", "-x", "ExifTool:all"]
-    options += ["-x", "System:all", "-x", "Composite:all", "-api", "LimitLongValues=400"]
+    options += [
+        "-x",
+        "System:all",
+        "-x",
+        "Composite:all",
+        "-api",
+        "LimitLongValues=400",
+    ]
     try:
         done = subprocess.run(
             # An absolute path never looks like an option.

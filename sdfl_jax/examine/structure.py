@@ -81,15 +81,7 @@ def file(path: Path) -> Finding:
     else:
         summary.append("No bytes lie behind the end of the image.")
     summary += [f"{remark}." for remark in remarks]
-    try:
-        image = images.read_image(data)
-        found["height"], found["width"] = image.shape[:2]
-        found["perceptual_hash"] = str(imagehash.phash(Image.fromarray(image)))
-        summary.append(f"Decodes to {image.shape[1]} x {image.shape[0]} pixels.")
-    except InputError as error:
-        found["unreadable"] = text(error)
-        summary.append(f"Its pixels cannot be read: {text(error)}")
-    return Finding(
+    finding = Finding(
         summary,
         certainty="Exact: bytes are counted and hashed. The perceptual hash tells "
         "likeness alone: two hashes that differ in few bits belong to alike pictures.",
@@ -98,6 +90,17 @@ def file(path: Path) -> Finding:
         "video or a depth map there.",
         found=found,
     )
+    try:
+        image = images.read_image(data)
+        found["height"], found["width"] = image.shape[:2]
+        found["perceptual_hash"] = str(imagehash.phash(Image.fromarray(image)))
+        summary.append(f"Decodes to {image.shape[1]} x {image.shape[0]} pixels.")
+    except InputError as error:
+        found["unreadable"] = text(error)
+        summary.append(f"Its pixels cannot be read: {text(error)}")
+    else:
+        finding.show("photograph.jpg", image, "The photograph, turned upright.")
+    return finding
 
 
 def kind(data: bytes) -> tuple[str | None, tuple[str, ...]]:

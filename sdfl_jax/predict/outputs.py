@@ -34,12 +34,12 @@ def predict(
 
     Yields:
       A dict per image: `image`, `score` in [0, 1], `manipulated` (the score reaches
-      the threshold that was best on the validation data), `classes` (the probability
-      of each), `manipulated_area` (share of pixels that reach theirs),
-      `mask_source` ("network", or what stands in where a network gives none), `mask`,
-      `overlay`. One per frame, with `video`, `frame` and `seconds`, and one for the
-      video behind them (`timeline.summary`). For a file that cannot be read, or that
-      breaks off, `image` and `error`, one line.
+      the threshold that was best on the validation data), `verdict` (one of
+      `predictor.VERDICTS`), `classes` (the probability of each), `manipulated_area`
+      (share of pixels that reach theirs), `mask_source` ("network", or what stands in
+      where a network gives none), `mask`, `overlay`. One per frame, with `video`,
+      `frame` and `seconds`, and one for the video behind them (`timeline.summary`). For
+      a file that cannot be read, or that breaks off, `image` and `error`, one line.
 
     Raises:
       InputError: no such file, no image among them, none that can be read, no

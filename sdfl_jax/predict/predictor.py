@@ -1,8 +1,12 @@
 """A trained network, loaded once, that answers for any images."""
 
 import dataclasses
+import hashlib
+import json
+import math
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -12,9 +16,28 @@ from sdfl_jax.checkpoints import checkpoint
 from sdfl_jax.data import pipeline
 from sdfl_jax.devices import compiled, sharding
 from sdfl_jax.drawing.overlay import overlay
+from sdfl_jax.errors import InputError
 from sdfl_jax.steps import make_evaluate_step, mask_source
 
 _IMAGE_LEVEL_MASK = "grad_cam"
+
+VERDICTS = ("no manipulation found", "inconclusive", "manipulated")
+CALIBRATION = "calibration.json"  # beside the checkpoints: `sdfl_jax.report calibrate`
+
+
+def verdict(score: float, calibration: Mapping | None) -> str:
+    """One of `VERDICTS`, from a score and the `band` of its network's calibration.
+
+    From the band's upper end on an image is called manipulated, which the chosen share
+    of authentic photographs reach; below its lower end nothing was found. A network
+    without calibration, or a score that is no number, says nothing: "inconclusive".
+    """
+    if calibration is None or not math.isfinite(score):
+        return "inconclusive"
+    low, high = calibration["band"]
+    if score >= high:
+        return "manipulated"
+    return "no manipulation found" if score < low else "inconclusive"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,8 +46,9 @@ class Answer:
 
     `image` uint8 H W 3, `mask_probs` float32 H W in [0, 1], `score` in [0, 1];
     `manipulated`: the score is at least the threshold that was best on the validation
-    data; `area`: the share of pixels that are at least theirs; `mask_source`:
-    "network", or what stands in for the masks of a network that gives none.
+    data; `verdict`: one of `VERDICTS`; `area`: the share of pixels that are at least
+    theirs; `mask_source`: "network", or what stands in for the masks of a network that
+    gives none.
     """
 
     name: str
@@ -32,6 +56,7 @@ class Answer:
     mask_probs: np.ndarray
     score: float
     manipulated: bool
+    verdict: str
     area: float
     mask_source: str
 
@@ -51,6 +76,7 @@ class Answer:
         return {
             "score": score,
             "manipulated": self.manipulated,
+            "verdict": self.verdict,
             "classes": {"authentic": round(1 - score, 4), "manipulated": score},
             "manipulated_area": round(self.area, 4),
             "mask_source": self.mask_source,
@@ -61,7 +87,9 @@ class Predictor:
     """Answers with the network of a working directory, as evaluation would score it.
 
     The masks of a network that gives none are its Grad-CAM. `image_threshold` is the
-    score from which on an image is called manipulated.
+    score from which on an image is called manipulated, `pixel_threshold` that of a
+    pixel; `calibration` what `sdfl_jax.report calibrate` made for the network, or None;
+    `settings` its `image_size` and `geometry`; `sha256` that of its weights, by name.
     """
 
     def __init__(self, workdir: str, checkpoint_name: str = "best"):
@@ -74,12 +102,14 @@ class Predictor:
         self._variables = jax.device_put(
             trained.variables, sharding.everywhere(self._mesh)
         )
-        self._settings = {
+        self.settings = {
             "image_size": trained.config.image_size,
             "geometry": trained.config.data.geometry,
         }
+        self.sha256 = _fingerprint(trained.variables)
+        self.calibration = _calibration(workdir, trained.progress)
         self._mask_source = mask_source(trained.model, _IMAGE_LEVEL_MASK)
-        self._pixel_threshold = trained.progress.get("pixel_threshold") or 0.5
+        self.pixel_threshold = trained.progress.get("pixel_threshold") or 0.5
         self.image_threshold = trained.progress.get("image_threshold") or 0.5
 
     def of_files(
@@ -101,7 +131,7 @@ class Predictor:
             batch_size=self._rows(min(batch_size, len(source))),
             workers=workers,
             keep_images=True,
-            **self._settings,
+            **self.settings,
         )
         return self._answers(batches)
 
@@ -112,7 +142,7 @@ class Predictor:
         batches = pipeline.stream_batches(
             (pipeline.unlabelled(name, image) for name, image in named),
             batch_size=self._rows(batch_size),
-            **self._settings,
+            **self.settings,
         )
         return self._answers(batches)
 
@@ -139,6 +169,38 @@ class Predictor:
                     mask_probs=mask_probs,
                     score=float(score),
                     manipulated=bool(score >= self.image_threshold),
-                    area=float(np.mean(mask_probs >= self._pixel_threshold)),
+                    verdict=verdict(float(score), self.calibration),
+                    area=float(np.mean(mask_probs >= self.pixel_threshold)),
                     mask_source=self._mask_source,
                 )
+
+
+def _fingerprint(variables) -> str:
+    """The SHA-256 of all weights: names, types, shapes and values."""
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_flatten_with_path(variables)[0]:
+        leaf = np.asarray(leaf)
+        name = f"{jax.tree_util.keystr(path)} {leaf.dtype} {leaf.shape}\n"
+        digest.update(name.encode() + leaf.tobytes())
+    return digest.hexdigest()
+
+
+def _calibration(workdir: str | os.PathLike, progress: Mapping) -> Mapping | None:
+    """Of the model card, or of `WORKDIR/calibration.json`; None where neither has one.
+
+    Raises InputError for a file that is none.
+    """
+    carried = (progress.get("card") or {}).get("calibration")
+    path = Path(workdir) / CALIBRATION
+    if carried or not path.exists():
+        return carried or None
+    try:
+        found = json.loads(path.read_text())
+        low, high = (float(end) for end in found["band"])
+    except (ValueError, KeyError, TypeError):
+        raise InputError(
+            f"{path}: no calibration of `sdfl_jax.report calibrate`."
+        ) from None
+    if not 0 <= low <= high <= 1:
+        raise InputError(f"{path}: a band of {low} to {high}, not within 0 to 1.")
+    return found

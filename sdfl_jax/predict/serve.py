@@ -47,7 +47,7 @@ def app(
 ) -> Starlette:
     """The page at `/`, and `POST /predict`: a photo's bytes in, JSON out.
 
-    The JSON holds `score`, `manipulated`, `classes`, `manipulated_area`,
+    The JSON holds `score`, `manipulated`, `verdict`, `classes`, `manipulated_area`,
     `mask_source`, `width`, `height`, `seconds`, and `mask` (PNG) and `overlay` (JPEG)
     as data URLs; of a photo that cannot be answered `error`, one line: 408 not sent in
     time, 413 too large, 415 no image, 503 (with Retry-After) too many wait. `/healthz`

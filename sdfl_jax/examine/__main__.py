@@ -1,0 +1,98 @@
+"""Makes a case file of photographs: lines of evidence, a cautious verdict, a log.
+
+python -m sdfl_jax.examine PHOTO|FOLDER... --out=CASE --workdir=DIR
+python -m sdfl_jax.examine PHOTO|FOLDER... --out=CASE --network=none
+python -m sdfl_jax.examine --verify=CASE
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+
+from tqdm import tqdm
+
+from sdfl_jax.errors import InputError, one_line
+
+
+@one_line
+def main(argv: Sequence[str] | None = None) -> None:
+    """Reads the command line; one JSON line per photograph goes to standard output."""
+    args = _arguments().parse_args(argv)
+    if args.verify:
+        _verify(args.verify)
+        return
+    if args.out is None or not args.files:
+        raise InputError(
+            "Give photographs or folders and --out=CASE; or --verify=CASE."
+        )
+    if args.workers < 1:
+        raise InputError(f"--workers={args.workers}: 1 or more is expected.")
+    from sdfl_jax.data import images
+    from sdfl_jax.examine.case import Case
+
+    number = len(images.find(args.files))  # before a network is loaded for nothing
+    case = Case(args.out, _predictor(args))
+    failed = 0
+    bar = tqdm(total=number, unit="photograph", dynamic_ncols=True, file=sys.stderr)
+    with bar:
+        for row in case.examine(args.files, workers=args.workers):
+            bar.update()
+            if "error" in row:
+                failed += 1
+                tqdm.write(f"Error: {row['image']}: {row['error']}", file=sys.stderr)
+            else:
+                tqdm.write(json.dumps(row), file=sys.stdout)
+                sys.stdout.flush()
+    print(
+        f"{case.folder / 'index.html'}: {number - failed} photographs", file=sys.stderr
+    )
+    print(f"The log ends with {case.log.head}; note it elsewhere.", file=sys.stderr)
+    if failed:
+        sys.exit(1)
+
+
+def _predictor(args):
+    if args.network == "none":
+        return None
+    if args.workdir is None:
+        raise InputError(
+            "Give --workdir=DIR, a run whose network is asked, or --network=none for "
+            "the other lines alone."
+        )
+    from sdfl_jax.predict.predictor import Predictor
+
+    return Predictor(args.workdir, args.checkpoint)
+
+
+def _verify(folder: str):
+    from sdfl_jax.examine.case import verify
+
+    found = verify(folder)
+    for problem in found["problems"]:
+        print(f"Error: {problem}", file=sys.stderr)
+    print(json.dumps({key: v for key, v in found.items() if key != "problems"}))
+    if found["problems"]:
+        sys.exit(1)
+
+
+def _arguments() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m sdfl_jax.examine", description=__doc__.splitlines()[0]
+    )
+    parser.add_argument("files", nargs="*", help="photographs, folders of them")
+    parser.add_argument("--out", metavar="CASE", help="folder of the case")
+    parser.add_argument("--workdir", metavar="DIR", help="of the run that is asked")
+    parser.add_argument("--checkpoint", default="best", help="best, latest or a step")
+    parser.add_argument(
+        "--network", choices=("none",), help="none: the other lines alone"
+    )
+    parser.add_argument("--workers", type=int, default=2, help="processes that parse")
+    parser.add_argument(
+        "--verify", metavar="CASE", help="checks a case's log and the hashes in it"
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    main()

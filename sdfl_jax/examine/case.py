@@ -1,0 +1,374 @@
+"""A case: a folder of what was found about photographs, and the log of how."""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from sdfl_jax import __version__
+from sdfl_jax.data import images
+from sdfl_jax.errors import InputError
+from sdfl_jax.examine import log, page, pdf
+from sdfl_jax.examine.evidence import EVIDENCE, examine_line
+from sdfl_jax.examine.finding import Finding, text
+from sdfl_jax.examine.isolation import Workers
+from sdfl_jax.files import replacing, write_csv, write_json
+
+SCHEMA = "sdfl-evidence-1"  # of evidence.json, see docs/examine.md
+INDEX, TABLE, EVIDENCE_FILE = "index.html", "case.csv", "evidence.json"
+COLUMNS = (
+    "image",
+    "folder",
+    "verdict",
+    "score",
+    "marked_area",
+    "format",
+    "width",
+    "height",
+    "bytes",
+    "sha256",
+    "camera",
+    "software",
+    "ijg_quality",
+    "earlier_jpeg_quality",
+    "copy_move",
+    "provenance",
+    "lines_failed",
+    "seconds",
+)
+_FAILED = {
+    "certainty": "",
+    "limits": "The other lines do not depend on this one.",
+    "found": {},
+    "pictures": {},
+}
+
+
+class Case:
+    """Examines photographs into `folder`, going on where an earlier run ended.
+
+    `predictor` is the network (`predict.predictor.Predictor`), or None for the other
+    lines alone. Raises `InputError` for a folder that holds something else, and for one
+    whose log is broken.
+    """
+
+    def __init__(self, folder: str | os.PathLike, predictor=None):
+        self.folder = Path(folder).absolute()
+        if self.folder.is_file() or (
+            self.folder.is_dir()
+            and any(self.folder.iterdir())
+            and not (self.folder / log.NAME).exists()
+        ):
+            raise InputError(
+                f"--out={folder}: holds something else already (no {log.NAME} in it); "
+                "give a new or an empty folder."
+            )
+        self._predictor = predictor
+        self.log = log.Log(self.folder)
+        self._done = {
+            entry["folder"]: entry
+            for entry in self.log.entries
+            if entry["action"] == "examined"
+        }
+
+    def examine(self, files: Sequence[str], *, workers: int = 2) -> Iterator[dict]:
+        """A row of `case.csv` for each photograph, written as it is ready.
+
+        Folders are searched for images. A photograph that was examined before, by the
+        same version with the same network, is not looked at again while its files are
+        as they were. Raises `InputError` for a path that there is not.
+        """
+        found = [path.absolute() for path in images.find(files)]
+        root = os.path.commonpath({path.parent for path in found})
+        named = {os.path.relpath(path, root): path for path in found}
+        network = self._predictor and self._predictor.sha256
+        self.log.write(
+            "opened",
+            {
+                "version": __version__,
+                "network": network,
+                "lines": list(EVIDENCE),
+                "photographs": len(named),
+            },
+        )
+        rows = []
+        with Workers(workers) as pool:
+            waiting = []
+            for name, path in named.items():
+                waiting.append(_Photograph(name, path, pool, self))
+                if len(waiting) > 1:  # the next one's lines run beside the network
+                    rows.append(waiting.pop(0).row())
+                    yield rows[-1]
+            rows.append(waiting.pop().row())
+            yield rows[-1]
+        self._close()
+
+    def kept(self, folder: str, sha256: str) -> bool:
+        """Whether the photograph was examined before, in the same way."""
+        entry = self._done.get(folder)
+        return (
+            entry is not None
+            and entry["sha256_before"] == sha256
+            and entry["version"] == __version__
+            and entry["network"] == (self._predictor and self._predictor.sha256)
+            and entry["lines"] == list(EVIDENCE)
+            and not list(_changed(self.folder, entry["files"]))
+        )
+
+    def _close(self):
+        """`case.csv` and `index.html` over all photographs that the log names."""
+        rows = [
+            row_of(json.loads((self.folder / folder / EVIDENCE_FILE).read_text()))
+            for folder in self._done
+        ]
+        safe = [{key: _no_formula(value) for key, value in row.items()} for row in rows]
+        write_csv(self.folder / TABLE, safe, COLUMNS)
+        pictures = {row["folder"]: self._small(row["folder"]) for row in rows}
+        _write(self.folder / INDEX, page.index(rows, pictures, self.log.head).encode())
+        files = {name: log.sha256_of(self.folder / name) for name in (TABLE, INDEX)}
+        self.log.write("closed", {"photographs": len(rows), "files": files})
+
+    def _small(self, folder: str) -> bytes | None:
+        for name in ("overlay.jpg", "photograph.jpg"):
+            path = self.folder / folder / name
+            if path.exists():
+                return page.smaller(path.read_bytes())
+        return None
+
+    def record(self, entry: dict):
+        """Notes in the log that a photograph was examined."""
+        self.log.write("examined", entry)
+        self._done[entry["folder"]] = entry
+
+    @property
+    def predictor(self):
+        return self._predictor
+
+
+class _Photograph:
+    """One photograph in work: its lines run in workers from the start on."""
+
+    def __init__(self, name: str, path: Path, pool: Workers, case: Case):
+        self._name, self._path, self._pool, self._case = name, path, pool, case
+        self.folder = folder_name(name)
+        self._started = time.monotonic()
+        self._futures, self._pixels, self._error, self._kept = {}, None, None, False
+        if not path.is_file():  # a pipe would be waited for
+            self._before, self._error = None, "not a file."
+            return
+        try:
+            self._before = log.sha256_of(path)
+        except OSError as error:
+            self._before, self._error = None, f"{error.strerror}."
+            return
+        self._kept = case.kept(self.folder, self._before)
+        if self._kept:
+            return
+        for line in EVIDENCE:
+            self._futures[line] = pool.start(examine_line, line, str(path))
+        if case.predictor:
+            from sdfl_jax.examine import network  # JAX, which the workers do not need
+
+            self._pixels = pool.start(network.pixels, path)
+
+    def row(self) -> dict:
+        """Waits for the lines, writes the photograph's folder, returns its row."""
+        if self._error:
+            self._case.log.write(
+                "refused", {"image": text(self._name), "reason": self._error}
+            )
+            return {"image": text(self._name), "error": self._error}
+        target = self._case.folder / self.folder
+        if self._kept:
+            evidence = json.loads((target / EVIDENCE_FILE).read_text())
+            return row_of(evidence) | {"kept": True}
+        lines, pictures = {}, {}
+        for name, future in self._futures.items():
+            lines[name] = self._line(future, pictures)
+        verdict = {
+            "verdict": "inconclusive",
+            "score": None,
+            "why": "No network was asked, so that no verdict can follow.",
+        }
+        if self._pixels is not None:
+            lines["network"], verdict = self._network(pictures, verdict)
+        after = log.sha256_of(self._path)
+        evidence = {
+            "schema": SCHEMA,
+            "version": __version__,
+            "network": self._case.predictor and self._case.predictor.sha256,
+            "image": text(self._name),
+            "folder": self.folder,
+            "sha256_before": self._before,
+            "sha256_after": after,
+            "unchanged": after == self._before,
+            "verdict": verdict,
+            "lines": lines,
+            "seconds": round(time.monotonic() - self._started, 2),
+        }
+        self._write(target, evidence, pictures)
+        return row_of(evidence)
+
+    def _line(self, future, pictures: dict[str, bytes]) -> dict:
+        try:
+            finding, seconds = self._pool.result(future)
+        except InputError as error:
+            return _failed(error)
+        return _as_json(finding, seconds, pictures)
+
+    def _network(self, pictures, verdict) -> tuple[dict, dict]:
+        from sdfl_jax.examine import network
+
+        try:
+            image: np.ndarray = self._pool.result(self._pixels)
+            start = time.monotonic()
+            finding, verdict = network.network(self._case.predictor, image)
+        except InputError as error:
+            failed = "The network could not look at it, so that no verdict can follow."
+            return _failed(error), verdict | {"why": failed}
+        seconds = round(time.monotonic() - start, 2)
+        return _as_json(finding, seconds, pictures), verdict
+
+    def _write(self, target: Path, evidence: dict, pictures: dict[str, bytes]):
+        if target.exists():  # of another version or network, or half-written
+            shutil.rmtree(target)
+        for name, data in pictures.items():
+            _write(target / name, data)
+        _write(target / "report.html", page.report(evidence, pictures).encode())
+        if pdf.available():
+            _write(target / "report.pdf", pdf.report(evidence, pictures))
+        write_json(target / EVIDENCE_FILE, evidence)
+        files = {
+            f"{self.folder}/{path.name}": log.sha256_of(path)
+            for path in sorted(target.iterdir())
+        }
+        keys = (
+            "image",
+            "folder",
+            "sha256_before",
+            "sha256_after",
+            "version",
+            "network",
+        )
+        entry = {key: evidence[key] for key in keys}
+        self._case.record(entry | {"lines": list(EVIDENCE), "files": files})
+
+
+def _as_json(finding: Finding, seconds: float, pictures: dict[str, bytes]) -> dict:
+    pictures |= finding.pictures
+    return {
+        "state": "done",
+        "summary": finding.summary,
+        "certainty": finding.certainty,
+        "limits": finding.limits,
+        "found": finding.found,
+        "pictures": finding.captions,
+        "seconds": seconds,
+    }
+
+
+def _failed(error: InputError) -> dict:
+    return _FAILED | {"state": "failed", "summary": [f"No finding: {text(error)}"]}
+
+
+def row_of(evidence: dict) -> dict:
+    """The row of `case.csv` of one photograph."""
+    found = {name: line["found"] for name, line in evidence["lines"].items()}
+    file, meta, jpeg = (found.get(n, {}) for n in ("file", "metadata", "jpeg"))
+    image = meta.get("exif", {}).get("Image", {})
+    earlier = jpeg.get("earlier") or {}
+    failed = [n for n, line in evidence["lines"].items() if line["state"] != "done"]
+    return {
+        "image": evidence["image"],
+        "folder": evidence["folder"],
+        "verdict": evidence["verdict"]["verdict"],
+        "score": evidence["verdict"]["score"],
+        "marked_area": found.get("network", {}).get("marked_area"),
+        "format": file.get("format"),
+        "width": file.get("width"),
+        "height": file.get("height"),
+        "bytes": file.get("bytes"),
+        "sha256": evidence["sha256_before"],
+        "camera": " ".join(str(image[k]) for k in ("Make", "Model") if image.get(k)),
+        "software": "; ".join(s["name"] for s in meta.get("software", [])),
+        "ijg_quality": jpeg.get("quality", {}).get("luminance", {}).get("ijg"),
+        "earlier_jpeg_quality": earlier.get("quality")
+        if earlier.get("claimed")
+        else None,
+        "copy_move": found.get("copy_move", {}).get("claimed"),
+        "provenance": found.get("provenance", {}).get("state"),
+        "lines_failed": " ".join(failed),
+        "seconds": evidence["seconds"],
+    }
+
+
+def folder_name(name: str) -> str:
+    """A folder's name that any file system takes, another one for each image's name."""
+    safe = re.sub(r"[^A-Za-z0-9._-]", "_", name)[:100].lstrip(".-")
+    if safe == name and safe not in (INDEX, TABLE, log.NAME):
+        return safe
+    return f"{safe}-{hashlib.sha256(os.fsencode(name)).hexdigest()[:8]}"
+
+
+def verify(folder: str | os.PathLike) -> dict:
+    """Checks a case: its log's chain, and each file against the hash in the log.
+
+    Returns `entries`, `photographs`, `files`, `head` (the last line's hash) and
+    `problems`, a line each. Raises `InputError` for a folder without a log, or with one
+    whose chain is broken.
+    """
+    folder = Path(folder)
+    path = folder / log.NAME
+    if not path.is_file():
+        raise InputError(f"--verify={folder}: no {log.NAME} in it, so no case.")
+    entries, head = log.read(path)
+    expected: dict[str, str] = {}
+    for entry in entries:
+        if entry["action"] == "examined":  # its folder was written anew
+            before = f"{entry['folder']}/"
+            expected = {k: v for k, v in expected.items() if not k.startswith(before)}
+        expected |= entry.get("files", {})
+    problems = list(_changed(folder, expected))
+    there = {
+        path.relative_to(folder).as_posix()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+    problems += [
+        f"{text(name)}: not in the log"
+        for name in sorted(there - {*expected, log.NAME})
+    ]
+    return {
+        "entries": len(entries),
+        "photographs": len({e["folder"] for e in entries if e["action"] == "examined"}),
+        "files": len(expected),
+        "head": head,
+        "problems": problems,
+    }
+
+
+def _changed(folder: Path, files: dict[str, str]) -> Iterator[str]:
+    for name, sha256 in files.items():
+        path = folder / name
+        if not path.is_file():
+            yield f"{name}: missing"
+        elif log.sha256_of(path) != sha256:
+            yield f"{name}: changed since it was written"
+
+
+def _no_formula(value):
+    """Text that a spreadsheet would take for a formula gets a quote before it."""
+    if isinstance(value, str) and value.startswith(("=", "+", "-", "@")):
+        return f"'{value}"
+    return value
+
+
+def _write(path: Path, data: bytes):
+    with replacing(path) as beside:
+        beside.write_bytes(data)

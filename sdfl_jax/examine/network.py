@@ -1,0 +1,145 @@
+"""The line `network`: what a trained network says of the pixels, and how firmly."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+
+from sdfl_jax.data import images, tiling
+from sdfl_jax.drawing.overlay import overlay
+from sdfl_jax.errors import InputError
+from sdfl_jax.examine.aids import resaved
+from sdfl_jax.examine.finding import Finding
+from sdfl_jax.predict.predictor import Answer, Predictor, verdict
+
+_RESAVE = 90  # quality of the mild resave
+_MAX_PIXELS = 60_000_000
+
+
+def pixels(path: Path) -> np.ndarray:
+    """The image as the network gets it, uint8 H W 3: what a worker process decodes."""
+    return images.read_image(path, max_pixels=_MAX_PIXELS)
+
+
+def network(predictor: Predictor, image: np.ndarray) -> tuple[Finding, dict]:
+    """The line, and the verdict: `verdict`, `score`, `why`, `false_alarms`, `data`.
+
+    Raises `InputError` where the network's answer is no number.
+    """
+    answer = _answer(predictor, image)
+    again = _answer(predictor, resaved(image, _RESAVE))
+    threshold = predictor.pixel_threshold
+    marked, still = (a.mask_probs >= threshold for a in (answer, again))
+    union = int((marked | still).sum())
+    overlap = round(float((marked & still).sum() / union), 3) if union else None
+    found = {
+        "weights_sha256": predictor.sha256,
+        "score": round(answer.score, 4),
+        "image_threshold": round(float(predictor.image_threshold), 4),
+        "pixel_threshold": round(float(threshold), 4),
+        "marked_area": round(answer.area, 4),
+        "mask_source": answer.mask_source,
+        "input": _input(predictor, image),
+        "smallest_edit": _smallest(predictor, image),
+        "after_resave": {
+            "quality": _RESAVE,
+            "score": round(again.score, 4),
+            "overlap_of_masks": overlap,
+        },
+    }
+    finding = Finding(
+        _said(found),
+        certainty="The score is a network's, not a probability. How it behaves on "
+        "authentic photographs is known only where it was calibrated on named data.",
+        limits="It finds edits like those it was trained on. It cannot find wholly "
+        "generated or wholly re-rendered images, nor edits of a few pixels; strong "
+        "compression, resizing and messengers wipe its traces away, and it may mark "
+        "parts of authentic photographs.",
+        found=found,
+    )
+    finding.show(
+        "overlay.jpg",
+        overlay(image, answer.mask_probs),
+        "What the network marks, tinted red; the line runs where it is half sure.",
+    )
+    finding.show("mask.png", answer.mask, "The mask: white where it marks surely.")
+    return finding, judged(predictor, answer.score)
+
+
+def judged(predictor: Predictor, score: float) -> dict:
+    """The verdict, its reason, and the false alarms at its threshold where known."""
+    calibration, said = predictor.calibration, verdict(score, predictor.calibration)
+    if calibration is None:
+        why = "This network was not calibrated: no verdict follows from its score."
+        return {"verdict": said, "score": round(score, 4), "why": why}
+    low, high = calibration["band"]
+    rate, data = calibration["false_alarms"], calibration["data"]
+    where = {
+        "manipulated": f"reaches {high:.3g}",
+        "no manipulation found": f"stays below {low:.3g}",
+        "inconclusive": f"lies between {low:.3g} and {high:.3g}",
+    }[said]
+    why = (
+        f"Its score {score:.3g} {where}. From {high:.3g} on, {rate:.1%} of the "
+        f"authentic photographs of {data} are called manipulated."
+    )
+    return {
+        "verdict": said,
+        "score": round(score, 4),
+        "why": why,
+        "false_alarms": rate,
+        "data": data,
+    }
+
+
+def _answer(predictor: Predictor, image: np.ndarray) -> Answer:
+    (found,) = predictor.of_images([("photograph", image)], batch_size=1)
+    if isinstance(found, dict):
+        raise InputError(found["error"])
+    return found
+
+
+def _input(predictor: Predictor, image: np.ndarray) -> dict:
+    """How the image went in: stretched to one size, or in tiles at its own."""
+    height, width = image.shape[:2]
+    if predictor.settings["geometry"] == "resize":
+        size = predictor.settings["image_size"]
+        return {"resized_to": [size, size], "tiles": 1}
+    tiles = tiling.number_of_tiles((height, width), tiling.MAX_SIDE, tiling.OVERLAP)
+    return {"resized_to": None, "tiles": tiles}
+
+
+def _smallest(predictor: Predictor, image: np.ndarray) -> int:
+    """Pixels across of four cells of a mask at a quarter of the network's input."""
+    if predictor.settings["geometry"] != "resize":
+        return 16
+    return math.ceil(16 * max(image.shape[:2]) / predictor.settings["image_size"])
+
+
+def _said(found: dict) -> list[str]:
+    how, after = found["input"], found["after_resave"]
+    if how["resized_to"]:
+        went = "The image went in stretched to {} x {} pixels.".format(
+            *how["resized_to"]
+        )
+    else:
+        went = f"The image went in at its own size, in {how['tiles']} tile(s)."
+    marks = (
+        f"It marks {found['marked_area']:.1%} of the area."
+        if found["marked_area"]
+        else "It marks nothing."
+    )
+    kept = after["overlap_of_masks"]
+    stays = (
+        "neither mask marks anything"
+        if kept is None
+        else f"the masks share {kept:.0%} of what either marks"
+    )
+    return [
+        f"Score {found['score']:.3f} (the network's own threshold: "
+        f"{found['image_threshold']:.3f}).",
+        marks,
+        went,
+        f"After a resave at quality {after['quality']} the score is "
+        f"{after['score']:.3f}, and {stays}.",
+    ]

@@ -1,0 +1,502 @@
+"""Lines of evidence against files made with known properties, the case, its log."""
+
+import io
+import json
+import shutil
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from sdfl_jax.errors import InputError
+from sdfl_jax.examine import (
+    aids,
+    compression,
+    copy_move,
+    metadata,
+    network,
+    structure,
+)
+from sdfl_jax.examine.__main__ import main
+from sdfl_jax.examine.case import Case, folder_name, verify
+from sdfl_jax.examine.evidence import EVIDENCE, TITLES
+from sdfl_jax.examine.isolation import Workers
+from sdfl_jax.predict.predictor import CALIBRATION, VERDICTS, Predictor, verdict
+from tests import tiny
+
+
+@pytest.fixture(scope="module")
+def photograph() -> np.ndarray:
+    """A photograph that ships in an installed package, uint8 512 512 3."""
+    from skimage import data
+
+    return data.astronaut()
+
+
+def save(folder: Path, image: np.ndarray, name: str = "photo.jpg", **options) -> Path:
+    path = folder / name
+    Image.fromarray(image).save(path, **options)
+    return path
+
+
+# The file
+
+
+def test_the_parts_of_a_jpeg_file_add_up_to_all_of_it(tmp_path, photograph):
+    path = save(tmp_path, photograph, comment=b"thirteen byte", progressive=True)
+    data = path.read_bytes()
+    parts, end, remarks = structure.layout(data, "JPEG")
+    assert sum(part["bytes"] for part in parts) == end == len(data)
+    assert not remarks
+    (comment,) = (part for part in parts if part["name"] == "COM")
+    assert comment["what"] == "thirteen byte" and comment["bytes"] == 4 + 13
+    assert sum(part["name"] == "SOS" for part in parts) > 5
+
+
+def test_bytes_behind_the_end_are_counted_and_named(tmp_path, photograph):
+    small = photograph[:64, :64]
+    for name, ending in (("a.jpg", "JPEG"), ("a.png", "PNG"), ("a.bmp", "BMP")):
+        path = save(tmp_path, small, name)
+        tail = b"PK\3\4" + b"x" * 96
+        path.write_bytes(path.read_bytes() + tail)
+        found = structure.file(path).found
+        assert (found["format"], found["bytes_behind_end"]) == (ending, 100)
+        assert found["behind_end"] == "ZIP"
+
+
+def test_an_image_inside_metadata_is_not_taken_for_the_end(tmp_path, photograph):
+    inner = io.BytesIO()
+    Image.fromarray(photograph[:32, :32]).save(inner, "JPEG")
+    path = save(tmp_path, photograph, comment=inner.getvalue())
+    found = structure.file(path).found
+    assert found["bytes_behind_end"] == 0 and found["width"] == 512
+
+
+def test_an_ending_that_does_not_fit_is_told(tmp_path, photograph):
+    path = save(tmp_path, photograph[:64, :64], "a.png")
+    renamed = path.rename(tmp_path / "a.jpg")
+    found = structure.file(renamed).found
+    assert found["format"] == "PNG" and found["ending_fits"] is False
+
+
+def test_a_wrong_checksum_in_a_png_file_is_told(tmp_path, photograph):
+    path = save(tmp_path, photograph[:64, :64], "a.png")
+    data = bytearray(path.read_bytes())
+    data[29] ^= 1  # in the checksum of IHDR
+    path.write_bytes(data)
+    assert any("checksum" in remark for remark in structure.layout(data, "PNG")[2])
+
+
+# Metadata
+
+
+def with_exif(folder: Path, image: np.ndarray, thumbnail: np.ndarray | None = None):
+    """A JPEG file with dates that disagree, a position, a maker's note, a thumbnail."""
+    exif = Image.Exif()
+    exif[0x010F], exif[0x0110] = "Maker", "Model 1"
+    exif[0x0131] = "Adobe Photoshop CS4 Windows"
+    exif[0x0132] = "2020:03:04 12:00:00"
+    inner = exif.get_ifd(0x8769)
+    inner[0x9003] = inner[0x9004] = "2020:01:01 12:00:00"
+    inner[0x927C] = b"maker's note"
+    gps = exif.get_ifd(0x8825)
+    gps[1], gps[2] = "S", (33.0, 30.0, 36.0)
+    gps[3], gps[4] = "E", (151.0, 0.0, 0.0)
+    if thumbnail is not None:
+        return save(folder, image, exif=_with_thumbnail(exif, thumbnail))
+    return save(folder, image, exif=exif)
+
+
+def _with_thumbnail(exif: Image.Exif, thumbnail: np.ndarray) -> bytes:
+    """The EXIF block with a second directory that holds a JPEG, little endian."""
+    packed = io.BytesIO()
+    Image.fromarray(thumbnail).save(packed, "JPEG")
+    block = exif.tobytes().removeprefix(b"Exif\0\0")
+    order = "<" if block[:2] == b"II" else ">"
+    (first,) = struct.unpack_from(f"{order}I", block, 4)
+    (count,) = struct.unpack_from(f"{order}H", block, first)
+    place, start = first + 2 + 12 * count, len(block)
+    block = bytearray(block)
+    struct.pack_into(f"{order}I", block, place, start)
+    offset = start + 2 + 2 * 12 + 4
+    block += struct.pack(f"{order}HHHII", 2, 0x0201, 4, 1, offset)
+    block += struct.pack(f"{order}HHIII", 0x0202, 4, 1, len(packed.getvalue()), 0)
+    return b"Exif\0\0" + bytes(block) + packed.getvalue()
+
+
+def test_metadata_are_read_as_they_were_written(tmp_path, photograph):
+    found = metadata.metadata(with_exif(tmp_path, photograph)).found
+    assert found["exif"]["Image"]["Model"] == "Model 1"
+    assert found["gps"] == {"latitude": -33.51, "longitude": 151.0}
+    assert found["maker_note_bytes"] == len("maker's note")
+    assert found["software"][0]["kind"] == "editor or service"
+    assert found["dates"]["EXIF DateTimeOriginal"] == "2020-01-01T12:00:00"
+    assert "63 days after" in found["disagreements"][0]
+
+
+@pytest.mark.skipif(shutil.which("exiftool") is None, reason="no exiftool here")
+def test_metadata_agree_with_exiftool(tmp_path, photograph):
+    path = with_exif(tmp_path, photograph)
+    theirs = metadata.metadata(path).found["exiftool"]
+    ours = metadata.metadata(path).found["exif"]
+    assert theirs["IFD0:Model"] == ours["Image"]["Model"]
+    assert theirs["IFD0:Software"] == ours["Image"]["Software"]
+    assert theirs["ExifIFD:DateTimeOriginal"] == ours["Exif"]["DateTimeOriginal"]
+
+
+def test_a_thumbnail_of_something_else_differs_from_its_image(tmp_path, photograph):
+    small = cv2.resize(photograph, (160, 160), interpolation=cv2.INTER_AREA)
+    bars = np.zeros((120, 160, 3), np.uint8)
+    wide = photograph[128:384]  # 2:1 in a thumbnail of 4:3, as cameras do
+    bars[20:100] = cv2.resize(wide, (160, 80), interpolation=cv2.INTER_AREA)
+    cases = ((photograph, small), (wide, bars), (photograph, small[::-1]))
+    alike, barred, other = (
+        metadata.metadata(with_exif(tmp_path, image, thumb)).found["thumbnail"]
+        for image, thumb in cases
+    )
+    assert alike["difference"] < 5 and alike["correlation"] > 0.99
+    assert barred["height"] == 80 and barred["correlation"] > 0.99
+    assert other["difference"] > 30 and other["correlation"] < 0.5
+
+
+def test_xmp_properties_are_read_with_their_history(tmp_path, photograph):
+    packet = """<x:xmpmeta xmlns:x="adobe:ns:meta/">
+    <rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"><rdf:Description
+      xmlns:xmp="http://ns.adobe.com/xap/1.0/" xmp:CreatorTool="GIMP 2.10"
+      xmlns:xmpMM="http://ns.adobe.com/xap/1.0/mm/"
+      xmlns:dc="http://purl.org/dc/elements/1.1/"
+      xmlns:stEvt="http://ns.adobe.com/xap/1.0/sType/ResourceEvent#">
+    <dc:subject><rdf:Bag><rdf:li>one</rdf:li><rdf:li>two</rdf:li></rdf:Bag></dc:subject>
+    <xmpMM:History><rdf:Seq><rdf:li stEvt:action="saved"
+      stEvt:softwareAgent="Adobe Photoshop 25"/></rdf:Seq></xmpMM:History>
+    </rdf:Description></rdf:RDF></x:xmpmeta>"""
+    found = metadata.metadata(save(tmp_path, photograph, xmp=packet.encode())).found
+    assert found["xmp"]["dc:subject"] == ["one", "two"]
+    names = {line["name"] for line in found["software"]}
+    assert names == {"GIMP 2.10", "Adobe Photoshop 25"}
+
+
+def test_the_recipe_of_an_image_generator_is_told(tmp_path, photograph):
+    info = PngInfo()
+    info.add_text("parameters", "a photograph of a cat, Steps: 20")
+    path = save(tmp_path, photograph[:64, :64], "a.png", pnginfo=info)
+    assert metadata.metadata(path).found["software"][0]["kind"] == "generator"
+
+
+# JPEG
+
+
+@pytest.mark.parametrize("quality", [40, 75, 92])
+def test_both_tables_tell_the_quality_they_were_made_for(tmp_path, photograph, quality):
+    path = save(tmp_path, photograph, quality=quality, subsampling=1, progressive=True)
+    found = compression.jpeg(path).found
+    for label in ("luminance", "chrominance"):
+        assert found["quality"][label] == {
+            "ijg": quality,
+            "exact": True,
+            "mean_difference": 0,
+        }
+    assert found["process"] == "progressive" and found["sampling"] == "4:2:2"
+
+
+def test_tables_of_another_maker_are_not_called_the_standards(tmp_path, photograph):
+    path = save(tmp_path, photograph, qtables=[[7] * 64, [9] * 64])
+    found = compression.jpeg(path).found
+    assert (
+        found["tables"]["0"][3][3] == 7 and not found["quality"]["luminance"]["exact"]
+    )
+
+
+@pytest.mark.parametrize(("first", "second"), [(60, 90), (80, 90), (70, 75)])
+def test_an_earlier_compression_is_found_with_its_quality(
+    tmp_path, photograph, first, second
+):
+    once = save(tmp_path, photograph, "once.jpg", quality=first)
+    twice = save(tmp_path, np.asarray(Image.open(once)), "twice.jpg", quality=second)
+    found = compression.earlier(twice)
+    assert found["claimed"] and abs(found["quality"] - first) <= 1
+
+
+@pytest.mark.parametrize("quality", [60, 75, 90, 97])
+def test_a_single_compression_is_not_taken_for_two(tmp_path, photograph, quality):
+    found = compression.earlier(save(tmp_path, photograph, quality=quality))
+    assert found["claimed"] is False
+
+
+def test_the_grid_of_a_part_that_was_moved_lies_elsewhere(tmp_path, photograph):
+    path = save(tmp_path, photograph, quality=60)
+    once = np.asarray(Image.open(path).convert("L"))
+    assert compression.grid_map(once)[0]["elsewhere"] == 0
+    moved = once.copy()
+    moved[:256] = np.roll(once, (5, 3), axis=(0, 1))[:256]
+    grid, cells = compression.grid_map(moved)
+    assert {(o["x"], o["y"]) for o in grid["origins_elsewhere"]} == {(3, 5)}
+    assert not (cells[:2] == 0).any() and not (cells[2:] == 1).any()
+    assert (cells[:2] == 1).any() and (cells[2:] == 0).any()
+
+
+# Copy-move, aids
+
+
+def test_a_copied_part_is_found_with_its_shift(photograph, tmp_path):
+    copied = photograph.copy()
+    copied[300:460, 20:180] = photograph[20:180, 180:340]
+    found = copy_move.copy_move(save(tmp_path, copied, quality=90)).found
+    assert found["claimed"] and found["scale"] == pytest.approx(1, abs=0.02)
+    assert sorted(map(abs, found["shift"])) == pytest.approx([160, 280], abs=1)
+    clean = copy_move.copy_move(save(tmp_path, photograph, quality=90)).found
+    assert not clean["claimed"]
+    assert found["following_one_transformation"] > 5 * found["most_by_chance"]
+
+
+def test_error_levels_are_high_where_a_part_was_never_compressed(photograph, tmp_path):
+    once = np.asarray(Image.open(save(tmp_path, photograph, quality=90))).copy()
+    once[200:300, 200:300] = photograph[200:300, 200:300]
+    level = aids.error_level(once, 90).mean(axis=2)
+    assert level[200:300, 200:300].mean() > 1.5 * level[50:150, 50:150].mean()
+
+
+# What changes nothing
+
+
+def test_a_comment_changes_no_finding_but_that_of_the_file(tmp_path, photograph):
+    image = photograph[:200, :200]
+    plain = save(tmp_path, image, "a.jpg", quality=85)
+    noted = save(tmp_path, image, "b.jpg", quality=85, comment=b"thirteen byte")
+    for name, line in EVIDENCE.items():
+        if name != "file":
+            one, other = line(plain), line(noted)
+            assert one.found == other.found and one.summary == other.summary, name
+            assert one.pictures == other.pictures, name
+
+
+# Isolation
+
+
+def _crash(path):
+    import os
+    import signal
+
+    os.kill(os.getpid(), signal.SIGSEGV)
+
+
+def _hang(path):
+    import time
+
+    time.sleep(60)
+
+
+def _eat(path):
+    return np.ones(4_000_000_000, np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("function", "words"),
+    [(_crash, "SIGSEGV"), (_hang, "seconds"), (_eat, "memory|allocate")],
+)
+def test_a_parser_that_dies_costs_one_line(function, words):
+    with Workers(1, seconds=3, megabytes=1000) as pool:
+        with pytest.raises(InputError, match=words):
+            pool.result(pool.start(function, "a"))
+        assert pool.result(pool.start(len, "abc")) == 3
+
+
+# The case
+
+
+@pytest.fixture
+def case(tmp_path, photograph) -> Path:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    save(folder, photograph[:96, :96], "a.jpg")
+    save(folder, photograph[96:192, :96], "b.png")
+    (folder / "c.jpg").write_text("no image")
+    out = tmp_path / "case"
+    main([str(folder), f"--out={out}", "--network=none", "--workers=1"])
+    return out
+
+
+def test_a_case_holds_reports_and_a_log_that_verify(case, capsys):
+    folders = {path.name for path in case.iterdir() if path.is_dir()}
+    assert folders == {"a.jpg", "b.png", "c.jpg"}
+    for folder in folders:
+        evidence = json.loads((case / folder / "evidence.json").read_text())
+        assert list(evidence["lines"]) == list(EVIDENCE)
+        assert evidence["unchanged"]
+        assert evidence["verdict"]["verdict"] == "inconclusive"
+        for line in evidence["lines"].values():
+            assert line["summary"] and line["limits"]
+        assert (case / folder / "report.html").exists()
+    lines = json.loads((case / "c.jpg" / "evidence.json").read_text())["lines"]
+    assert lines["file"]["state"] == "done" and lines["jpeg"]["state"] == "failed"
+    found = verify(case)
+    assert not found["problems"] and found["photographs"] == 3
+    capsys.readouterr()
+    main([f"--verify={case}"])
+    assert json.loads(capsys.readouterr().out)["head"] == found["head"]
+
+    # What was changed, added, taken away is named; a broken chain is refused.
+    (case / "a.jpg" / "report.html").write_text("all is well")
+    (case / "b.png" / "photograph.jpg").unlink()
+    (case / "more.txt").write_text("more")
+    named = {problem.split(":")[0] for problem in verify(case)["problems"]}
+    assert named == {"a.jpg/report.html", "b.png/photograph.jpg", "more.txt"}
+    with pytest.raises(SystemExit):
+        main([f"--verify={case}"])
+    text = (case / "log.jsonl").read_text()
+    for changed in (
+        text.replace('"action": "opened"', '"action": "closed"'),
+        "".join(text.splitlines(keepends=True)[1:]),
+        text + "{}\n",
+        text[:-1],
+    ):
+        (case / "log.jsonl").write_text(changed)
+        with pytest.raises(InputError, match="log.jsonl"):
+            verify(case)
+
+
+def test_a_case_goes_on_where_it_was_killed(case, tmp_path, photograph):
+    photos = tmp_path / "photos"
+    whole = (case / "log.jsonl").read_bytes()
+    lines = whole.splitlines(keepends=True)
+    assert [json.loads(line)["action"] for line in lines] == [
+        "opened",
+        *["examined"] * 3,
+        "closed",
+    ]
+    # Killed while the log of the second photograph was written.
+    (case / "log.jsonl").write_bytes(b"".join(lines[:2]) + lines[2][:40])
+    shutil.rmtree(case / "c.jpg")
+    before = (case / "a.jpg" / "evidence.json").stat().st_mtime_ns
+    rows = list(Case(case).examine([str(photos)], workers=1))
+    assert [row.get("kept", False) for row in rows] == [True, False, False]
+    assert (case / "a.jpg" / "evidence.json").stat().st_mtime_ns == before
+    assert not verify(case)["problems"]
+    # A photograph that changed is examined anew.
+    save(photos, photograph[:96, 96:192], "a.jpg")
+    rows = list(Case(case).examine([str(photos)], workers=1))
+    assert [row.get("kept", False) for row in rows] == [False, True, True]
+    assert not verify(case)["problems"]
+
+
+def test_strange_names_and_hostile_metadata_are_shown_as_text(tmp_path, photograph):
+    attack = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>"
+    exif = Image.Exif()
+    exif[0x010E] = exif[0x0131] = exif[0x0110] = attack
+    name = "=cmd <b>&\n\u202e\udcff %s '.jpg"
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    path = save(folder, photograph[:64, :64], exif=exif).rename(folder / name)
+    out = tmp_path / "case"
+    (row,) = Case(out).examine([str(path)], workers=1)
+    target = out / row["folder"]
+    for page in (target / "report.html", out / "index.html"):
+        text = page.read_text()
+        assert "<script" not in text and "<img src=x" not in text and "<b>&" not in text
+        assert "&lt;script&gt;alert(1)" in text
+    assert (target / "report.pdf").read_bytes().startswith(b"%PDF")
+    assert "\n'=cmd" in (out / "case.csv").read_text()
+    assert not verify(out)["problems"]
+
+
+def test_names_become_folders_of_their_own():
+    names = [
+        "a.jpg",
+        "a/b.jpg",
+        "a_b.jpg",
+        "../x",
+        ".",
+        "index.html",
+        "\udcff",
+        "é" * 300,
+    ]
+    folders = [folder_name(name) for name in names]
+    assert len(set(folders)) == len(names) and folders[0] == "a.jpg"
+    for folder in folders:
+        assert "/" not in folder and not folder.startswith(".") and len(folder) < 130
+
+
+def test_bad_input_gets_one_line(tmp_path, capsys, case):
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "file").write_text("")
+    photos = str(tmp_path / "photos")
+    for arguments, words in (
+        ([photos], "--out=CASE"),
+        ([photos, f"--out={tmp_path / 'new'}"], "--workdir"),
+        ([photos, f"--out={other}", "--network=none"], "something else"),
+        (["nowhere", f"--out={tmp_path / 'new'}", "--network=none"], "nowhere"),
+        ([f"--verify={other}"], "no case"),
+        ([photos, f"--out={case}", "--network=none", "--workers=0"], "--workers=0"),
+    ):
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as status:
+            main(arguments)
+        error = capsys.readouterr().err
+        assert status.value.code == 2 and error.count("\n") == 1 and words in error
+    assert not (tmp_path / "new").exists()
+
+
+def test_every_line_has_a_title():
+    assert set(TITLES) == {*EVIDENCE, "network"}
+
+
+def test_the_workers_do_not_load_jax():
+    code = "import sys, sdfl_jax.examine.evidence; sys.exit('jax' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+# The network
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory) -> Path:
+    return tiny.write_run(tmp_path_factory.mktemp("run"))
+
+
+def test_a_case_with_a_network_tells_its_verdict_and_its_weights(
+    workdir, tmp_path, photograph
+):
+    path = save(tmp_path, photograph[:96, :128])
+    out = tmp_path / "case"
+    main([str(path), f"--out={out}", f"--workdir={workdir}", "--workers=1"])
+    evidence = json.loads((out / "photo.jpg" / "evidence.json").read_text())
+    line = evidence["lines"]["network"]
+    assert line["state"] == "done" and {"overlay.jpg", "mask.png"} <= {
+        *line["pictures"]
+    }
+    assert line["found"]["weights_sha256"] == evidence["network"]
+    assert line["found"]["input"] == {"resized_to": [32, 32], "tiles": 1}
+    assert line["found"]["smallest_edit"] == 64  # 16 pixels of 32, in 128
+    # Never calibrated: whatever its score, nothing follows.
+    assert evidence["verdict"]["verdict"] == "inconclusive"
+    assert not verify(out)["problems"]
+
+
+def test_a_verdict_follows_the_band_and_never_a_number_that_is_none():
+    calibration = {"band": [0.3, 0.7]}
+    said = [verdict(s, calibration) for s in (0.0, 0.29, 0.3, 0.69, 0.7, 1.0)]
+    nothing, unsure, found = VERDICTS
+    assert said == [nothing, nothing, unsure, unsure, found, found]
+    assert verdict(float("nan"), calibration) == verdict(0.9, None) == unsure
+
+
+def test_a_calibration_beside_the_checkpoints_decides(workdir, photograph):
+    path = workdir / CALIBRATION
+    known = {"band": [0, 0], "false_alarms": 0.05, "data": "ten photographs"}
+    path.write_text(json.dumps(known))
+    try:
+        said = network.judged(Predictor(workdir), 0.4)
+        assert said["verdict"] == "manipulated" and "5.0%" in said["why"]
+        assert "ten photographs" in said["why"]
+        path.write_text('{"band": [0.7, 0.2]}')
+        with pytest.raises(InputError, match="band of 0.7 to 0.2"):
+            Predictor(workdir)
+    finally:
+        path.unlink()
