@@ -3,6 +3,7 @@
 import difflib
 import errno
 import functools
+import os
 import sys
 from collections.abc import Callable, Iterable
 
@@ -36,11 +37,16 @@ def one_line(main: Callable) -> Callable:
     """Wraps a command's `main`: an `InputError` becomes one line and exit status 2.
 
     A full disk or a folder without permission counts as well; anything else keeps its
-    traceback, because it is ours to mend.
+    traceback, because it is ours to mend. The home folder may be a `~` in `--out=~/x`,
+    where a shell leaves it.
     """
 
     @functools.wraps(main)
     def wrapped(*args, **kwargs):
+        if not args and not kwargs:
+            sys.argv[1:] = map(_at_home, sys.argv[1:])
+        elif args and isinstance(args[0], list):
+            args = ([_at_home(word) for word in args[0]], *args[1:])
         try:
             return main(*args, **kwargs)
         except InputError as error:
@@ -56,3 +62,10 @@ def one_line(main: Callable) -> Callable:
         sys.exit(2)
 
     return wrapped
+
+
+def _at_home(word: str) -> str:
+    name, equals, path = str(word).partition("=")
+    if name.startswith("--") and equals and path.startswith("~"):
+        return f"{name}={os.path.expanduser(path)}"
+    return word

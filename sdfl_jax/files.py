@@ -2,13 +2,17 @@
 
 import contextlib
 import csv
+import itertools
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from sdfl_jax.errors import InputError
+
+_numbers = itertools.count()
 
 HALF_WRITTEN = ".*.partial"  # what a process that was killed leaves behind
 
@@ -22,12 +26,21 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
     try:
         yield beside
         os.replace(beside, path)
+    except OSError as error:
+        if error.filename is None or Path(os.fsdecode(error.filename)) != beside:
+            raise
+        if isinstance(error, FileNotFoundError) and path.parent.is_dir():
+            raise RuntimeError(f"{beside} was lost on the way to {path}") from error
+        error.filename = str(path)  # the one that was asked for
+        raise
     finally:
         beside.unlink(missing_ok=True)
 
 
 def _beside(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{os.getpid()}.partial")
+    # No two writers share one, be they threads; a long name leaves it room.
+    token = f"{os.getpid()}.{next(_numbers)}"
+    return path.with_name(f".{path.name[:40]}.{token}.partial")
 
 
 def write_json(path: str | os.PathLike, value):
@@ -39,13 +52,34 @@ def write_json(path: str | os.PathLike, value):
 def write_csv(path: str | os.PathLike, rows: Iterable[dict], columns: Sequence[str]):
     """Writes `rows` under a header of `columns`; None becomes an empty cell.
 
-    Bytes of file names that are no text become `\\udcff`.
+    Bytes of file names that are no text become `\\udcff`, and a text that a spreadsheet
+    would run as a formula gets a `'` before it (`plain_cell` takes it off).
     """
+    rows = ({name: safe_cell(value) for name, value in row.items()} for row in rows)
     how = {"encoding": "utf-8", "errors": "backslashreplace", "newline": ""}
     with replacing(path) as beside, beside.open("w", **how) as file:
         writer = csv.DictWriter(file, columns, extrasaction="ignore")
         writer.writeheader()
         writer.writerows(rows)
+
+
+_FORMULA = re.compile(r"'*[=+\-@\t\r]")
+
+
+def safe_cell(value):
+    """The value of a cell of CSV, no formula: a text that begins like one after `'`."""
+    if not isinstance(value, str) or not _FORMULA.match(value):
+        return value
+    try:
+        float(value)
+    except ValueError:
+        return f"'{value}"
+    return value
+
+
+def plain_cell(text: str) -> str:
+    """What `safe_cell` was given."""
+    return text[1:] if text.startswith("'") and _FORMULA.match(text[1:]) else text
 
 
 @contextlib.contextmanager

@@ -252,7 +252,7 @@ def test_a_score_that_is_no_number_is_told_with_its_image():
         found = network(state, arrays)
         return found | {"score": found["score"] * jnp.nan}
 
-    with pytest.raises(InputError, match=r"folder/0.png: its score is nan"):
+    with pytest.raises(InputError, match=r"folder/0.png: the network.s score holds"):
         evaluate(step=step)
 
 

@@ -1,11 +1,15 @@
 """Output is there whole or not at all; mistakes are one line."""
 
+import csv
 import errno
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from sdfl_jax.errors import InputError, one_line, valid
-from sdfl_jax.files import new_folder, replacing, write_csv, write_json
+from sdfl_jax.files import new_folder, plain_cell, replacing, write_csv, write_json
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_beside(tmp_path):
@@ -87,3 +91,45 @@ def test_what_there_is_and_what_was_meant():
     told = "there are ['densenet', 'xception']; did you mean 'densenet'?"
     assert valid("densnet", names) == told
     assert valid("qqq", names) == "there are ['densenet', 'xception']."
+
+
+def test_threads_that_write_one_file_do_not_meet(tmp_path):
+    path = tmp_path / f"{'x' * 240}.txt"
+
+    def write(number):
+        with replacing(path) as beside:
+            beside.write_text(f"{number}" * 1000)
+            time.sleep(0.001)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(write, range(64)))
+    assert len(set(path.read_text())) in (1, 2) and list(tmp_path.iterdir()) == [path]
+
+
+def test_what_happens_to_the_file_beside_is_not_told_as_a_mistake(tmp_path):
+    with pytest.raises(RuntimeError, match="lost on the way"):
+        with replacing(tmp_path / "a.txt"):
+            pass  # nothing was written
+    with pytest.raises(OSError) as caught, replacing(tmp_path / "a.txt") as beside:
+        raise OSError(errno.ENOSPC, "no space", str(beside))
+    assert caught.value.filename == str(tmp_path / "a.txt")
+
+
+def test_no_cell_is_a_formula_and_each_is_read_back(tmp_path):
+    texts = ["=1+1", "+cmd", "-x.jpg", "@a", "\tb", "'=c", "a=b", "'quoted", ""]
+    numbers = ["-0.5", "+1", -2.5, 3, None]
+    rows = [{"x": value} for value in texts + numbers]
+    write_csv(tmp_path / "x.csv", rows, ["x"])
+    with open(tmp_path / "x.csv", newline="") as file:
+        cells = [row["x"] for row in csv.DictReader(file)]
+    assert cells[:6] == ["'=1+1", "'+cmd", "'-x.jpg", "'@a", "'\tb", "''=c"]
+    assert [plain_cell(cell) for cell in cells[: len(texts)]] == texts
+    assert cells[len(texts) :] == ["-0.5", "+1", "-2.5", "3", ""]
+
+
+def test_the_home_folder_may_be_a_tilde(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    seen = one_line(lambda argv=None: argv or sys.argv[1:])
+    assert seen(["--out=~/x", "~", "--a=~b/~", "-o=~"])[:2] == ["--out=/home/me/x", "~"]
+    monkeypatch.setattr(sys, "argv", ["x", "--out=~/x"])
+    assert seen() == ["--out=/home/me/x"]

@@ -437,3 +437,26 @@ def test_files_are_named_relative_to_what_holds_them_all(tmp_path):
 def test_transforms_are_frozen():
     with pytest.raises(dataclasses.FrozenInstanceError):
         transforms.RandomCrop(size=3).size = 4
+
+
+@pytest.mark.parametrize("bad", ["score", "map"])
+def test_an_answer_that_is_no_number_is_lost_and_not_joined(tmp_path, bad):
+    """Of a tile as of a whole image; the images around it stay."""
+    for name, width in (("a", 64), ("b", 192), ("c", 64)):
+        Image.fromarray(np.zeros((64, width, 3), np.uint8)).save(
+            tmp_path / f"{name}.png"
+        )
+    source = FileSource([tmp_path / f"{name}.png" for name in "abc"])
+    assembler, finished = Assembler(), []
+    for batch in eval_all(source, geometry="crop", max_side=128):
+        maps = np.zeros(batch.arrays["image"].shape[:3], np.float32)
+        scores = np.zeros(len(maps))
+        for row, tile in enumerate(batch.tiles):
+            if tile.example["name"] == "b.png" and tile.box[1] > 0:
+                if bad == "score":
+                    scores[row] = np.nan
+                else:
+                    maps[row, 5, 5] = np.inf
+        finished += assembler.add(batch, maps, scores)
+    assert [example["name"] for example, _, _ in finished] == ["a.png", "c.png"]
+    assert [lost["name"] for lost in assembler.lost] == ["b.png"]

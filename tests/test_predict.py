@@ -9,13 +9,14 @@ import jax
 import numpy as np
 import pytest
 
-from sdfl_jax.data import videos
+from sdfl_jax.data import images, videos
 from sdfl_jax.devices import compiled
 from sdfl_jax.errors import InputError
 from sdfl_jax.predict import __main__ as predict_command
 from sdfl_jax.predict import outputs, predictor, timeline
 from sdfl_jax.steps import IMAGE_LEVEL_MASKS
 from tests import tiny
+from tests.fuzz import by_pillow
 
 SIDE, RATE = 64, 10
 
@@ -177,7 +178,7 @@ def test_prediction_asks_for_what_it_needs(workdir, tmp_path, capsys):
     for options, text in (
         ([], "Give --out=DIR and images"),
         ([f"--out={tmp_path}"], "Give --out=DIR and images"),
-        ([f"--out={tmp_path}", "--every_frames=0", "x.mp4"], "no such file"),
+        ([f"--out={tmp_path}", "x.mp4"], "no such file"),
     ):
         with pytest.raises(SystemExit) as stopped:
             predict_command.main([f"--workdir={workdir}", *options])
@@ -230,3 +231,58 @@ def test_a_mask_that_no_network_gave_says_what_it_is(tmp_path):
     path = tmp_path / "photos" / "0.png"
     (line,) = outputs.predict(str(folder), str(tmp_path / "out"), [str(path)])
     assert line["mask_source"] == IMAGE_LEVEL_MASKS["grad_cam"][0]
+
+
+def nan_for_dark_images(model, mesh, **settings):
+    def step(variables, arrays):
+        image = arrays["image"].astype(np.float32) / 255
+        image = np.where(image.mean((1, 2, 3), keepdims=True) < 0.1, np.nan, image)
+        return {"mask_probs": image.mean(-1), "score": image.mean((1, 2, 3))}
+
+    return step
+
+
+def test_an_answer_that_is_no_number_is_an_error_and_no_verdict(
+    workdir, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(predictor, "make_evaluate_step", nan_for_dark_images)
+    for name, value in {"bright": 200, "dark": 3, "mean": 90}.items():
+        picture = np.full((SIDE, SIDE, 3), value, np.uint8)
+        images.write_png(tmp_path / "in" / f"{name}.png", picture)
+    options = (tmp_path / "in", "--batch_size=4")
+    lines, errors = run(workdir, tmp_path / "out", *options, code=1, capsys=capsys)
+    assert [line["image"] for line in lines] == ["bright.png", "mean.png"]
+    assert len(errors) == 1 and "dark.png: the network's score holds" in errors[0]
+    assert not (tmp_path / "out/masks/dark.png").exists()
+
+    film = write_video(tmp_path / "film.mp4", [200, 3, 200])
+    lines, errors = run(workdir, tmp_path / "out", film, code=1, capsys=capsys)
+    assert [line["frame"] for line in lines[:-1]] == [0, 2]
+    assert len(errors) == 1 and "frame_000001: the network's" in errors[0]
+
+
+def test_two_images_keep_apart_and_output_is_not_scored(
+    workdir, shapes, tmp_path, capsys
+):
+    for name, value in {"two.jpg": 20, "two.jpg.png": 220}.items():
+        (tmp_path / name).write_bytes(
+            by_pillow(np.full((SIDE, SIDE, 3), value, np.uint8), "PNG")
+        )
+    for _ in range(2):
+        lines, _ = run(workdir, tmp_path / "out", tmp_path, capsys=capsys)
+        assert [line["image"] for line in lines] == ["two.jpg", "two.jpg.png"]
+        masks = [images.read_map(line["mask"]).mean() for line in lines]
+        assert masks == pytest.approx([20, 220], abs=2)
+    lines, _ = run(workdir, tmp_path, tmp_path, capsys=capsys)
+    assert len(lines) == 2
+    assert len(run(workdir, tmp_path, tmp_path, capsys=capsys)[0]) == 2
+
+
+@pytest.mark.parametrize(
+    "option",
+    ["--workers=-1", "--batch_size=0", "--every_frames=0", "--every_seconds=-1"],
+)
+def test_numbers_that_mean_nothing_are_told_once(workdir, tmp_path, capsys, option):
+    (tmp_path / "a.png").write_bytes(by_pillow(np.zeros((9, 9, 3), np.uint8), "PNG"))
+    _, errors = run(workdir, tmp_path / "out", tmp_path, option, code=2, capsys=capsys)
+    assert len(errors) == 1 and option in errors[0]

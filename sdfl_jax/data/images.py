@@ -25,10 +25,9 @@ import io
 import logging
 import math
 import os
+import posixpath
 import struct
 import warnings
-from collections.abc import Iterable
-from pathlib import Path
 
 import cv2
 import imagecodecs
@@ -39,6 +38,7 @@ from PIL import Image
 
 from sdfl_jax import files
 from sdfl_jax.data import jpeg
+from sdfl_jax.data.folders import SUFFIXES
 from sdfl_jax.errors import InputError
 
 MAX_PIXELS = 200_000_000  # 600 MB as RGB; beyond any camera, within most memories
@@ -46,7 +46,7 @@ MAX_BYTES = 1_200_000_000  # of decoded planes: that many pixels of 16-bit RGB
 MAX_FILE_BYTES = 1_300_000_000  # the same without compression, and some metadata
 
 # Formats that Pillow may open; it knows others that start external programs.
-FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF")
+FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF", "AVIF")
 
 # Pillow's own limit only warns at first; `MAX_PIXELS` is checked before any decoding.
 Image.MAX_IMAGE_PIXELS = None
@@ -62,6 +62,7 @@ cv2.setNumThreads(1)
 _ORIENTATION = 0x0112  # the EXIF tag
 
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the latter two: BigTIFF
+_JPEG_XL = (b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n")  # bare, in its container
 _TIFF_COLOURS = (
     tifffile.PHOTOMETRIC.MINISWHITE,
     tifffile.PHOTOMETRIC.MINISBLACK,
@@ -78,30 +79,6 @@ _UPRIGHT = {
     7: lambda x: x[::-1, ::-1].swapaxes(0, 1),
     8: lambda x: x[:, ::-1].swapaxes(0, 1),
 }
-
-# What a folder is searched for; a file that is named is read whatever its ending.
-SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".gif")
-
-
-def find(
-    paths: Iterable[str | os.PathLike], suffixes: tuple[str, ...] = SUFFIXES
-) -> list[Path]:
-    """The files among `paths`, and those of `suffixes` anywhere below its folders.
-
-    `InputError` for a path that there is not and for a folder without any such file.
-    """
-    found = []
-    for path in map(Path, paths):
-        if path.is_dir():
-            below = [p for p in path.rglob("*") if p.suffix.lower() in suffixes]
-            if not below:
-                raise InputError(f"{path}: no image in it ({', '.join(suffixes)}).")
-            found += sorted(below)
-        elif path.exists():
-            found.append(path)
-        else:
-            raise InputError(f"{path}: no such file or folder.")
-    return found
 
 
 def read_image(
@@ -224,9 +201,15 @@ def decode_mask(png: bytes) -> UInt8[np.ndarray, "H W 1"]:
 def png_name(name: str) -> str:
     """Where the PNG that belongs to an image goes: photo.jpg to photo.jpg.png.
 
-    The old ending stays, for photo.jpg and photo.tif may lie side by side.
+    The old ending stays, for photo.jpg and photo.tif may lie side by side; photo.png is
+    photo.png. No two images have one place: photo.jpg.png goes to photo.jpg.png.png,
+    and photo, without an ending, to photo.png.png.
     """
-    return name if name.lower().endswith(".png") else f"{name}.png"
+    stem, ending = posixpath.splitext(name)
+    if ending.lower() == ".png":
+        inner = posixpath.splitext(stem)[1].lower()
+        return f"{name}.png" if inner in SUFFIXES else name
+    return f"{name}.png" if ending.lower() in SUFFIXES else f"{name}.png.png"
 
 
 def write_png(path: str | os.PathLike, planes: UInt8[np.ndarray, "..."], **settings):
@@ -338,6 +321,10 @@ def _open(data: bytes, max_pixels: int) -> tuple[np.ndarray, int]:
     except Image.UnidentifiedImageError:
         if data[:4] in _TIFF:
             return _open_tiff(data, max_pixels)
+        if data.startswith(_JPEG_XL):
+            return _open_jpeg_xl(data, max_pixels), 1
+        if data[4:8] == b"ftyp":
+            return _open_heif(data, max_pixels), 1
         if data.startswith(jpeg.START) and (reason := jpeg.unreadable(data)):
             raise InputError(f"{reason}.") from None
         raise InputError(f"not an image ({_looks_like(data)}).") from None
@@ -381,6 +368,45 @@ def _open_png(data: bytes, max_pixels: int) -> np.ndarray:
         # 3.11, a process that has met some thousands of them would be brought down.
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(None))
         raise
+
+
+def _open_heif(data: bytes, max_pixels: int) -> np.ndarray:
+    """HEIC as phones write it; libheif turns it upright itself."""
+    try:
+        import pillow_heif
+    except ImportError:
+        raise InputError("HEIC is read with: pip install pillow-heif.") from None
+    picture = pillow_heif.open_heif(io.BytesIO(data), convert_hdr_to_8bit=True)
+    _refuse_large(*picture.size, 4, max_pixels)
+    return np.asarray(picture)
+
+
+def _open_jpeg_xl(data: bytes, max_pixels: int) -> np.ndarray:
+    """The first frame; libjxl turns it upright itself."""
+    _refuse_large(*_size_of_jpeg_xl(data), 16, max_pixels)
+    return imagecodecs.jpegxl_decode(data, index=0)
+
+
+def _size_of_jpeg_xl(data: bytes) -> tuple[int, int]:
+    """Width and height, by the size header of ISO/IEC 18181-1."""
+    start = 0
+    if data.startswith(_JPEG_XL[1]):
+        boxes = [data.find(kind) for kind in (b"jxlc", b"jxlp") if kind in data]
+        start = data.find(_JPEG_XL[0], min(boxes, default=len(data)))
+    bits = int.from_bytes(data[start + 2 : start + 22], "little")
+
+    def take(count: int) -> int:
+        nonlocal bits
+        value, bits = bits & ((1 << count) - 1), bits >> count
+        return value
+
+    def side() -> int:
+        return 8 * (take(5) + 1) if small else take((9, 13, 18, 30)[take(2)]) + 1
+
+    small = take(1)
+    height, ratio = side(), take(3)
+    over, under = ((1, 1), (6, 5), (4, 3), (3, 2), (16, 9), (5, 4), (2, 1))[ratio - 1]
+    return (height * over // under if ratio else side()), height
 
 
 def _open_tiff(data: bytes, max_pixels: int) -> tuple[np.ndarray, int]:

@@ -22,6 +22,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
 from sdfl_jax.errors import InputError
+from sdfl_jax.files import plain_cell
 
 COLUMNS = ("image", "mask", "edge", "label", "source", "group", "kind")
 
@@ -247,7 +248,7 @@ def _label(text: str) -> int | None:
 def _entry(number, row, root, pairs) -> Entry | Rejected:
     if isinstance(row, str):
         return Rejected(line=number, path="", reason=row)
-    row = {name: row.get(name, "").strip() for name in COLUMNS}
+    row = {name: plain_cell(row.get(name, "").strip()) for name in COLUMNS}
     if _missing(row["image"]):
         return Rejected(line=number, path="", reason="no image path")
     label = _label(row["label"])

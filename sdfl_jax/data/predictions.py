@@ -14,6 +14,7 @@ import numpy as np
 from sdfl_jax.data import images, pipeline
 from sdfl_jax.data.tiling import Batch, Tile
 from sdfl_jax.errors import InputError
+from sdfl_jax.files import plain_cell
 
 SCORES = "scores.csv"
 
@@ -58,7 +59,8 @@ class Predictions:
         return next((self.scores[key] for key in keys if key in self.scores), None)
 
     def _keys(self, name: str) -> list[str]:
-        keys = [images.png_name(name), f"{posixpath.splitext(name)[0]}.png"]
+        keys = [images.png_name(name), f"{name}.png", name]
+        keys += [f"{posixpath.splitext(name)[0]}.png"]
         return keys + ([posixpath.basename(k) for k in keys] if self._flat else [])
 
 
@@ -81,7 +83,7 @@ def _read_scores(path: str) -> dict[str, float]:
                     f"{path}, line {rows.line_num}: score {row['score']!r}; a number "
                     "from 0 to 1 is expected."
                 )
-            scores[row[columns[0]]] = score
+            scores[plain_cell(row[columns[0]])] = score
     return scores
 
 

@@ -143,9 +143,15 @@ def stack(rows: list[Row], batch_size: int, errors: list[dict]) -> Batch:
 
 
 class Assembler:
-    """Joins the maps of tiles into maps of whole images, in the source's order."""
+    """Joins the maps of tiles into maps of whole images, in the source's order.
+
+    Every answer of a network comes through here. One with a NaN or an infinity is none:
+    its example is not returned, but added to `lost` (`name` and `error`).
+    """
 
     def __init__(self):
+        self.lost: list[dict] = []
+        self._lost = set()  # their indices
         self._open = {}  # index -> [tiles missing, score, weighted sum, weights]
         self._done = {}  # index -> finished and waiting for its turn; None: unreadable
         self._next = 0
@@ -164,7 +170,11 @@ class Assembler:
         for row, tile in enumerate(batch.tiles):
             probs = np.asarray(mask_probs[row], np.float32)
             score = float(scores[row])
-            if tile.parts == 1:
+            if tile.index in self._lost:
+                continue
+            if not (np.isfinite(score) and np.isfinite(probs).all()):
+                self._lose(tile, score)
+            elif tile.parts == 1:
                 whole = self._untile(tile, probs)
                 self._done[tile.index] = (tile.example, whole, score)
             else:
@@ -176,6 +186,18 @@ class Assembler:
                 finished.append(one)
             self._next += 1
         return finished
+
+    def _lose(self, tile: Tile, score: float):
+        name = tile.example["name"]
+        what = "map of probabilities" if np.isfinite(score) else "score"
+        error = (
+            f"{name}: the network's {what} holds values that are no numbers (NaN or "
+            "infinity); the weights are damaged or their training diverged."
+        )
+        self.lost.append({"name": name, "index": tile.index, "error": error})
+        self._lost.add(tile.index)
+        self._open.pop(tile.index, None)
+        self._done[tile.index] = None
 
     def _untile(self, tile: Tile, probs: np.ndarray) -> np.ndarray:
         height, width = tile.box[2:]

@@ -11,7 +11,7 @@ import numpy as np
 from tqdm import tqdm
 
 from sdfl_jax import metrics, report
-from sdfl_jax.data import eval_sources, images
+from sdfl_jax.data import eval_sources, folders, images
 from sdfl_jax.devices import processes
 from sdfl_jax.errors import InputError
 from sdfl_jax.files import new_folder
@@ -32,6 +32,7 @@ class Writer:
         self, folder: Path, sets: Sequence[eval_sources.DataSet], threshold: float
     ):
         self._folder = folder / "masks"
+        folders.mark_output(self._folder)
         self._apart = len(sets) > 1
         self._first = processes.is_first()
         total = sum(len(part.source) for part in sets)

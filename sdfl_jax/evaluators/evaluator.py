@@ -69,6 +69,8 @@ class Evaluator:
                     np.asarray(outputs["mask_probs"]),
                     np.asarray(outputs["score"]),
                 )
+                if assembler.lost:
+                    raise InputError(assembler.lost[0]["error"])
                 measured = threads.map(lambda one: _measured(*one), finished)
                 for one, found in zip(finished, measured, strict=True):
                     example, mask_probs, _ = one
@@ -92,8 +94,6 @@ def _at_original_size(example: dict) -> dict:
 def _measured(example: dict, mask_probs: np.ndarray, score: float) -> dict:
     """What is kept of an example: arrays of `Evaluation`, and the `size` of its map."""
     name = example["name"]
-    if not np.isfinite(score):
-        raise InputError(f"{name}: its score is {score}, which is no number.")
     mask = example["original_mask"]
     height, width = mask_probs.shape
     try:

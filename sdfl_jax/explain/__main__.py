@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from sdfl_jax import explain
 from sdfl_jax.checkpoints import checkpoint
-from sdfl_jax.data import images, pipeline
+from sdfl_jax.data import folders, images, pipeline
 from sdfl_jax.data.eval_sources import ListSource
 from sdfl_jax.data.records import RecordSource
 from sdfl_jax.devices import compiled, sharding
@@ -44,6 +44,9 @@ def main(argv=None):
         return
     if args.out is None:
         raise InputError("--out is missing: the folder for the pictures.")
+    for name in ("batch_size", "steps", "max_side"):
+        if getattr(args, name) < 1:
+            raise InputError(f"--{name}={getattr(args, name)}: 1 or more is expected.")
     source, labelled = _source(args)
     failed = 0
     lines = run(
@@ -63,9 +66,9 @@ def main(argv=None):
             failed += 1
             tqdm.write(f"Error: {line['error']}", file=sys.stderr)
         else:
-            tqdm.write(json.dumps(line), file=sys.stdout)
+            tqdm.write(json.dumps(line, allow_nan=False), file=sys.stdout)
     if failed:
-        print(f"{failed} of the images could not be read.", file=sys.stderr)
+        print(f"{failed} of the images have no explanation.", file=sys.stderr)
         sys.exit(1)
 
 
@@ -96,6 +99,8 @@ def run(
       `score` and the files written; or `image` and `error`.
     """
     out, mesh = Path(out), sharding.data_mesh()
+    for name in ("pictures", *methods, *(["layers"] if layers else [])):
+        folders.mark_output(out / name)
     model, config = trained.model, trained.config
     there = _layers(trained)
     _known_methods(methods)
@@ -132,13 +137,18 @@ def run(
             continue
         arrays = {name: batch.arrays[name] for name in ("image", "label")}
         found = jax.device_get(step(variables, sharding.to_global(arrays, mesh)))
+        score = _without_nan(found)
         views.add(batch, found)
-        score = found.pop("score")
-        found.pop("layers")
+        found.pop("score"), found.pop("layers")
         # The same batches go in, so the same examples come out, in the same order.
         done = [
             joined[name].add(batch, planes, score) for name, planes in found.items()
         ]
+        first = next(iter(joined.values()))
+        for lost in first.lost:
+            bar.update()
+            yield {"image": lost["name"], "error": lost["error"]}
+        first.lost.clear()
         for several in zip(*done, strict=True):
             (example, _, score), *_ = several
             maps = dict(zip(found, (plane for _, plane, _ in several), strict=True))
@@ -197,6 +207,15 @@ def _explanation(model, labelled, methods, cam_layer, layers, steps):
         return found
 
     return step
+
+
+def _without_nan(found: dict) -> np.ndarray:
+    """The scores, NaN where any map of the image holds values that are no numbers."""
+    score = np.array(found["score"])
+    for name, planes in found.items():
+        if name not in ("score", "layers"):
+            score[~np.isfinite(planes).all(axis=(1, 2))] = np.nan
+    return score
 
 
 def _write(out: Path, example: dict, maps: dict, line: dict) -> dict:
@@ -314,7 +333,8 @@ def _source(args) -> tuple[object, bool]:
             "Give files or folders, --data=SHARDS or --paths_file=LIST, one of them."
         )
     if args.files:
-        return pipeline.FileSource(images.find(args.files)), False
+        kept = [Path(args.out, name) for name in ("pictures", "layers", *METHODS)]
+        return pipeline.FileSource(folders.find(args.files, skip=kept)), False
     if args.data:
         return RecordSource(args.data), True
     return ListSource(args.paths_file), True

@@ -23,6 +23,13 @@ def main(argv=None):
         return
     if args.out is None or not args.files:
         raise InputError("Give --out=DIR and images, folders or videos; or --serve.")
+    for name, least in (("batch_size", 1), ("workers", 0), ("every_frames", 1)):
+        if getattr(args, name) < least:
+            raise InputError(
+                f"--{name}={getattr(args, name)}: {least} or more is expected."
+            )
+    if not args.every_seconds >= 0:
+        raise InputError(f"--every_seconds={args.every_seconds}: 0 or more.")
     failed = 0
     for line in predict(
         args.workdir,
@@ -38,10 +45,10 @@ def main(argv=None):
             failed += 1
             tqdm.write(f"Error: {line['error']}", file=sys.stderr)
         else:
-            tqdm.write(json.dumps(line), file=sys.stdout)
+            tqdm.write(json.dumps(line, allow_nan=False), file=sys.stdout)
             sys.stdout.flush()
     if failed:
-        print(f"{failed} of the files could not be read.", file=sys.stderr)
+        print(f"{failed} of the files have no answer.", file=sys.stderr)
         sys.exit(1)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from sdfl_jax.data import images, videos
+from sdfl_jax.data import folders, images, videos
 from sdfl_jax.errors import InputError
 from sdfl_jax.predict import timeline
 from sdfl_jax.predict.predictor import Answer, Predictor
@@ -39,18 +39,21 @@ def predict(
       (share of pixels that reach theirs), `mask_source` ("network", or what stands in
       where a network gives none), `mask`, `overlay`. One per frame, with `video`,
       `frame` and `seconds`, and one for the video behind them (`timeline.summary`). For
-      a file that cannot be read, or that breaks off, `image` and `error`, one line.
+      a file that cannot be read, that breaks off or gets an answer that is no number,
+      `image` and `error`, one line.
 
     Raises:
       InputError: no such file, no image among them, none that can be read, no
         checkpoint.
     """
-    found = images.find(files, images.SUFFIXES + videos.SUFFIXES)
+    out = Path(out).expanduser()
+    found = folders.find(files, folders.SUFFIXES + videos.SUFFIXES, skip=_kept(out))
     photos = [path for path in found if not videos.is_video(path)]
     films = [path for path in found if videos.is_video(path)]
     root = os.path.commonpath({path.absolute().parent for path in found})
     predictor = Predictor(workdir, checkpoint_name)
-    out = Path(out)
+    for folder in _kept(out)[: 3 if films else 2]:
+        folders.mark_output(folder)
     bar = tqdm(unit="image", dynamic_ncols=True, file=sys.stderr)
     if photos:
         bar.total = len(photos) if not films else None
@@ -78,6 +81,11 @@ def predict(
     bar.close()
 
 
+def _kept(out: Path) -> list[Path]:
+    """The folders of an output, where nothing is to be predicted."""
+    return [out / "masks", out / "overlays", out / "timelines"]
+
+
 def _film(predictor, out: Path, path: Path, name: str, sampling: dict, batch_size: int):
     """The lines of one video: its frames, then itself; an error line if it is cut."""
     frames, broken = {}, []
@@ -93,6 +101,9 @@ def _film(predictor, out: Path, path: Path, name: str, sampling: dict, batch_siz
 
     rows = []
     for answer in predictor.of_images(stream(), batch_size=min(batch_size, FRAMES)):
+        if isinstance(answer, dict):
+            broken.append(answer["error"])
+            continue
         place = frames.pop(answer.name)
         place["seconds"] = round(place["seconds"], 3)
         line = {"image": answer.name, "video": name, **place}

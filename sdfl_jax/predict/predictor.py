@@ -122,8 +122,8 @@ class Predictor:
     ) -> Iterator[Answer | dict]:
         """An `Answer` for each image, in the order given as far as sizes allow.
 
-        What cannot be read is a dict of `name` and `error`, one line. Raises
-        `InputError` where nothing can be read.
+        What cannot be read, or gets an answer that is no number, is a dict of `name`
+        and `error`, one line. Raises `InputError` where nothing can be read.
         """
         source = pipeline.FileSource(paths, root)
         batches = pipeline.eval_batches(
@@ -137,8 +137,12 @@ class Predictor:
 
     def of_images(
         self, named: Iterable[tuple[str, np.ndarray]], *, batch_size: int = 8
-    ) -> Iterator[Answer]:
-        """An `Answer` for each name and image (uint8 H W 3) of a stream, in order."""
+    ) -> Iterator[Answer | dict]:
+        """An `Answer` for each name and image (uint8 H W 3) of a stream, in order.
+
+        An answer that is no number is a dict of `name` and `error` instead, in its
+        batch's place.
+        """
         batches = pipeline.stream_batches(
             (pipeline.unlabelled(name, image) for name, image in named),
             batch_size=self._rows(batch_size),
@@ -162,6 +166,9 @@ class Predictor:
                 np.asarray(outputs["mask_probs"]),
                 np.asarray(outputs["score"]),
             )
+            for lost in assembler.lost:
+                yield {"name": lost["name"], "error": lost["error"]}
+            assembler.lost.clear()
             for example, mask_probs, score in done:
                 yield Answer(
                     name=example["name"],

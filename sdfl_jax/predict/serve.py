@@ -50,19 +50,22 @@ def app(
     The JSON holds `score`, `manipulated`, `verdict`, `classes`, `manipulated_area`,
     `mask_source`, `width`, `height`, `seconds`, and `mask` (PNG) and `overlay` (JPEG)
     as data URLs; of a photo that cannot be answered `error`, one line: 408 not sent in
-    time, 413 too large, 415 no image, 503 (with Retry-After) too many wait. `/healthz`
-    says whether photos are answered, `/metrics` how many and how fast, as Prometheus
-    reads it. A page bound to loopback answers to that name alone, so that no web site
+    time, 413 too large, 415 no image, 500 an answer that is no number, 503 (with
+    Retry-After) too many wait. `/healthz` says whether photos are answered, `/metrics`
+    how many and how fast, as Prometheus reads it. A page bound to loopback answers to
+    that name alone, so that no web site
     can reach it under a name of its own.
     """
     limit = int(max_upload_mb * 1e6)
     page = _PAGE.read_text().replace("{{LIMIT_MB}}", f"{max_upload_mb:g}")
     headers = _headers(page)
-    answered = lambda photos: list(
-        predictor.of_images(
-            [(str(i), photo) for i, photo in enumerate(photos)], batch_size=len(photos)
-        )
-    )
+
+    def answered(photos):
+        named = [(str(i), photo) for i, photo in enumerate(photos)]
+        found = predictor.of_images(named, batch_size=len(photos))
+        by_name = {x["name"] if isinstance(x, dict) else x.name: x for x in found}
+        return [by_name[name] for name, _ in named]
+
     waiting = Waiting(
         answered, most=_WAITING, most_pixels=_WAITING_PIXELS, batch_size=batch_size
     )
@@ -84,6 +87,8 @@ def app(
                 image = await run_in_threadpool(read)
             async with asyncio.timeout(_ANSWER_SECONDS):
                 found = await asyncio.wrap_future(waiting.ask(image))
+            if isinstance(found, dict):
+                return _error(500, found["error"].partition(": ")[2])
             answer = await run_in_threadpool(_as_json, found)
         except ClientDisconnect:
             return Response(status_code=400)

@@ -159,7 +159,8 @@ def _write_findings(path: str, findings: Sequence[Finding]):
         for f in findings
     )
     with files.replacing(path) as beside, beside.open("w", newline="") as file:
-        csv.writer(file).writerows(chain([COLUMNS], rows))
+        safe = (map(files.safe_cell, row) for row in rows)
+        csv.writer(file).writerows(chain([COLUMNS], safe))
 
 
 def _text(name: str) -> str:

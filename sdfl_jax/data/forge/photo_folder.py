@@ -11,12 +11,12 @@ import numpy as np
 from jaxtyping import Integer
 from tqdm import tqdm
 
+from sdfl_jax.data.folders import SUFFIXES, files_below
 from sdfl_jax.data.images import read_image
 from sdfl_jax.errors import InputError
 
 SPLITS = ("train", "val", "test")
 SHARES = (8, 1, 1)
-SUFFIXES = {".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp"}
 
 # A label map or a drawing repeats its neighbour in 98 % of its pixels and more; no
 # photograph among a thousand did in over 60 %.
@@ -51,11 +51,9 @@ def open_album(
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError(f"No folder of photographs at {folder}.")
-    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)
+    paths = files_below(folder)
     if not paths:
-        raise InputError(
-            f"{folder} holds no photographs ({', '.join(sorted(SUFFIXES))})."
-        )
+        raise InputError(f"{folder} holds no photographs ({', '.join(SUFFIXES)}).")
     in_splits = [p for p in paths if _top_folder(p, folder) in SPLITS]
     outside = sorted(set(paths) - set(in_splits)) if in_splits else []
     left_out = [

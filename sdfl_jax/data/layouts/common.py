@@ -1,12 +1,11 @@
 """What all layouts share: found images, refused files, and how files are matched."""
 
 import dataclasses
-import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from sdfl_jax.data import images
+from sdfl_jax.data.folders import files_below
 from sdfl_jax.errors import InputError
 
 SPLITS = ("train", "val", "test")
@@ -81,22 +80,7 @@ def open_root(root: Path, *names: str) -> Path:
 
 def pictures(folder: Path, skip: Path | None = None) -> list[Path]:
     """All image files below `folder`, sorted; nothing below `skip`."""
-    skip = None if skip is None else os.path.abspath(skip)
-    found = []
-    for place, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = [
-            name
-            for name in folders
-            if not name.startswith((".", "__MACOSX"))
-            and os.path.abspath(os.path.join(place, name)) != skip
-        ]
-        found += [
-            Path(place, name)
-            for name in names
-            if os.path.splitext(name)[1].lower() in images.SUFFIXES
-            and not name.startswith(".")
-        ]
-    return sorted(found)
+    return files_below(folder, skip=[] if skip is None else [skip])
 
 
 def child(folder: Path, *names: str) -> Path | None:
