@@ -139,16 +139,16 @@ def run(
         found = jax.device_get(step(variables, sharding.to_global(arrays, mesh)))
         score = _without_nan(found)
         views.add(batch, found)
-        found.pop("score"), found.pop("layers")
+        found = {n: x for n, x in found.items() if n not in ("score", "layers")}
         # The same batches go in, so the same examples come out, in the same order.
         done = [
             joined[name].add(batch, planes, score) for name, planes in found.items()
         ]
-        first = next(iter(joined.values()))
-        for lost in first.lost:
-            bar.update()
-            yield {"image": lost["name"], "error": lost["error"]}
-        first.lost.clear()
+        for assembler in list(joined.values())[:1]:  # the others lost the same
+            for lost in assembler.lost:
+                bar.update()
+                yield {"image": lost["name"], "error": lost["error"]}
+            assembler.lost.clear()
         for several in zip(*done, strict=True):
             (example, _, score), *_ = several
             maps = dict(zip(found, (plane for _, plane, _ in several), strict=True))
