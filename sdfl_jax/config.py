@@ -18,7 +18,9 @@ def defaults() -> mlc.ConfigDict:
     config.image_size = 512  # the side of the square that a network trains on
 
     config.data = dict(
-        train="shards/train",  # folders that `sdfl_jax.data.build` wrote
+        # Folders that `sdfl_jax.data.build` wrote; for training also
+        # "forge:DIR[:WEIGHT],...", photographs to forge from (`sdfl_jax.data.forge.stream`).
+        train="shards/train",
         val="shards/val",
         geometry="resize",  # or "crop": native resolution
         flips=True,
@@ -65,12 +67,13 @@ def defaults() -> mlc.ConfigDict:
     # Patterns of params that stay as they are, with their batch norms' statistics.
     config.freeze = ()
     config.schedule = dict(
-        name="plateau",  # plateau, step, cosine, constant
+        name="plateau",  # plateau, step, cosine, constant, wsd
         warmup_steps=0,
         factor=0.1,  # plateau, on the validation loss; step, every `every_steps`
         patience=5,
         early_stop=10,
         every_steps=1000,
+        decay_steps=0,  # wsd: the last steps, over which the rate falls to 0
     )
 
     config.log_every = 10  # all in steps

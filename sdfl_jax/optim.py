@@ -33,6 +33,7 @@ SCHEDULE_SETTINGS = {
     "patience": 5,  # plateau: bad validations that are borne
     "early_stop": 10,  # plateau: stop after more validations without a better one
     "every_steps": 1000,  # step
+    "decay_steps": 0,  # wsd: the last steps, over which the rate falls to 0
 }
 
 
@@ -69,11 +70,20 @@ def _cosine(s, total_steps, step):
     return 0.5 * (1 + jnp.cos(math.pi * jnp.clip(share, 0.0, 1.0)))
 
 
+def _wsd(s, total_steps, step):
+    """Constant to the last `decay_steps`, over which it falls in a straight line.
+
+    A run that is given more steps goes on from a checkpoint before the fall.
+    """
+    return jnp.clip((total_steps - step) / max(s["decay_steps"], 1), 0.0, 1.0)
+
+
 OPTIMIZERS = {"adam": _adam, "adamw": _adamw, "rmsprop": _rmsprop, "sgd": _sgd}
 SCHEDULES = {
     "plateau": lambda s, total_steps, step: 1.0,  # lowered by the loop, see `Plateau`
     "constant": lambda s, total_steps, step: 1.0,
     "cosine": _cosine,
+    "wsd": _wsd,  # warm-up, stable, decay
     "step": lambda s, total_steps, step: s["factor"] ** (step // s["every_steps"]),
 }
 
@@ -246,7 +256,8 @@ def _optimizer_settings(given: Mapping) -> dict:
 
 def _schedule_settings(given: Mapping) -> dict:
     settings = _settings("schedule", given, SCHEDULE_SETTINGS, SCHEDULES)
-    _range("schedule", settings, ("warmup_steps", "patience", "early_stop"), least=0)
+    counts = ("warmup_steps", "patience", "early_stop", "decay_steps")
+    _range("schedule", settings, counts, least=0)
     _range("schedule", settings, ("every_steps",), least=1)
     _range("schedule", settings, ("factor",), above=0.0, below=1.0)
     return settings

@@ -19,6 +19,7 @@ from sdfl_jax import __version__
 from sdfl_jax.config import flat
 from sdfl_jax.data import records
 from sdfl_jax.data.audit.leaks import LEAKS
+from sdfl_jax.data.forge import stream
 from sdfl_jax.errors import InputError
 from sdfl_jax.files import replacing
 
@@ -127,6 +128,13 @@ def markdown(card: Mapping) -> str:
 
 
 def _data(folder: str) -> dict:
+    if stream.is_stream(folder):
+        found = stream.folders(folder)
+        return {
+            "forged_from": {part.path: len(part.names) for part in found},
+            "weights": {part.path: part.weight for part in found},
+            "kinds": stream.KINDS,
+        }
     manifest = records.read_manifest(folder)
     content = (Path(folder) / records.MANIFEST).read_bytes()
     return {

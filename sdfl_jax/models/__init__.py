@@ -6,7 +6,7 @@ import inspect
 from flax import linen as nn
 
 from sdfl_jax.errors import InputError, valid
-from sdfl_jax.models import classifier, mvssnet, sdfl, simplenet, unet
+from sdfl_jax.models import classifier, mvssnet, sdfl, simplenet, starter, unet
 from sdfl_jax.models.bayar import project
 from sdfl_jax.models.encoders import ENCODERS
 from sdfl_jax.models.outputs import Outputs
@@ -17,6 +17,7 @@ MODELS = {
     "sdfl": sdfl.build,
     "upernet": functools.partial(sdfl.build, noise_branch=False),
     "mvssnet": mvssnet.build,
+    "starter": starter.build,
     "unet": unet.build,
     # Image-level: these give no mask.
     "classifier": classifier.build,
