@@ -35,7 +35,9 @@ def get_config(arg: str = ""):
     frozen = ("conv_stem", "bn0", *(f"block{i}" for i in range(5)), "block*/bn*")
     config.freeze = tuple(f"encoder/{part}/*" for part in frozen)
     # A long constant stretch, and a fall of some thousand steps before what ships.
-    config.schedule = dict(name="wsd", warmup_steps=300, decay_steps=min(2000, arg["steps"] // 4))
+    config.schedule = dict(
+        name="wsd", warmup_steps=300, decay_steps=min(2000, arg["steps"] // 4)
+    )
     config.log_every = 20
     config.validate_every = 2000
     config.save_every = 500

@@ -18,8 +18,8 @@ def defaults() -> mlc.ConfigDict:
     config.image_size = 512  # the side of the square that a network trains on
 
     config.data = dict(
-        # Folders that `sdfl_jax.data.build` wrote; for training also
-        # "forge:DIR[:WEIGHT],...", photographs to forge from (`sdfl_jax.data.forge.stream`).
+        # Folders that `sdfl_jax.data.build` wrote. For training also
+        # "forge:DIR[:WEIGHT],...", photographs to forge from, see `data.forge.stream`.
         train="shards/train",
         val="shards/val",
         geometry="resize",  # or "crop": native resolution

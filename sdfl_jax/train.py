@@ -9,11 +9,11 @@ from clu import parameter_overview
 from sdfl_jax.checkpoints import card, checkpoint
 from sdfl_jax.checkpoints.checkpoint import Checkpoints
 from sdfl_jax.config import check
-from sdfl_jax.data import pipeline
 from sdfl_jax.data.damaged import DamagedRecords
 from sdfl_jax.devices import sharding
 from sdfl_jax.devices.processes import gather, is_first
 from sdfl_jax.report import Log
+from sdfl_jax.training import batches as batching
 from sdfl_jax.training.experiment import build, first_variables
 from sdfl_jax.training.lock import only_user
 from sdfl_jax.training.preemption import Preempted, Preemption
@@ -44,9 +44,7 @@ def train(config, workdir: str, *, allow_config_change: bool = False):
 
 
 def _train(config, workdir: str, preemption: Preemption, allow_config_change: bool):
-    steps_per_epoch = pipeline.steps_per_epoch(
-        config.data.train, config.batch_size, balance=config.data.balance
-    )
+    steps_per_epoch = batching.steps_per_epoch(config)
     total_steps = config.total_steps or config.total_epochs * steps_per_epoch
     checkpoints = Checkpoints(
         workdir, keep=config.keep, model_card=card.describe(config)
@@ -65,19 +63,7 @@ def _train(config, workdir: str, preemption: Preemption, allow_config_change: bo
     validation.resume(progress)
 
     step = int(state.step)
-    batches = pipeline.train_batches(
-        config.data.train,
-        batch_size=config.batch_size,
-        image_size=config.image_size,
-        geometry=config.data.geometry,
-        seed=config.seed,
-        flips=config.data.flips,
-        balance=config.data.balance,
-        process=jax.process_index(),
-        processes=jax.process_count(),
-        workers=config.data.workers,
-        start_step=step,
-    )
+    batches = batching.train_batches(config, start_step=step)
     damaged = DamagedRecords(
         config.data.train, steps_per_epoch * config.batch_size // jax.process_count()
     )

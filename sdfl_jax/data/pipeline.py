@@ -18,7 +18,6 @@ from absl import flags
 
 from sdfl_jax.data import images, records, tiling, transforms
 from sdfl_jax.data.damaged import Load
-from sdfl_jax.data.forge import stream
 from sdfl_jax.data.tiling import Assembler, Batch, Tile
 from sdfl_jax.errors import InputError
 
@@ -71,9 +70,6 @@ def train_batches(
 ) -> Iterator[dict[str, np.ndarray]]:
     """Endless shuffled batches of a shard folder, from step `start_step` on.
 
-    In place of a folder, "forge:DIR[:WEIGHT],..." makes every example anew out of
-    photographs (see `stream`); `geometry` and `balance` do not apply then.
-
     A batch holds `image` uint8 b H W 3, `mask` uint8 b H W 1, `label` and `has_mask`
     float32 b, and int32 b `index`, the examples' places in the shards, and `damaged`,
     that of a record which another one replaced (see `damaged.Load`), else -1. H = W =
@@ -85,15 +81,7 @@ def train_batches(
     resolution. With `balance` an epoch takes every class as often as the largest (see
     `_Balance`). `InputError` for settings that do not fit the shards or each other.
     """
-    if batch_size < 1 or batch_size % processes:
-        raise InputError(
-            f"A batch of {batch_size} cannot be split over {processes} processes."
-        )
-    part = batch_size // processes
-    if stream.is_stream(folder):
-        examples = _forged(stream.Stream(folder, size=image_size, seed=seed), flips)
-        batches = examples.batch(part, drop_remainder=True)[process::processes]
-        return prefetch(batches[start_step:], workers)
+    part = part_of_batch(batch_size, processes)
     manifest = _fitting_manifest(folder, image_size, geometry)
     steps = [
         Load(records.RecordSource(folder), records.labels(manifest)),
@@ -101,7 +89,7 @@ def train_batches(
         if geometry == "resize"
         else transforms.RandomCrop(size=image_size),
         *([transforms.RandomFlip()] if flips else []),
-        _ForTraining(),
+        ForTraining(),
     ]
     order = _Balance(records.labels(manifest), seed) if balance else _Everything()
     length = _epoch_length(folder, manifest, balance)
@@ -122,36 +110,18 @@ def train_batches(
 def steps_per_epoch(
     folder: str | os.PathLike, batch_size: int, balance: bool = True
 ) -> int:
-    """Steps that take every example once, rarer classes repeated if `balance`.
-
-    Of a stream of forgeries: that take as many as there are photographs.
-    """
-    if stream.is_stream(folder):
-        photographs = sum(len(part.names) for part in stream.folders(folder))
-        return max(1, photographs // batch_size)
+    """Steps that take every example once, rarer classes repeated if `balance`."""
     length = _epoch_length(folder, records.load_manifest(folder), balance)
     return max(1, length // batch_size)
 
 
-def _forged(source: stream.Stream, flips: bool) -> grain.MapDataset:
-    """A stream's examples in their order, as many as anybody could ask for."""
-    steps = [
-        _Forge(source),
-        *([transforms.RandomFlip()] if flips else []),
-        _ForTraining(),
-    ]
-    return grain.MapDataset.range(1 << 40).seed(source.seed).apply(steps)
-
-
-class _Forge(grain.transforms.Map):
-    """A position of a stream to its example."""
-
-    def __init__(self, source: stream.Stream):
-        self._source = source
-
-    def map(self, position: int) -> dict:
-        example = self._source(position) | {"has_mask": True, "damaged": -1}
-        return example | {"index": position % (1 << 31)}
+def part_of_batch(batch_size: int, processes: int) -> int:
+    """What each process makes of a batch; `InputError` where that is not whole."""
+    if batch_size < 1 or batch_size % processes:
+        raise InputError(
+            f"A batch of {batch_size} cannot be split over {processes} processes."
+        )
+    return batch_size // processes
 
 
 def _fitting_manifest(folder, image_size: int, geometry: str) -> dict:
@@ -214,8 +184,8 @@ class _Balance:
         return int(members[(epoch * self._slots + turn) % len(members)])
 
 
-class _ForTraining(grain.transforms.Map):
-    """Keeps the arrays that a training step reads."""
+class ForTraining(grain.transforms.Map):
+    """Keeps the arrays that a training step reads; see `train_batches`."""
 
     def map(self, example: dict) -> dict:
         return {

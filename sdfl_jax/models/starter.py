@@ -93,7 +93,7 @@ def build(
     """The network of the weights that ship with the package.
 
     encoder       one of ENCODERS, for the image
-    width         channels of the decoder at 1/4 and 1/8; at 1/16 there are twice as many
+    width         channels of the decoder at 1/4 and 1/8, twice as many at 1/16
     noise_width   channels of the noise branch at 1/4, twice as many at each further
                   halving; 0 leaves it out
     attention     every position at 1/16 looks at all others

@@ -11,27 +11,28 @@ may be resized, sharpened, saved once or twice.
 """
 
 import hashlib
-import itertools
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
+import grain
 import numpy as np
 from jaxtyping import UInt8
 from skimage.segmentation import felzenszwalb
 
-from sdfl_jax.data.forge.photo_folder import SUFFIXES
+from sdfl_jax.data import pipeline, transforms
 from sdfl_jax.data.forge.edits import edit
 from sdfl_jax.data.forge.history import INTERPOLATIONS, SUBSAMPLINGS, encode_jpeg
-from sdfl_jax.data.images import read_image
 from sdfl_jax.data.forge.objects import largest_part
 from sdfl_jax.data.forge.paste import Unsuitable
+from sdfl_jax.data.forge.photo_folder import SUFFIXES
 from sdfl_jax.data.forge.regions import bounding_box, oval_region, random_region
 from sdfl_jax.data.forge.swaps import swap
+from sdfl_jax.data.images import read_image
 from sdfl_jax.errors import InputError
 
 PREFIX = "forge:"
@@ -211,6 +212,54 @@ class Stream:
         return np.ascontiguousarray(piece), ((top, left, height, width), mirrored)
 
 
+def train_batches(
+    text: str,
+    *,
+    batch_size: int,
+    image_size: int,
+    seed: int,
+    flips: bool = True,
+    process: int = 0,
+    processes: int = 1,
+    workers: int = 0,
+    start_step: int = 0,
+) -> Iterator[dict[str, np.ndarray]]:
+    """What `pipeline.train_batches` gives, of a stream of forgeries.
+
+    `index` is an example's position, up to 2**31.
+    """
+    part = pipeline.part_of_batch(batch_size, processes)
+    steps = [
+        _Forge(Stream(text, size=image_size, seed=seed)),
+        *([transforms.RandomFlip()] if flips else []),
+        pipeline.ForTraining(),
+    ]
+    batches = (
+        grain.MapDataset.range(1 << 40)  # more than anybody could ask for
+        .seed(seed)
+        .apply(steps)
+        .batch(part, drop_remainder=True)[process::processes]
+    )
+    return pipeline.prefetch(batches[start_step:], workers)
+
+
+def steps_per_epoch(text: str, batch_size: int) -> int:
+    """Steps that take as many examples as there are photographs."""
+    photographs = sum(len(folder.names) for folder in folders(text))
+    return max(1, photographs // batch_size)
+
+
+class _Forge(grain.transforms.Map):
+    """A position of a stream to its example."""
+
+    def __init__(self, source: Stream):
+        self._source = source
+
+    def map(self, position: int) -> dict:
+        example = self._source(position) | {"has_mask": True, "damaged": -1}
+        return example | {"index": position % (1 << 31)}
+
+
 class _Forger:
     """The manipulations of one canvas; each gives the image and the region (0, 255).
 
@@ -336,7 +385,8 @@ class _Forger:
         content = pixels[rows, columns]
         natural = np.count_nonzero(mask) * zoom[0] * zoom[1]
         factor = (share * shape[0] * shape[1] / max(natural, 1)) ** 0.5
-        factor = min(factor, 1.5, *(1.2 * n / m for n, m in zip(shape, content.shape)))
+        fits = [1.2 * n / m for n, m in zip(shape, content.shape[:2], strict=True)]
+        factor = min(factor, 1.5, *fits)
         height, width = (max(8, round(n * factor)) for n in content.shape[:2])
         content = _resized(content, height, width, rng)
         mask = _binary(cv2.resize(mask, (width, height), interpolation=cv2.INTER_CUBIC))
@@ -356,7 +406,7 @@ class _Forger:
                 small = self._album.segment(self._host, rng)
             (top, left, height, width), mirrored = self._view
             pixels = self._album.pixels(self._host)
-            zoom = [n / m for n, m in zip(small.shape, pixels.shape)]
+            zoom = [n / m for n, m in zip(small.shape, pixels.shape[:2], strict=True)]
             rows = slice(int(top * zoom[0]), int(np.ceil((top + height) * zoom[0])))
             columns = slice(int(left * zoom[1]), int(np.ceil((left + width) * zoom[1])))
             mask = cv2.resize(
@@ -635,14 +685,3 @@ def _blend(target, content, alpha):
 
 def _binary(mask):
     return (mask > 127) * np.uint8(255)
-
-
-def shares(stream: Stream, count: int) -> dict[str, float]:
-    """What share of the first `count` examples each kind has."""
-    kinds = [stream(i)["kind"] for i in range(count)]
-    return {kind: kinds.count(kind) / count for kind in KINDS}
-
-
-def examples(stream: Stream, positions: Sequence[int]):
-    """The examples at `positions`, one after the other."""
-    return itertools.starmap(stream, ((i,) for i in positions))
