@@ -38,7 +38,7 @@ def defaults() -> mlc.ConfigDict:
     config.accumulate_steps = 1  # parts of a batch, worked off one after the other
     config.remat = False  # encoders compute again what the backward pass needs
     config.ema = 0.0  # share that the average of the weights keeps; evaluation uses it
-    config.init_from = ""  # a working directory, or a checkpoint folder in it
+    config.init_from = ""  # a working directory, or "starter", which ships
     # What starts afresh all the same: patterns (`trees/patterns.py`) as "label_head/*".
     config.init_keep = ()
     # Weight files for parts of a fresh network.

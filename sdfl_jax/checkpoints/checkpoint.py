@@ -23,7 +23,7 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
 from sdfl_jax import models
-from sdfl_jax.checkpoints import card, hashes
+from sdfl_jax.checkpoints import card, hashes, shipped
 from sdfl_jax.config import check_change
 from sdfl_jax.errors import InputError
 from sdfl_jax.files import write_json
@@ -190,10 +190,13 @@ def load(workdir: str | os.PathLike, which: str = "best") -> Trained:
     """Reads the `best` or `latest` checkpoint of a working directory, or a step's.
 
     A run that never validated has no best checkpoint; `best` is then its latest.
-    Where the latest is damaged, the one before is read, and a line says so. Raises
-    `InputError` where there is none, where the one asked for is damaged, or where its
-    network is not the config's.
+    Where the latest is damaged, the one before is read, and a line says so. In place of
+    a directory, the name of a network that ships with the package (`shipped.names`)
+    reads that one, whatever `which` says. Raises `InputError` where there is none,
+    where the one asked for is damaged, or where its network is not the config's.
     """
+    if packed := shipped.resolve(workdir):
+        return _load_shipped(packed)
     config = read_config(workdir)
     folder, step = _find(Path(workdir).absolute() / "checkpoints", str(which))
     manager = _manager(folder, keep=1_000_000)
@@ -214,6 +217,17 @@ def load(workdir: str | os.PathLike, which: str = "best") -> Trained:
     )
     manager.close()
     return Trained(config, model, restored.model, step, restored.progress)
+
+
+def _load_shipped(folder: Path) -> Trained:
+    config, variables, told = shipped.read(folder)
+    model = models.build(**config.model)
+    wanted = jax.eval_shape(
+        lambda rng: init_variables(model, config.image_size, rng), jax.random.key(0)
+    )
+    matching.must_match(str(folder), variables, wanted)
+    variables = jax.device_put(variables, jax.local_devices()[0])
+    return Trained(config, model, variables, told["step"], told)
 
 
 def agree_with_config(
@@ -244,7 +258,8 @@ def read_config(workdir: str | os.PathLike) -> mlc.ConfigDict:
         return mlc.ConfigDict(json.loads(path.read_text()))
     except FileNotFoundError:
         raise InputError(
-            f"{workdir}: no config.json there; give the --workdir of a training run."
+            f"{workdir}: no config.json there; give the --workdir of a training run, "
+            f"or a network of the package's: {shipped.names()}."
         ) from None
     except json.JSONDecodeError as error:
         raise InputError(f"{path}: not JSON ({error}).") from None

@@ -109,7 +109,8 @@ def _arguments() -> argparse.ArgumentParser:
 
     group = parser.add_argument_group("what is scored")
     add = group.add_argument
-    add("--workdir", help="folder of a training run")
+    help = "folder of a training run, or a network of the package's (starter)"
+    add("--workdir", "--network", help=help)
     add("--checkpoint", default="best", help="best, latest or a step")
     add("--predictions", help="folder of masks (PNG) and scores.csv, instead")
     add("--data", help="SHARDS, or NAME=SHARDS[,NAME=SHARDS]")

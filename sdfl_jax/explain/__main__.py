@@ -345,7 +345,12 @@ def _arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m sdfl_jax.explain", description=__doc__.splitlines()[0]
     )
-    parser.add_argument("--workdir", required=True, help="folder of a training run")
+    parser.add_argument(
+        "--workdir",
+        "--network",
+        required=True,
+        help="folder of a training run, or a network of the package's (starter)",
+    )
     parser.add_argument("--out", help="folder for the pictures")
     parser.add_argument("files", nargs="*", help="images, folders of images")
     parser.add_argument("--data", help="shards instead: their true classes are known")

@@ -1,7 +1,9 @@
 """Marks manipulated pixels in images and videos: masks, overlays and scores.
 
-python -m sdfl_jax.predict --workdir=DIR --out=DIR FILE|FOLDER|VIDEO...
-python -m sdfl_jax.predict --workdir=DIR --serve
+python -m sdfl_jax.predict [--workdir=DIR] --out=DIR FILE|FOLDER|VIDEO...
+python -m sdfl_jax.predict [--workdir=DIR] --serve
+
+Without --workdir the network is `starter`, which ships with the package.
 """
 
 import argparse
@@ -70,7 +72,12 @@ def _arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m sdfl_jax.predict", description=__doc__.splitlines()[0]
     )
-    parser.add_argument("--workdir", required=True, help="folder of a training run")
+    parser.add_argument(
+        "--workdir",
+        "--network",
+        default="starter",
+        help="folder of a training run, or a network of the package's (starter)",
+    )
     parser.add_argument("--out", help="folder for masks and overlays")
     parser.add_argument("files", nargs="*", help="images, videos, folders of both")
     parser.add_argument("--checkpoint", default="best", help="best, latest or a step")

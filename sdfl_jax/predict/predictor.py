@@ -86,6 +86,8 @@ class Answer:
 class Predictor:
     """Answers with the network of a working directory, as evaluation would score it.
 
+    Or with one that ships with the package, by its name: "starter".
+
     The masks of a network that gives none are its Grad-CAM. `image_threshold` is the
     score from which on an image is called manipulated, `pixel_threshold` that of a
     pixel; `calibration` what `sdfl_jax.report calibrate` made for the network, or None;
@@ -155,7 +157,39 @@ class Predictor:
         rows = 1 << max(0, count - 1).bit_length()
         return sharding.fitting_batch_size(rows, self._mesh)
 
+    def of_source(
+        self, source, *, batch_size: int = 8
+    ) -> Iterator[tuple[dict, np.ndarray, float]]:
+        """Each example of an evaluation's source with its mask's probabilities (float32
+        H W) and its score; what cannot be read is left out."""
+        batches = pipeline.eval_batches(
+            source,
+            batch_size=self._rows(min(batch_size, len(source))),
+            keep_images=True,
+            **self.settings,
+        )
+        for found in self._assembled(batches):
+            if not isinstance(found, dict):
+                yield found
+
     def _answers(self, batches: Iterable[pipeline.Batch]) -> Iterator[Answer | dict]:
+        for found in self._assembled(batches):
+            if isinstance(found, dict):
+                yield found
+                continue
+            example, mask_probs, score = found
+            yield Answer(
+                name=example["name"],
+                image=example["image"],
+                mask_probs=mask_probs,
+                score=score,
+                manipulated=bool(score >= self.image_threshold),
+                verdict=verdict(score, self.calibration),
+                area=float(np.mean(mask_probs >= self.pixel_threshold)),
+                mask_source=self._mask_source,
+            )
+
+    def _assembled(self, batches: Iterable[pipeline.Batch]) -> Iterator[tuple | dict]:
         assembler = pipeline.Assembler()
         step = lambda arrays: self._step(self._variables, {"image": arrays["image"]})
         for batch, outputs in pipeline.one_ahead(batches, step):
@@ -170,16 +204,7 @@ class Predictor:
                 yield {"name": lost["name"], "error": lost["error"]}
             assembler.lost.clear()
             for example, mask_probs, score in done:
-                yield Answer(
-                    name=example["name"],
-                    image=example["image"],
-                    mask_probs=mask_probs,
-                    score=float(score),
-                    manipulated=bool(score >= self.image_threshold),
-                    verdict=verdict(float(score), self.calibration),
-                    area=float(np.mean(mask_probs >= self.pixel_threshold)),
-                    mask_source=self._mask_source,
-                )
+                yield example, mask_probs, float(score)
 
 
 def _fingerprint(variables) -> str:
