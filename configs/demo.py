@@ -29,6 +29,7 @@ def get_config(arg: str = ""):
         width=32,
         pyramid_width=32,
         bins=(1, 2, 4),  # the deepest level is 4x4
+        grid_norm="group",  # eight images of a 1x1 grid are eight values
         label_input="pyramid+mask",
         bn_group=0,
         bn_momentum=0.9,  # the reference's 0.999 is for long runs

@@ -72,11 +72,11 @@ def _train(config, workdir: str, preemption: Preemption, allow_config_change: bo
     profile = Profile(workdir, config.profile)
 
     try:
-        unsaved = False
+        unsaved, last = False, None
         while True:
             if validation.due(step):
                 meter.flush()
-                state, is_best = validation.run(step, state, log, preemption)
+                state, is_best = validation.run(step, state, log, preemption, last)
                 if is_best:
                     checkpoints.save_best(state, validation.progress)
                 unsaved = True
@@ -96,7 +96,7 @@ def _train(config, workdir: str, preemption: Preemption, allow_config_change: bo
                 state, sharding.to_global(batch, experiment.mesh)
             )
             step += 1
-            unsaved = True
+            unsaved, last = True, (batch, scalars["loss"])
             profile.after_step(scalars)
             meter.after_step(step, scalars, batch["index"])
             checkpoints.check()

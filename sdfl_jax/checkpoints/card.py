@@ -59,6 +59,7 @@ def with_scores(card: Mapping, step: int, progress: Mapping) -> dict:
             "loss": progress["loss"],
             "pixel_threshold": progress["pixel_threshold"],
             "image_threshold": progress["image_threshold"],
+            "warnings": progress.get("warnings", []),
         }
     return {**card, "step": step, "scores": scores}
 
@@ -120,6 +121,8 @@ def markdown(card: Mapping) -> str:
     else:
         known = {k: scores[k] for k in ("step", "pixel_threshold", "image_threshold")}
         parts.append(f"## Validation\n\n{_listed(known)}")
+        if signs := scores.get("warnings"):
+            parts.append("Warnings:\n\n" + "\n".join(f"- {sign}" for sign in signs))
         for name in ("standard", "reference", "loss"):
             parts.append(f"### {name}\n\n{_listed(scores[name])}")
     parts.append(f"## Versions\n\n{_listed(card['versions'])}")

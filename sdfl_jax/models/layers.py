@@ -108,6 +108,25 @@ class BatchNorm(nn.Module):
         running.value = self.momentum * running.value + (1 - self.momentum) * value
 
 
+class GroupNorm(nn.Module):
+    """Normalises each example by itself, over groups of channels (Wu and He, 2018).
+
+    The same in training and in evaluation, so it is what small grids take: a batch norm
+    over few positions keeps running statistics of next to nothing. Takes `train` for
+    the place of a `BatchNorm`, and does nothing with it.
+    """
+
+    channels: int = 8  # of a group, or as many as there are
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: Float[ArrayLike, "B H W C"], *, train: bool
+    ) -> Float[Array, "B H W C"]:
+        groups = max(1, x.shape[-1] // self.channels)
+        return nn.GroupNorm(num_groups=groups, dtype=self.dtype, name="norm")(x)
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
 def normalise(
     x: Float[ArrayLike, "G n H W C"],

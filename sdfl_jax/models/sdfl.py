@@ -11,12 +11,13 @@ from jaxtyping import Array, Float
 from sdfl_jax.errors import InputError, valid
 from sdfl_jax.models import bayar
 from sdfl_jax.models.encoders import ENCODERS
-from sdfl_jax.models.layers import BatchNorm, Conv, resize
+from sdfl_jax.models.layers import BatchNorm, Conv, GroupNorm, resize
 from sdfl_jax.models.outputs import Outputs
 from sdfl_jax.models.upernet import Decoder, LabelHead, MaskHead
 from sdfl_jax.ops.pooling import IMPLEMENTATIONS
 
 LABEL_INPUTS = ("pyramid", "pyramid+mask")
+GRID_NORMS = ("batch", "group")
 
 
 class Sdfl(nn.Module):
@@ -34,6 +35,7 @@ class Sdfl(nn.Module):
     norm: Callable[..., nn.Module]
     dtype: Any
     pooling: str = "auto"
+    grid_norm: Callable[..., nn.Module] | None = None
 
     @nn.compact
     def __call__(self, image: Float[Array, "B H W 3"], *, train: bool) -> Outputs:
@@ -56,6 +58,7 @@ class Sdfl(nn.Module):
             self.bins,
             **parts,
             pooling=self.pooling,
+            grid_norm=self.grid_norm,
             name="decoder",
         )(levels, train=train)
         mask_logits = MaskHead(**parts, name="mask_head")(finest, train=train)
@@ -83,6 +86,7 @@ def build(
     freeze_encoder_bn: bool = False,
     dtype: Any = jnp.float32,
     pooling: str = "auto",
+    grid_norm: str = "batch",
     remat: bool = False,
 ) -> Sdfl:
     """The network of Zhang, Wang & Guo ("Shallow- and deep-fake image manipulation
@@ -102,6 +106,9 @@ def build(
     dtype             of the computation; parameters, statistics and outputs are float32
     pooling           how the pyramid is pooled: "xla", "pallas" (a kernel for GPUs), or
                       "auto", the faster of those that run; see `ops.pyramid_pool`
+    grid_norm         of the pyramid's grids: "batch" (the reference) or "group", which
+                      has no running statistics to go astray: a grid of one position
+                      has a single value for each channel of an image
     remat             the blocks of the encoders are computed once more in the backward
                       pass: about a third more work for a fraction of the memory
     """
@@ -113,6 +120,8 @@ def build(
         )
     if pooling not in IMPLEMENTATIONS:
         raise InputError(f"No pooling {pooling!r}; {valid(pooling, IMPLEMENTATIONS)}")
+    if grid_norm not in GRID_NORMS:
+        raise InputError(f"No grid_norm {grid_norm!r}; {valid(grid_norm, GRID_NORMS)}")
     dtype = jnp.dtype(dtype)
     norm = functools.partial(
         BatchNorm, momentum=bn_momentum, group=bn_group, dtype=dtype
@@ -128,6 +137,9 @@ def build(
         norm=norm,
         dtype=dtype,
         pooling=pooling,
+        grid_norm=functools.partial(GroupNorm, dtype=dtype)
+        if grid_norm == "group"
+        else None,
     )
 
 

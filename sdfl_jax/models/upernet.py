@@ -21,20 +21,22 @@ class Decoder(nn.Module):
     norm: Callable[..., nn.Module] = BatchNorm
     dtype: Any = jnp.float32
     pooling: str = "auto"
+    grid_norm: Callable[..., nn.Module] | None = None  # of the pyramid's grids; or norm
 
     @nn.compact
     def __call__(
         self, levels: Sequence[Float[Array, "B _ _ _"]], *, train: bool
     ) -> tuple[Float[Array, "B h w F"], Float[Array, "B g k F"]]:
-        def block(features, kernel, name):
-            return ConvBlock(features, kernel, self.norm, self.dtype, name=name)
+        def block(features, kernel, name, norm=self.norm):
+            return ConvBlock(features, kernel, norm, self.dtype, name=name)
 
         *finer, top = levels
         parts = [top]
         for i, cells in enumerate(pyramid_pool(top, self.bins, self.pooling)):
             # Each grid is resized before its batch norm, as in the reference: so the
             # statistics count a cell as often as it covers positions.
-            grid = block(self.pyramid_width, 1, f"pyramid{i}")
+            norm = self.grid_norm or self.norm
+            grid = block(self.pyramid_width, 1, f"pyramid{i}", norm)
             parts.append(grid(cells, size=top.shape[1:3], train=train))
         pyramid = jnp.concatenate(parts, axis=-1)
         pyramid = block(self.width, 3, "pyramid_out")(pyramid, train=train)

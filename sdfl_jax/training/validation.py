@@ -1,5 +1,6 @@
 """What a run asks of its validation data, and what follows from the answer."""
 
+import sys
 from collections.abc import Iterator
 
 import jax
@@ -16,6 +17,7 @@ from sdfl_jax.devices.processes import gather, is_first
 from sdfl_jax.errors import InputError
 from sdfl_jax.evaluators import Evaluation, Evaluator
 from sdfl_jax.report import Log, overlay
+from sdfl_jax.training import health
 from sdfl_jax.training.experiment import Experiment
 from sdfl_jax.training.preemption import Preemption
 
@@ -47,6 +49,7 @@ class Validation:
             self._batches,
             may_be_empty=jax.process_count() > 1,
         )
+        self._evaluate_step, self._model = experiment.evaluate_step, experiment.model
         self._plateau = optim.make_plateau(
             config.optimizer.to_dict(), config.schedule.to_dict()
         )
@@ -82,10 +85,12 @@ class Validation:
         due = step > 0 and (step % self._every == 0 or step == self._total_steps)
         return due and self.progress.get("step") != step
 
-    def run(self, step: int, state, log: Log, preemption: Preemption):
+    def run(self, step: int, state, log: Log, preemption: Preemption, last=None):
         """Returns the state, its learning rate moved if due, and whether it is best.
 
-        Where the machine is wanted meanwhile, nothing changes and `step` stays due.
+        `last` is the batch that the last step took and the loss that it had; scored
+        again with running statistics it tells whether those can be trusted. Where the
+        machine is wanted meanwhile, nothing changes and `step` stays due.
         """
         shown = []
 
@@ -106,6 +111,7 @@ class Validation:
         if shown:  # a process may have no part of few images
             log.images(step, "val", np.stack(shown))
 
+        signs = self._signs(state, scalars, last)
         if self._plateau:
             self._plateau.update(result.loss["loss"])
             state = state.replace(
@@ -123,6 +129,7 @@ class Validation:
             "loss": result.loss,
             "pixel_threshold": result.pixel_threshold,
             "image_threshold": result.image_threshold,
+            "warnings": signs,
         }
         if self._plateau:
             self.progress["plateau"] = self._plateau.state_dict()
@@ -132,14 +139,42 @@ class Validation:
                 f"{self._figure} {abs(value):.4f}"
                 + (" (best so far)" if is_best else "")
             )
+            for sign in signs:
+                tqdm.write(f"WARNING: step {step}: {sign}.", file=sys.stderr)
         return state, is_best
+
+    def _signs(self, state, scalars: dict, last) -> list[str]:
+        """See `health`; the same on every process."""
+        told = {}
+        if last is not None:
+            batch, loss = last
+            # Not the averaged weights: those that the step's loss was of.
+            variables = {"params": state.params, "batch_stats": state.batch_stats}
+            variables = sharding.local_copy(variables, self._mesh)
+            names = ("image", "mask", "label", "has_mask")
+            arrays = {name: batch[name] for name in names}
+            arrays["valid"] = np.ones(len(arrays["label"]), bool)
+            running = self._evaluate_step(variables, arrays)["loss"]["loss"]
+            told = {
+                "train_loss": float(loss),
+                "running_loss": float(np.mean(gather(float(running)))),
+                "furthest_off": lambda: health.furthest_off(
+                    self._model, variables, arrays["image"]
+                ),
+            }
+        statistics = sharding.local_copy(state.batch_stats, self._mesh)
+        return health.warnings(scalars, statistics, figure=self._figure, **told)
 
     def summary(self) -> dict:
         """The best figure so far."""
         best = self.progress.get("best")
         if best is None:
             return {"best_step": None}
-        return {"best_step": best["step"], f"best_{best['figure']}": abs(best["value"])}
+        return {
+            "best_step": best["step"],
+            f"best_{best['figure']}": abs(best["value"]),
+            "warnings": self.progress.get("warnings", []),
+        }
 
     def _value(self, scalars: dict) -> float:
         """The figure that decides, larger is better."""
