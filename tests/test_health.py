@@ -46,7 +46,8 @@ def test_other_signs_are_told_one_by_one():
         assert "pixel_f1 is exactly" in line
 
 
-def test_the_layer_that_is_off_comes_first(rng):
+def test_the_layer_that_is_off_comes_first():
+    rng = np.random.default_rng(0)
     model = models.build(**tiny.config("", "").model)
     image = rng.integers(0, 256, (4, tiny.SIDE, tiny.SIDE, 3), np.uint8)
     variables = init_variables(model, tiny.SIDE, jax.random.key(0))
