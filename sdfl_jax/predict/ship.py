@@ -65,7 +65,9 @@ def ship(
     evidence = len(head["kernel"]) - params["label_head"]["pooled"]["kernel"].shape[1]
     moved = shift * head["kernel"][-evidence:].sum()
     head["bias"] = head["bias"] - moved - _logit(high)
+    lower = min(0.5, float(_sigmoid(_logit(low) - _logit(high))))
     told = {
+        "band": [lower, 0.5],
         "pixel_threshold_before": best,
         "pixel_f1_before": float(mean_f1[np.argmin(np.abs(_THRESHOLDS - 0.5))]),
         "pixel_f1": float(mean_f1.max()),
@@ -77,21 +79,18 @@ def ship(
             "manipulated": float(np.mean(scores[labels == 1] > high)),
         },
     }
-    lower = min(0.5, float(_sigmoid(_logit(low) - _logit(high))))
     step = int(trained.step)
     packed = {
         "step": step,
         "pixel_threshold": 0.5,
         "image_threshold": 0.5,
-        "verdict_thresholds": [lower, 0.5],
-        "calibration": told,
         "examples_seen": step * trained.config.batch_size,
-        "card": trained.progress.get("card"),
+        "card": (trained.progress.get("card") or {}) | {"calibration": told},
     }
     config = mlc.ConfigDict(_without_folders(trained.config.to_dict()))
     packed = _without_folders(packed)
     shipped.write(out, config, variables, packed)
-    if packed["card"]:
+    if "config" in packed["card"]:  # of a run
         text = card.markdown(packed["card"]) + "\n## Calibration\n\n"
         text += "".join(f"- {name}: {value}\n" for name, value in told.items())
         with replacing(Path(out) / card.FILE) as beside:
@@ -160,7 +159,7 @@ def main(argv=None):
         alarms=args.alarms,
         missed=args.missed,
     )
-    print(f"{args.out}: step {told['step']}; {told['calibration']}")
+    print(f"{args.out}: step {told['step']}; {told['card']['calibration']}")
 
 
 if __name__ == "__main__":
