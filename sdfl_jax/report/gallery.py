@@ -5,7 +5,7 @@ import heapq
 import numpy as np
 
 from sdfl_jax import metrics
-from sdfl_jax.drawing.page import thumbnail
+from sdfl_jax.drawing.overlay import thumbnail
 from sdfl_jax.report.pictures import overlay, plane
 
 # What is kept, in the order of the page.
