@@ -28,10 +28,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
     if args.workers < 1:
         raise InputError(f"--workers={args.workers}: 1 or more is expected.")
-    from sdfl_jax.data import images
+    from sdfl_jax.data import folders
     from sdfl_jax.examine.case import Case
 
-    number = len(images.find(args.files))  # before a network is loaded for nothing
+    number = len(
+        folders.find(args.files, skip=[args.out])
+    )  # before a network is loaded for nothing
     case = Case(args.out, _predictor(args))
     failed = 0
     bar = tqdm(total=number, unit="photograph", dynamic_ncols=True, file=sys.stderr)

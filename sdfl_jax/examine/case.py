@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from sdfl_jax import __version__
-from sdfl_jax.data import images
+from sdfl_jax.data import folders
 from sdfl_jax.errors import InputError
 from sdfl_jax.examine import log, page, pdf
 from sdfl_jax.examine.evidence import EVIDENCE, examine_line
@@ -84,7 +84,7 @@ class Case:
         same version with the same network, is not looked at again while its files are
         as they were. Raises `InputError` for a path that there is not.
         """
-        found = [path.absolute() for path in images.find(files)]
+        found = [path.absolute() for path in folders.find(files, skip=[self.folder])]
         root = os.path.commonpath({path.parent for path in found})
         named = {os.path.relpath(path, root): path for path in found}
         network = self._predictor and self._predictor.sha256
