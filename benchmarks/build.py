@@ -52,7 +52,8 @@ def processes(pid: int) -> dict[int, int]:
         pid = waiting.pop()
         try:
             pages = Path(f"/proc/{pid}/statm").read_text().split()[1]
-            children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+            tasks = Path(f"/proc/{pid}/task").glob("*/children")
+            children = [child for task in tasks for child in task.read_text().split()]
         except (FileNotFoundError, ProcessLookupError):
             continue
         found[pid] = int(pages) * os.sysconf("SC_PAGE_SIZE")

@@ -29,6 +29,7 @@ from sdfl_jax.config import check
 from sdfl_jax.data import eval_sources
 from sdfl_jax.data.build.builder import build
 from sdfl_jax.data.forge.regions import random_region
+from sdfl_jax.data.setup import setup
 from sdfl_jax.evaluate import scorers, scoring
 from sdfl_jax.evaluate.options import Options
 from sdfl_jax.evaluate.writer import Writer
@@ -139,6 +140,7 @@ def main():
     add("--turns", type=int, default=5)
     add("--json", help="file to write the figures to")
     args = parser.parse_args()
+    setup()
     size = args.image_size or {"demo": 128, "sdfl": 512}[args.network]
 
     with tempfile.TemporaryDirectory() as work:

@@ -85,7 +85,9 @@ def make_list(photos: list[Path], folder: Path) -> list[tuple[str, str | None]]:
 
 def our_batches(folder: str, batch: int, image_size: int):
     from sdfl_jax.data.pipeline import train_batches
+    from sdfl_jax.data.setup import setup
 
+    setup()
     settings = {"geometry": "resize", "image_size": image_size, "seed": 0}
     for arrays in train_batches(folder, batch_size=batch, **settings):
         yield arrays["image"], arrays["mask"]

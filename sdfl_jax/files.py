@@ -1,12 +1,16 @@
-"""Output that is there whole or not at all: written beside, then renamed."""
+"""Output that is there whole or not at all, and written by one process at a time."""
 
 import contextlib
 import csv
+import errno
+import fcntl
 import itertools
 import json
 import os
 import re
 import shutil
+import socket
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -41,6 +45,11 @@ def _beside(path: Path) -> Path:
     # No two writers share one, be they threads; a long name leaves it room.
     token = f"{os.getpid()}.{next(_numbers)}"
     return path.with_name(f".{path.name[:40]}.{token}.partial")
+
+
+def printable(text: str) -> str:
+    """Text for a line; bytes of file names that are no text become \\udcff."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def write_json(path: str | os.PathLike, value):
@@ -107,3 +116,109 @@ def new_folder(out: str | os.PathLike, *, made_by: str) -> Iterator[Path]:
         beside.rename(out)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def locked(lock: str | os.PathLike, name: str, instead: str) -> Iterator[None]:
+    """Holds `name`, what the file `lock` stands for, for this process.
+
+    `InputError` says which process does already, and that `instead` can be given.
+
+    The operating system's lock ends with its process, however that ends, so a run that
+    was killed leaves nothing to clean up. Where the file system has no locks, the host
+    and process id in the file decide, and on another host the file must be deleted by
+    hand.
+    """
+    lock = Path(lock)
+    with contextlib.ExitStack() as stack:
+        try:
+            lock.parent.mkdir(parents=True, exist_ok=True)
+            file = stack.enter_context(lock.open("a+"))
+            _take(file, lock, name, instead)
+            while not _is_still(file, lock):  # its owner took it away meanwhile
+                file = stack.enter_context(lock.open("a+"))
+                _take(file, lock, name, instead)
+        except FileExistsError:
+            raise InputError(
+                f"{lock.parent}: a file, where a folder is to be made."
+            ) from None
+        except OSError as error:  # the lock is no name that anybody knows
+            raise OSError(error.errno, error.strerror, name) from None
+        owner = _owner(file)
+        if owner:
+            print(
+                f"{name}: process {owner['pid']} on {owner['host']} used it and "
+                "ended without notice; going on.",
+                file=sys.stderr,
+            )
+        _write_owner(file, {"host": socket.gethostname(), "pid": os.getpid()})
+        try:
+            yield
+        finally:
+            _write_owner(file, {})
+
+
+@contextlib.contextmanager
+def locked_output(out: str | os.PathLike) -> Iterator[None]:
+    """`locked` for what is made at `out`; the lock lies beside it and goes with it."""
+    out = Path(out).absolute()
+    lock = out.with_name(f".{out.name}.lock")
+    with locked(lock, str(out), "--out"):
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True)
+
+
+def _take(file, lock: Path, name: str, instead: str):
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise _in_use(name, _owner(file), instead) from None
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+            raise
+        owner = _owner(file)
+        if owner and _may_be_alive(owner):
+            raise _in_use(name, owner, instead, f"; if not, delete {lock}") from None
+
+
+def _is_still(file, lock: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), lock.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _in_use(name: str, owner: dict, instead: str, hint: str = "") -> InputError:
+    return InputError(
+        f"{name}: in use by process {owner.get('pid', '?')} on "
+        f"{owner.get('host', '?')}{hint}; wait for it, or give another {instead}."
+    )
+
+
+def _owner(file) -> dict:
+    file.seek(0)
+    try:
+        return json.loads(file.read())
+    except ValueError:  # new, or cut short
+        return {}
+
+
+def _write_owner(file, owner: dict):
+    file.seek(0)
+    file.truncate()
+    file.write(json.dumps(owner))
+    file.flush()
+
+
+def _may_be_alive(owner: dict) -> bool:
+    if owner["host"] != socket.gethostname():
+        return True
+    try:
+        os.kill(owner["pid"], 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True

@@ -147,7 +147,7 @@ def lists(tmp_path):
     """Writes lists of lines and runs the command on them: exit status, findings."""
 
     def run(*flags, suffix=".txt", **texts):
-        argv = [f"--out={tmp_path / 'out'}", "--workers=1", *flags]
+        argv = [f"--out={tmp_path / 'out'}", "--workers=0", *flags]
         for split, lines in texts.items():
             path = tmp_path / f"{split}_list{suffix}"
             path.write_bytes(os.fsencode("\n".join(lines) + "\n"))

@@ -13,7 +13,7 @@ from flax import linen as nn
 from sdfl_jax import explain, models
 from sdfl_jax.errors import InputError
 from sdfl_jax.explain import __main__ as command
-from sdfl_jax.explain import pictures
+from sdfl_jax.explain import sheets
 from sdfl_jax.models.layers import Conv
 from sdfl_jax.models.watch import origin, shapes, watch
 from tests import golden, tiny
@@ -273,13 +273,13 @@ def test_the_default_layer_is_the_last_stage_of_the_encoder():
 
 def test_saved_maps_keep_signs_and_scales():
     plane = np.array([[0, 0.5], [1, -2]], np.float32)
-    assert pictures.saved("integrated_gradients", plane).tolist() == [
+    assert sheets.saved("integrated_gradients", plane).tolist() == [
         [128, 160],
         [192, 1],
     ]
-    assert pictures.saved("grad_cam", plane).tolist() == [[0, 64], [128, 0]]
-    assert pictures.saved("mask", plane).tolist() == [[0, 128], [255, 0]]
-    assert not pictures.saved("saliency", np.zeros((2, 2))).any()
+    assert sheets.saved("grad_cam", plane).tolist() == [[0, 64], [128, 0]]
+    assert sheets.saved("mask", plane).tolist() == [[0, 128], [255, 0]]
+    assert not sheets.saved("saliency", np.zeros((2, 2))).any()
 
 
 SIZES = ((40, 56), (70, 33))

@@ -11,7 +11,7 @@ from PIL import Image
 
 from sdfl_jax.data.build.builder import build
 from sdfl_jax.data.explore import __main__ as explore_command
-from sdfl_jax.data.explore import charts, explorer
+from sdfl_jax.data.explore import explorer, figures
 
 CHARTS = {
     "classes.png",
@@ -122,7 +122,7 @@ def test_worker_processes_measure_the_same(tree, tmp_path):
 def test_page_stands_alone_and_names_are_no_markup(tree, tmp_path):
     out = tmp_path / "explored"
     explore_command.main(
-        [f"--paths_file={tree / 'paths.csv'}", f"--out={out}", "--workers=1"]
+        [f"--paths_file={tree / 'paths.csv'}", f"--out={out}", "--workers=0"]
     )
     galleries = {"gallery_1.png", "gallery_2.png"}
     assert {p.name for p in out.iterdir()} == CHARTS | galleries | {"index.html"}
@@ -136,7 +136,7 @@ def test_page_stands_alone_and_names_are_no_markup(tree, tmp_path):
     assert "absent.png: no such file" in page and "label &#x27;2&#x27;" in page
     # An older result is replaced; anything else is not.
     explore_command.main(
-        [f"--paths_file={tree / 'paths.csv'}", f"--out={out}", "--workers=1"]
+        [f"--paths_file={tree / 'paths.csv'}", f"--out={out}", "--workers=0"]
     )
 
 
@@ -157,7 +157,7 @@ def test_charts_say_so_where_there_is_nothing_to_show(tree, tmp_path):
     path.write_text("0.png None None 0\n")
     examples = explorer.ListExamples(str(path), root=str(tree))
     found = explorer.measure(examples, [0], progress=False)
-    for figure in (charts.mask_area(found), charts.jpeg_quality(found)):
+    for figure in (figures.mask_area(found), figures.jpeg_quality(found)):
         assert "no " in figure.texts[0].get_text()
     explorer.explore(examples, tmp_path / "out", title="one", progress=False)
 
@@ -165,9 +165,9 @@ def test_charts_say_so_where_there_is_nothing_to_show(tree, tmp_path):
 def test_many_sources_share_what_has_no_room(tree):
     fact = explorer.facts(explorer.ListExamples(str(tree / "paths.txt")), 1)
     many = [fact._replace(source=f"{'long name ' * 4}{i}") for i in range(12)]
-    groups = charts._by_source(many, lambda f: f.area)
+    groups = figures._by_source(many, lambda f: f.area)
     assert len(groups) == 9 and len(groups["others"]) == 4
-    charts.classes(Counter({(f.source, 1): 5 for f in many} | {("", 0): 1}))
+    figures.classes(Counter({(f.source, 1): 5 for f in many} | {("", 0): 1}))
 
 
 @pytest.mark.parametrize(
@@ -187,7 +187,7 @@ def test_bad_input_is_one_line(tree, tmp_path, capsys, flags, reason):
     (tmp_path / "junk.txt").write_text("no columns at all here really\n")
     argv = [flag.format(tmp=tmp_path, tree=tree) for flag in flags]
     with pytest.raises(SystemExit) as stop:
-        explore_command.main([f"--out={tmp_path / 'out'}", "--workers=1", *argv])
+        explore_command.main([f"--out={tmp_path / 'out'}", "--workers=0", *argv])
     error = capsys.readouterr().err.splitlines()
     assert stop.value.code == 2
     assert error[-1].startswith("Error: ") and reason in error[-1]

@@ -4,9 +4,9 @@ import csv
 import hashlib
 import importlib.util
 import json
+import os
 import shutil
 from collections import Counter
-from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import cv2
@@ -28,14 +28,15 @@ from sdfl_jax.data.forge.manipulate import KINDS, Kind
 from sdfl_jax.data.forge.objects import SOURCES
 from sdfl_jax.data.forge.paste import Unsuitable
 from sdfl_jax.data.forge.photo_folder import (
-    SPLITS,
-    open_album,
-    read_labels,
-    split_album,
+    find_photographs,
+    split_photographs,
 )
 from sdfl_jax.data.forge.regions import bounding_box, random_region
-from sdfl_jax.data.images import read_image
+from sdfl_jax.data.images import read_image, read_labels
+from sdfl_jax.data.lists import SPLITS
+from sdfl_jax.data.workers import WorkersDie
 from sdfl_jax.errors import InputError
+from sdfl_jax.files import locked_output
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +51,7 @@ def forged(photos, tmp_path_factory):
     """600 forgeries to train on and 100 for each other split."""
     out = tmp_path_factory.mktemp("forged") / "out"
     numbers = dict(count=600, count_val=100, count_test=100)
-    forge(photos, out, **numbers, seed=3, workers=1, progress=False)
+    forge(photos, out, **numbers, seed=3, workers=0, progress=False)
     return out
 
 
@@ -73,7 +74,7 @@ def every_byte(folder: Path) -> dict[str, str]:
 
 def small(photos, out, **settings):
     """A quick run: 32 pixels, a dozen images."""
-    numbers = dict(count=8, count_val=2, count_test=2, size=32, workers=1)
+    numbers = dict(count=8, count_val=2, count_test=2, size=32, workers=0)
     return forge(photos, out, **(numbers | settings), progress=False)
 
 
@@ -101,7 +102,7 @@ def test_export_keeps_away_from_other_files(tmp_path):
         photographs.export(tmp_path)
 
 
-def test_album_leaves_out_what_is_no_photograph(tmp_path, rng):
+def test_folder_leaves_out_what_is_no_photograph(tmp_path, rng):
     noise = rng.integers(0, 256, (40, 50, 3), np.uint8)
     for name in ("street__left.png", "street__right.png", "lane.png"):
         noise[0, 0] += 1
@@ -111,13 +112,14 @@ def test_album_leaves_out_what_is_no_photograph(tmp_path, rng):
     labels = np.repeat(np.arange(5, dtype=np.uint8), 10)[None].repeat(40, 0)
     Image.fromarray(labels).save(tmp_path / "labels.png")
     (tmp_path / "text.png").write_text("no picture")
+    Image.fromarray(noise[::-1]).save(tmp_path / "picture.gif")
     Image.fromarray(noise).save(tmp_path / "whole.jpg")
     whole = (tmp_path / "whole.jpg").read_bytes()
     (tmp_path / "whole.jpg").unlink()
     (tmp_path / "cut.jpg").write_bytes(whole[: len(whole) // 2])
 
-    found, left_out = open_album(tmp_path, size=32, progress=False)
-    assert {photo.group for photo in found} == {"street", "lane copy"}
+    found, left_out = find_photographs(tmp_path, size=32, progress=False)
+    assert {photo.group for photo in found} == {"street", "lane copy", "picture"}
     reasons = {name: reason.split(":")[0] for name, reason in left_out}
     assert reasons == {
         "lane.png": "the same bytes as lane copy.png",
@@ -133,13 +135,13 @@ def rng():
     return np.random.default_rng(0)
 
 
-def test_album_without_folders_is_dealt_by_scene(tmp_path, rng):
+def test_folder_without_folders_is_dealt_by_scene(tmp_path, rng):
     for i in range(20):
         for side in ("a", "b"):
             noise = rng.integers(0, 256, (16, 16, 3), np.uint8)
             Image.fromarray(noise).save(tmp_path / f"{i:02d}__{side}.png")
-    found, _ = open_album(tmp_path, size=16, progress=False)
-    sides = split_album(found, rng)
+    found, _ = find_photographs(tmp_path, size=16, progress=False)
+    sides = split_photographs(found, rng)
     assert {name: len(side) for name, side in sides.items()} == {
         "train": 32,
         "val": 4,
@@ -428,7 +430,7 @@ def test_segment_map_that_does_not_fit_is_named(street, capsys):
     small(street / "photos", street / "out", segments=street / "maps", **settings)
     printed = capsys.readouterr().out
     assert "another size than street/2.png: 2.png" in printed
-    assert "segment map cannot be decoded: 3.png" in printed
+    assert "segment map is unreadable: 3.png" in printed
 
 
 def test_coloured_label_maps_keep_their_classes_apart(tmp_path):
@@ -436,11 +438,14 @@ def test_coloured_label_maps_keep_their_classes_apart(tmp_path):
     Image.fromarray(colours).save(tmp_path / "map.png")
     labels = read_labels(tmp_path / "map.png")
     assert labels[0, 0] == labels[1, 1] and len(np.unique(labels)) == 3
+    deep = np.uint16([[[256, 0, 0], [0, 1, 0]], [[0, 0, 1], [1, 0, 0]]])
+    cv2.imwrite(str(tmp_path / "deep.png"), deep)
+    assert len(np.unique(read_labels(tmp_path / "deep.png"))) == 4
 
 
 def test_host_and_save_do_not_depend_on_the_label(photos):
-    found, _ = open_album(photos, size=32, progress=False)
-    sides = split_album(found, np.random.default_rng(0))
+    found, _ = find_photographs(photos, size=32, progress=False)
+    sides = split_photographs(found, np.random.default_rng(0))
     maker = forger.Forger(sides, size=32, seed=5)
     for index in range(20):
         kinds = ("authentic", "splice")
@@ -457,9 +462,9 @@ def test_host_and_save_do_not_depend_on_the_label(photos):
 
 def test_same_seed_gives_same_bytes_with_any_workers(photos, tmp_path):
     settings = dict(count=160, seed=9)
-    small(photos, tmp_path / "one", **settings, workers=1)
+    small(photos, tmp_path / "one", **settings, workers=0)
     small(photos, tmp_path / "two", **settings, workers=2)
-    small(photos, tmp_path / "other", **(settings | {"seed": 10}), workers=1)
+    small(photos, tmp_path / "other", **(settings | {"seed": 10}), workers=0)
     one, two, other = (every_byte(tmp_path / name) for name in ("one", "two", "other"))
     assert one == two
     assert one != other
@@ -485,6 +490,32 @@ def test_interrupted_run_goes_on_and_equals_a_whole_one(photos, tmp_path, monkey
     assert len(calls) == 6 + 7
     assert every_byte(tmp_path / "out") == every_byte(tmp_path / "whole")
     assert not (tmp_path / "out.partial").exists()
+
+
+def test_interrupted_run_of_other_settings_is_kept_and_named(photos, tmp_path):
+    partial = tmp_path / "out.partial"
+    partial.mkdir()
+    (partial / "done.jsonl").write_text('["train/000000", {}]\n')
+    small(photos, tmp_path / "whole", seed=4)
+    settings = (tmp_path / "whole/forge.json").read_text()
+    (partial / "forge.json").write_text(settings.replace('"seed": 4', '"seed": 5'))
+    told = "out.partial holds an interrupted run of 1 images with other seed, size; go"
+    with pytest.raises(InputError, match=told):
+        small(photos, tmp_path / "out", seed=4, size=40)
+    assert sorted(path.name for path in partial.iterdir()) == [
+        "done.jsonl",
+        "forge.json",
+    ]
+
+
+def test_two_at_once_are_one_line(photos, tmp_path):
+    with locked_output(tmp_path / "out"):
+        with pytest.raises(
+            InputError, match=f"out: in use by process {os.getpid()} on"
+        ):
+            small(photos, tmp_path / "out")
+    small(photos, tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 def test_finished_run_is_not_repeated(photos, tmp_path, monkeypatch, capsys):
@@ -518,14 +549,13 @@ def test_whole_photographs_keep_their_size(photos, tmp_path):
     assert not (tmp_path / "out/paths_test.csv").exists()
 
 
-def test_killed_worker_is_told_in_one_line(photos, tmp_path, monkeypatch):
-    class Pool(dataset.ProcessPoolExecutor):
-        def map(self, *_, **__):
-            raise BrokenProcessPool
-            yield
+def test_workers_that_die_are_told_in_one_line(photos, tmp_path, monkeypatch):
+    def die(*_, **__):
+        raise WorkersDie("worker processes die.")
+        yield
 
-    monkeypatch.setattr(dataset, "ProcessPoolExecutor", Pool)
-    with pytest.raises(InputError, match="fewer than --workers=2"):
+    monkeypatch.setattr(dataset, "each", die)
+    with pytest.raises(InputError, match="die. The same command goes on from there"):
         small(photos, tmp_path / "out", count=128, workers=2)
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sdfl_jax.data import videos
 from sdfl_jax.data.audit import __main__ as audit_command
 from sdfl_jax.data.build.builder import build
 from sdfl_jax.data.images import read_image, read_mask
@@ -20,7 +21,7 @@ from sdfl_jax.data.layouts import LAYOUTS
 from sdfl_jax.data.layouts.__main__ import lay_out, main
 from sdfl_jax.data.layouts.common import Item
 from sdfl_jax.data.layouts.dealing import deal, parse_ratios
-from sdfl_jax.data.layouts.faces import read_frames, spread
+from sdfl_jax.data.layouts.faces import spread
 from sdfl_jax.data.lists import read_list
 from sdfl_jax.errors import InputError
 
@@ -668,11 +669,11 @@ def test_frames_are_those_that_were_asked_for(tmp_path):
     grey = [np.full((32, 32, 3), 40 + t, np.uint8) for t in range(200)]
     video(tmp_path / "long.mp4", grey)
     path = str(tmp_path / "long.mp4")
-    all_of_them = list(read_frames(path, range(200)))
+    all_of_them = list(videos.read_at(path, range(200)))
     levels = [frame.mean() for frame in all_of_them]
     np.testing.assert_allclose(levels - levels[0], np.arange(200), atol=2.5)
     wanted = [3, 4, 90, 199]
-    *frames, none = read_frames(path, [*wanted, 400])
+    *frames, none = videos.read_at(path, [*wanted, 400])
     assert none is None
     for index, frame in zip(wanted, frames, strict=True):
         np.testing.assert_array_equal(frame, all_of_them[index])

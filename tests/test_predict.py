@@ -137,12 +137,15 @@ def test_damaged_videos_are_one_line_each_and_the_rest_goes_on(
 def test_videos_are_scored_though_no_photo_can_be_read(
     workdir, shapes, tmp_path, capsys
 ):
-    (tmp_path / "broken.png").write_text("no picture")
+    broken = [tmp_path / "broken.png", tmp_path / "empty.jpg"]
+    broken[0].write_text("no picture")
+    broken[1].touch()
     film = write_video(tmp_path / "film.avi", [0, 0])
-    options = (tmp_path / "broken.png", film)
+    options = (*broken, film)
     lines, errors = run(workdir, tmp_path / "out", *options, code=1, capsys=capsys)
     assert len(lines) == 3 and lines[-1]["frames"] == 2
-    assert len(errors) == 1 and "broken.png" in errors[0]
+    assert len(errors) == 2  # one for each file
+    assert "broken.png: not an image" in errors[0] and "empty.jpg" in errors[1]
 
 
 def test_photos_of_many_sizes_need_few_programs(workdir, shapes, tmp_path, capsys):

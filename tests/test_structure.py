@@ -9,13 +9,19 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "sdfl_jax"
 
-# A room may import what stands below it, never what stands beside or above it. A file
-# of `data` that is not in a folder belongs to `data`, unless it stands here by itself.
+# A room may import what stands below it, never what stands beside or above it. Every
+# file and folder of `data` is a room; rooms of one floor know nothing of each other.
 FLOORS = [
     {"errors", "devices.huge_pages"},
     {"files", "trees", "config"},
-    {"ops", "devices", "drawing", "metrics", "losses", "optim", "data"},
-    {"data.build", "data.forge", "data.audit", "data.explore", "data.layouts"},
+    {"ops", "devices", "drawing", "metrics", "losses", "optim"},
+    # Inside `data`: files, then examples, then streams of them, then the tools.
+    {"data", "data.setup", "data.jpeg", "data.videos", "data.lists", "data.origins"},
+    {"data.images", "data.workers"},
+    {"data.planes", "data.records", "data.transforms"},
+    {"data.damaged", "data.tiling", "data.degrade", "data.photographs", "data.forge"},
+    {"data.pipeline", "data.eval_sources"},
+    {"data.predictions", "data.build", "data.audit", "data.explore", "data.layouts"},
     {"data.tfds_builder"},
     {"models", "evaluators"},
     {"state", "report"},

@@ -22,18 +22,16 @@ The rules, so that nothing is left to a library's taste:
 
 import ctypes
 import io
-import logging
 import math
 import os
 import posixpath
 import struct
-import warnings
 
 import cv2
 import imagecodecs
 import numpy as np
 import tifffile
-from jaxtyping import UInt8
+from jaxtyping import Integer, UInt8
 from PIL import Image
 
 from sdfl_jax import files
@@ -47,17 +45,6 @@ MAX_FILE_BYTES = 1_300_000_000  # the same without compression, and some metadat
 
 # Formats that Pillow may open; it knows others that start external programs.
 FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF", "AVIF")
-
-# Pillow's own limit only warns at first; `MAX_PIXELS` is checked before any decoding.
-Image.MAX_IMAGE_PIXELS = None
-
-# Its remarks on odd metadata help nobody who prepares 30,000 images.
-warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
-logging.getLogger("tifffile").setLevel(logging.CRITICAL)
-logging.getLogger("imagecodecs").setLevel(logging.CRITICAL)
-
-# Images are decoded side by side; threads inside one resize would only compete.
-cv2.setNumThreads(1)
 
 _ORIENTATION = 0x0112  # the EXIF tag
 
@@ -154,6 +141,25 @@ def read_map(path_or_bytes: str | os.PathLike | bytes) -> UInt8[np.ndarray, "H W
     return np.ascontiguousarray(_one_plane(planes)[..., 0])
 
 
+def read_labels(
+    path_or_bytes: str | os.PathLike | bytes,
+) -> Integer[np.ndarray, "H W"]:
+    """The label of each pixel of a label map, as its values or colours tell them apart.
+
+    Grey values are the labels; colours are numbered from 0. Alpha says nothing.
+    """
+    where, data = _content(path_or_bytes)
+    planes = _decode(where, data, MAX_PIXELS)
+    if planes.dtype.kind not in "bui":
+        raise InputError(f"{where}not a label map: its values are no whole numbers.")
+    if planes.shape[2] < 3:
+        return planes[..., 0].astype(np.int64)
+    weights = np.array([1 << 32, 1 << 16, 1])  # of red, green, blue of up to 16 bits
+    colours = planes[..., :3].astype(np.int64) @ weights
+    _, labels = np.unique(colours, return_inverse=True)
+    return labels.reshape(colours.shape)
+
+
 def orientation(data: bytes) -> int:
     """The EXIF orientation, 1 to 8, that turns a file's pixels as it is read."""
     try:
@@ -190,7 +196,7 @@ def _one_plane(planes: np.ndarray) -> np.ndarray:
 
 def encode_mask(mask: UInt8[np.ndarray, "H W 1"]) -> bytes:
     """The mask as a PNG file, without loss."""
-    return imagecodecs.png_encode(np.ascontiguousarray(mask[..., 0]), level=6)
+    return encode_png(mask, level=6)
 
 
 def decode_mask(png: bytes) -> UInt8[np.ndarray, "H W 1"]:
@@ -212,23 +218,29 @@ def png_name(name: str) -> str:
     return f"{name}.png" if ending.lower() in SUFFIXES else f"{name}.png.png"
 
 
-def write_png(path: str | os.PathLike, planes: UInt8[np.ndarray, "..."], **settings):
-    """Writes uint8 H W, H W 1 or H W 3 (RGB) as a PNG file, whole or not at all.
+def encode_png(planes: UInt8[np.ndarray, "..."], **settings) -> bytes:
+    """A PNG file of uint8 H W, H W 1 or H W 3 (RGB).
 
-    `settings` are those of `imagecodecs.png_encode`.
+    `settings` are those of `imagecodecs.png_encode`; level 3 gives files a tenth larger
+    than its default in a third of the time.
     """
     planes = planes[..., 0] if planes.shape[2:] == (1,) else planes
-    data = imagecodecs.png_encode(np.ascontiguousarray(planes), **settings)
+    return imagecodecs.png_encode(np.ascontiguousarray(planes), **settings)
+
+
+def write_png(path: str | os.PathLike, planes: UInt8[np.ndarray, "..."], **settings):
+    """Writes what `encode_png` makes, whole or not at all."""
+    data = encode_png(planes, **settings)
     with files.replacing(path) as beside:
         beside.write_bytes(data)
 
 
-def write_map(path: str | os.PathLike, levels: UInt8[np.ndarray, "H W"]):
+def write_map(path: str | os.PathLike, saved_map: UInt8[np.ndarray, "H W"]):
     """`write_png` of a prediction, in a quarter of the time for about the same size.
 
     Runs of equal values (zlib's Z_RLE) are all there is to find in so smooth a picture.
     """
-    write_png(path, levels, level=1, strategy=3)
+    write_png(path, saved_map, level=1, strategy=3)
 
 
 def resize_image(image: UInt8[np.ndarray, "H W 3"], height: int, width: int):
@@ -248,11 +260,11 @@ def resize_mask(mask: UInt8[np.ndarray, "H W 1"], height: int, width: int):
     return cv2.resize(mask[..., 0], size, interpolation=cv2.INTER_NEAREST)[..., None]
 
 
-def resize_map(levels: UInt8[np.ndarray, "H W"], height: int, width: int):
+def resize_map(saved_map: UInt8[np.ndarray, "H W"], height: int, width: int):
     """Bilinear, as maps are stretched that leave a network at its own size."""
-    if levels.shape == (height, width):
-        return levels
-    return cv2.resize(levels, (width, height), interpolation=cv2.INTER_LINEAR)
+    if saved_map.shape == (height, width):
+        return saved_map
+    return cv2.resize(saved_map, (width, height), interpolation=cv2.INTER_LINEAR)
 
 
 def read_bytes(path: str | os.PathLike) -> bytes:

@@ -24,6 +24,7 @@ from collections.abc import Iterable, Sequence
 from sdfl_jax.errors import InputError
 from sdfl_jax.files import plain_cell
 
+SPLITS = ("train", "val", "test")  # the parts of every data set
 COLUMNS = ("image", "mask", "edge", "label", "source", "group", "kind")
 
 

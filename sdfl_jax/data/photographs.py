@@ -10,13 +10,10 @@ writes what is missing.
 
 import argparse
 import importlib.util
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
-import cv2
-
-from sdfl_jax.data.images import read_image
+from sdfl_jax.data.images import read_image, write_png
 from sdfl_jax.errors import InputError, one_line
 
 _FOLDERS = {
@@ -77,11 +74,7 @@ def export(out: str | Path) -> dict[str, int]:
     for target, source in sources.items():
         if target.exists():
             continue
-        target.parent.mkdir(parents=True, exist_ok=True)
-        pixels = read_image(source)
-        beside = target.with_suffix(".partial")
-        beside.write_bytes(cv2.imencode(".png", pixels[..., ::-1])[1].tobytes())
-        os.replace(beside, target)
+        write_png(target, read_image(source))
     return {split: len(photographs) for split, photographs in PHOTOGRAPHS.items()}
 
 

@@ -5,11 +5,8 @@ for any number of workers and processes, and from any step on, so that a resumed
 sees what an uninterrupted one would have seen.
 """
 
-import ctypes
 import dataclasses
-import multiprocessing
 import os
-import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import grain
@@ -18,7 +15,9 @@ from absl import flags
 
 from sdfl_jax.data import images, records, tiling, transforms
 from sdfl_jax.data.damaged import Load
+from sdfl_jax.data.setup import setup
 from sdfl_jax.data.tiling import Assembler, Batch, Tile
+from sdfl_jax.data.workers import end_with_parent
 from sdfl_jax.errors import InputError
 
 __all__ = [
@@ -36,22 +35,6 @@ __all__ = [
 
 GEOMETRIES = ("resize", "crop")
 _PATIENCE = 8  # batches of rows that an evaluation row waits for others of its shape
-
-
-def _keep_freed_memory():
-    """Lets glibc reuse the memory of freed planes instead of handing it back each time.
-
-    Planes of some hundred kilobytes would otherwise be mapped anew, page fault by page
-    fault, which took a third of the pipeline's CPU time. For the whole process, and on
-    import, so that worker processes do it as well.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(-3, 32 << 20)  # M_MMAP_THRESHOLD: the largest value there is
-        mallopt(-1, 64 << 20)  # M_TRIM_THRESHOLD
-
-
-_keep_freed_memory()
 
 
 def train_batches(
@@ -207,19 +190,14 @@ def prefetch(dataset: grain.MapDataset, workers: int) -> Iterator:
         if not flags.FLAGS.is_parsed():  # only `absl.app.run` parses them
             flags.FLAGS.mark_as_parsed()
         ahead = ahead.mp_prefetch(
-            grain.MultiprocessingOptions(num_workers=workers), _end_with_parent
+            grain.MultiprocessingOptions(num_workers=workers), _start_worker
         )
     return iter(ahead)
 
 
-def _end_with_parent(worker: int, workers: int):
-    """Lets this worker process end when the one that started it was killed."""
-
-    def watch():
-        multiprocessing.parent_process().join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
+def _start_worker(worker: int, workers: int):
+    setup()
+    end_with_parent()
 
 
 class FileSource:
@@ -361,6 +339,15 @@ def one_ahead(
         yield pending
 
 
+class NothingRead(InputError):
+    """Not one file can be read; `examples` holds `name` and `error` of each."""
+
+    def __init__(self, examples: list[dict]):
+        first = examples[0]["error"]
+        super().__init__(f"None of {len(examples)} files can be read; {first}")
+        self.examples = examples
+
+
 class _Rows:
     """An example's place in the source to its rows, or to what hinders reading it."""
 
@@ -399,7 +386,7 @@ def _group(examples: Iterator, batch_size: int) -> Iterator[Batch]:
     for example in examples:
         if isinstance(example, dict):
             errors.append(example)
-            unread.append(example["error"])
+            unread.append(example)
             continue
         for row in example:
             waiting.setdefault(row.image.shape, []).append((number, row))
@@ -411,4 +398,4 @@ def _group(examples: Iterator, batch_size: int) -> Iterator[Batch]:
     if ready is not None:
         yield dataclasses.replace(ready, errors=ready.errors + errors)
     elif unread:
-        raise InputError(f"None of {len(unread)} files can be read; {unread[0]}")
+        raise NothingRead(unread)

@@ -46,14 +46,14 @@ class Predictions:
         """The file, relative to the folder, of the image `name`; None without one."""
         return next((key for key in self._keys(name) if key in self.files), None)
 
-    def levels(self, file: str) -> np.ndarray:
-        """Levels uint8 H W of a file that `find` gave."""
+    def read(self, file: str) -> np.ndarray:
+        """The map of a file that `find` gave, uint8 H W."""
         return images.read_map(os.path.join(self.folder, file))
 
-    def score(self, name: str, levels: np.ndarray) -> float | None:
+    def score(self, name: str, saved_map: np.ndarray) -> float | None:
         """The score of the image `name`; None if `scores.csv` lacks it."""
         if self.scores is None:
-            return float(levels.max()) / 255
+            return float(saved_map.max()) / 255
         keys = [name, posixpath.splitext(name)[0]]
         keys += [posixpath.basename(key) for key in keys] if self._flat else []
         return next((self.scores[key] for key in keys if key in self.scores), None)
@@ -89,7 +89,7 @@ def _read_scores(path: str) -> dict[str, float]:
 
 @dataclasses.dataclass(frozen=True)
 class Predicted:
-    """A source's examples with `levels` uint8 h w and `score` of saved predictions.
+    """A source's examples with `saved_map` uint8 h w and `score` of predictions.
 
     `file` is the prediction's folder and file. A map of another size than its image is
     stretched to it (bilinear) and marked by `map_resized`. An example without a
@@ -112,19 +112,19 @@ class Predicted:
             return {"name": name, "error": "no prediction", "missing": True}
         place = (self.predictions.folder, file)
         try:
-            levels = self.predictions.levels(file)
+            saved_map = self.predictions.read(file)
         except InputError as error:
             return {"name": name, "error": str(error), "file": place}
-        score = self.predictions.score(name, levels)
+        score = self.predictions.score(name, saved_map)
         if score is None:
             error = f"no score in {SCORES}"
             return {"name": name, "error": error, "missing": True, "file": place}
         size = (example["height"], example["width"])
-        resized = levels.shape != size
+        resized = saved_map.shape != size
         if resized:
-            levels = images.resize_map(levels, *size)
+            saved_map = images.resize_map(saved_map, *size)
         return example | {
-            "levels": levels,
+            "saved_map": saved_map,
             "score": score,
             "file": place,
             "map_resized": resized,
@@ -145,7 +145,7 @@ def saved_batches(source: Predicted, workers: int = 0) -> Iterator[Batch]:
             unfit = example
             continue
         found = True
-        probs = example.pop("levels").astype(np.float32) / 255
+        probs = example.pop("saved_map").astype(np.float32) / 255
         score = np.array([example.pop("score")])
         box = (0, 0, *probs.shape)
         tile = Tile(example, example["index"], box, parts=1, resized=False)

@@ -20,11 +20,10 @@ import io
 import os
 from collections.abc import Iterator, Mapping, Sequence
 
-import imagecodecs
 import numpy as np
 import tensorflow_datasets as tfds
 
-from sdfl_jax.data import records
+from sdfl_jax.data import images, records
 from sdfl_jax.data.build import shards
 from sdfl_jax.data.lists import (
     Rejected,
@@ -32,9 +31,8 @@ from sdfl_jax.data.lists import (
     nothing_usable,
     read_list,
 )
+from sdfl_jax.data.setup import setup
 from sdfl_jax.errors import InputError, one_line
-
-SPLITS = ("train", "val", "test")
 
 
 class Sdfl(tfds.core.GeneratorBasedBuilder, skip_registration=True):
@@ -172,7 +170,7 @@ def _from_list(path, root, replace, masks: dict) -> Iterator[dict]:
 
 def _png(plane: np.ndarray) -> io.BytesIO:
     """A file, for arrays would be encoded by TensorFlow."""
-    return io.BytesIO(imagecodecs.png_encode(np.ascontiguousarray(plane)))
+    return io.BytesIO(images.encode_png(plane))
 
 
 @one_line
@@ -189,6 +187,7 @@ def main(argv: Sequence[str] | None = None):
         add(f"--{split}", metavar="PATH", help="folder of shards or list of images")
     add_list_arguments(parser)
     arguments = vars(parser.parse_args(argv))
+    setup()
     splits = {split: arguments.pop(split) for split in SPLITS}
     splits = {split: path for split, path in splits.items() if path is not None}
     name, data_dir = arguments.pop("name"), arguments.pop("data_dir")

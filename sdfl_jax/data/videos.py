@@ -1,7 +1,7 @@
 """Videos, read frame by frame."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import cv2
@@ -40,11 +40,7 @@ def frames(
             f"every_frames={every_frames}, every_seconds={every_seconds}: a frame in 1 "
             "or more, 0 seconds or more."
         )
-    # What is wrong with a file is told once, by us; ffmpeg would print lines of it.
-    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-    before = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
-    capture = cv2.VideoCapture(os.fspath(path), cv2.CAP_FFMPEG)
-    cv2.utils.logging.setLogLevel(before)
+    capture = _open(path)
     try:
         claimed = capture.get(cv2.CAP_PROP_FRAME_COUNT)
         rate = capture.get(cv2.CAP_PROP_FPS)
@@ -66,3 +62,42 @@ def frames(
     # Containers count a frame or two too many; a file cut short lacks far more.
     if claimed - number > max(2, 0.02 * claimed):
         raise InputError(f"{path}: breaks off after {number} of {claimed:.0f} frames.")
+
+
+def count(path: str | os.PathLike) -> int:
+    """How many frames a file says it has; 0 for what is no video."""
+    capture = _open(path)
+    try:
+        return int(capture.get(cv2.CAP_PROP_FRAME_COUNT)) if capture.isOpened() else 0
+    finally:
+        capture.release()
+
+
+def read_at(
+    path: str | os.PathLike, numbers: Sequence[int]
+) -> Iterator[UInt8[ndarray, "H W 3"] | None]:
+    """RGB of the frames `numbers` (ascending); None for each that cannot be decoded.
+
+    Every frame up to the last is decoded, by one thread: a jump lands where the file
+    says, which in some is a few frames off.
+    """
+    capture, position = _open(path, threads=1), 0
+    try:
+        for number in numbers:
+            while position < number and capture.grab():
+                position += 1
+            read, image = capture.read() if position == number else (False, None)
+            position += read
+            yield cv2.cvtColor(image, cv2.COLOR_BGR2RGB) if read else None
+    finally:
+        capture.release()
+
+
+def _open(path: str | os.PathLike, threads: int = 0) -> cv2.VideoCapture:
+    """ffmpeg's reader, silenced: what is wrong with a file is told once, by us."""
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+    how = [cv2.CAP_PROP_N_THREADS, threads] if threads else []
+    before = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    capture = cv2.VideoCapture(os.fspath(path), cv2.CAP_FFMPEG, how)
+    cv2.utils.logging.setLogLevel(before)
+    return capture

@@ -1,198 +1,330 @@
-"""Worker processes that survive what they work on.
+"""Worker processes of all the tools that read images, and survive what they read.
 
 Decoders are C code fed with whatever lies on a disk: one may crash, never come back or
-take all memory. Whatever ends a worker is looked for among the items in work then, each
-tried in a process of its own; the guilty ones are named and the others go on.
+take all memory. pebble's `ProcessPool` starts another worker then and says which task
+was lost. The item that was in work is tried again in a process of its own, under
+pebble's timeout; where it ends that one, too, it is named, and its task is done again
+without it.
+
+pebble falls short in three places:
+
+* Its timeout is that of a whole task, and a task here holds many items (a shard of a
+  build), so a worker also sets the system's alarm for each item; its default action
+  ends the process even in the middle of C code.
+* A worker that dies right after it took a task may be overlooked, and one that dies
+  while it holds the pool's lock stops all others. So workers tell what they begin, and
+  where one is gone without a word, or all are silent for longer than an item may take,
+  the pool is given up and what is left goes to a new one.
+* Its workers outlive a command that is killed, so each watches its parent.
+
+The workers that feed a training are grain's own, which keep the order and position of
+its stream; `pipeline` starts them with the same `setup` and the same watch.
 """
 
-import concurrent.futures
+import contextlib
+import dataclasses
+import fcntl
 import multiprocessing
 import multiprocessing.connection
 import os
 import signal
+import struct
+import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 
+import pebble
 from tqdm import tqdm
 
-ITEM_SECONDS = 300  # no image takes as long; a decoder that does is stuck
-_PATIENCE = 20  # seconds that workers get to leave what they are at
+from sdfl_jax.data.setup import setup
+from sdfl_jax.errors import InputError
 
-# What a worker tells about itself, in the table that all processes share.
-_PID, _TASK, _ITEM, _SINCE, _BEGUN = range(5)
-_COLUMNS = 5
+ITEM_SECONDS = 300  # no image takes as long; a decoder that does is stuck
+
+_OFTEN = 0.1  # seconds between looks at the workers
+_STARTING = 60  # seconds that a process may take before its item begins
+_PATIENCE = 2  # seconds that pebble gets to tell of a worker that is gone
+_BEGUN = struct.Struct("qqq")  # process, task, item: what a worker is about to do
+
+
+class WorkersDie(InputError):
+    """Workers end for no reason that lies in what they work on."""
 
 
 def work(
     function: Callable,
     tasks: Sequence[tuple],
-    sizes: Sequence[int],
     *,
     attempt: Callable,
     workers: int,
     bar: tqdm,
-) -> list:
-    """`function(*task, begin, condemned)` of every task, in worker processes.
+    seconds: int | None = None,
+) -> Iterator[tuple[int, object]]:
+    """`function(*task, begin, rejected)` of every task, in worker processes.
 
-    The function calls `begin(item)` with an integer before each of its items, of which
-    `sizes` holds the number per task; `bar` advances by them. `condemned` maps those
-    items to a reason that must not be touched: they ended a worker, and did so again
-    when `attempt(*task, item)` was made alone. With no worker (0) all runs in this
-    process, unprotected.
+    The function is sent to each worker once. It calls `begin(item)` with an integer
+    before each of its items, and `bar` advances. `rejected` maps items that must not be
+    touched to the reason: they ended a worker, or took longer than `seconds`
+    (`ITEM_SECONDS`), and did so again when `attempt(*task, item)` was made alone. With
+    no worker (0) all runs in this process, unprotected.
 
-    Returns the results in order. The first error ends all; `BrokenProcessPool` if
-    workers die for no reason that lies in an item.
+    Yields the index of each task and its result, in the order they are ready. The first
+    error ends all; `WorkersDie` if workers die for no reason that lies in an item.
     """
-    if workers <= 0:
-        return [function(*task, lambda item: bar.update(), {}) for task in tasks]
-    results, condemned = {}, [{} for _ in tasks]
-    start, workers = bar.n, min(workers, len(tasks))
-    while len(results) < len(tasks):
-        done = sum(sizes[index] for index in results)
-        bar.update(start + done - bar.n)
-        suspects = _run(function, tasks, condemned, results, workers, bar)
+    if workers < 0:
+        raise InputError(f"--workers={workers}: 0 or more is expected.")
+    if workers == 0:
+        for index, task in enumerate(tasks):
+            yield index, function(*task, lambda item: bar.update(), {})
+        return
+    seconds = seconds or ITEM_SECONDS
+    rejected = {index: {} for index in range(len(tasks))}
+    left = list(rejected)
+    while left:
+        workers = min(workers, len(left))
+        lost = {}  # task -> the item in work when its worker died
+        todo = {index: (*tasks[index], rejected[index]) for index in left}
+        for index, result in _run(function, todo, workers, seconds, bar, lost):
+            left.remove(index)
+            yield index, result
         guilty = 0
-        for index, item in suspects:
-            reason = _reason(attempt, (*tasks[index], item))
+        for index, item in lost.items():
+            reason = None
+            if item is not None:
+                reason = _reason(attempt, (*tasks[index], item), seconds)
             if reason is not None:
-                condemned[index][item] = reason
+                rejected[index][item] = reason
                 guilty += 1
-        if len(results) < len(tasks) and not guilty:
+        if left and not guilty:
             if workers == 1:
-                raise BrokenProcessPool
+                raise WorkersDie(
+                    "worker processes die one after the other, perhaps for lack of "
+                    "memory."
+                )
             workers //= 2  # what fails side by side may fit one by one
-    return [results[index] for index in range(len(tasks))]
 
 
-def _run(function, tasks, condemned, results, workers, bar) -> list[tuple[int, int]]:
-    """Fills `results`; if a worker dies, the tasks and items that were in work then."""
+def each(
+    function: Callable,
+    items: Sequence,
+    *,
+    lost: Callable,
+    workers: int,
+    chunk: int,
+    bar: tqdm,
+    seconds: int | None = None,
+) -> Iterator:
+    """`function(item)` of every item, in order; `lost(item, reason)` where it crashes.
+
+    A worker takes `chunk` items at a time. With no worker (0) all runs in this process,
+    unprotected. Errors as in `work`.
+    """
+    if workers == 0:
+        for item in items:
+            yield function(item)
+            bar.update()
+        return
+    tasks = [(items[start : start + chunk],) for start in range(0, len(items), chunk)]
+    mapped = _Mapped(function, lost)
+    ready, following = {}, 0
+    how = {"workers": workers, "bar": bar, "seconds": seconds}
+    for index, results in work(mapped, tasks, attempt=mapped.attempt, **how):
+        ready[index] = results
+        while following in ready:
+            yield from ready.pop(following)
+            following += 1
+
+
+@dataclasses.dataclass(frozen=True)
+class _Mapped:
+    """A function of one item as one of many, for `work`."""
+
+    function: Callable
+    lost: Callable
+
+    def __call__(self, items, begin, rejected) -> list:
+        results = []
+        for place, item in enumerate(items):
+            begin(place)
+            if place in rejected:
+                results.append(self.lost(item, rejected[place]))
+            else:
+                results.append(self.function(item))
+        return results
+
+    def attempt(self, items, place: int):
+        self.function(items[place])
+
+
+def _run(function, tasks: dict, workers, seconds, bar, lost: dict) -> Iterator:
+    """Index and result of the tasks whose workers live; the others go to `lost`."""
     context = multiprocessing.get_context("spawn")  # safe beside any thread
-    table = context.RawArray("d", [-1.0] * (_COLUMNS * workers))
-    stop, large = context.Event(), context.Lock()
-    pool = concurrent.futures.ProcessPoolExecutor(
-        workers,
-        mp_context=context,
-        initializer=_start_worker,
-        initargs=(table, context.Value("i", 0), stop, large),
-    )
-    start, broken = bar.n, False
-    try:
-        waiting = {
-            pool.submit(_task, function, index, task, condemned[index]): index
-            for index, task in enumerate(tasks)
-            if index not in results
+    with contextlib.ExitStack() as stack:
+        turn = stack.enter_context(tempfile.NamedTemporaryFile(prefix="sdfl-large-"))
+        news, tell = context.Pipe(duplex=False)
+        stack.callback(news.close)
+        stack.callback(tell.close)
+        watch = _Watch(news, seconds, bar)
+        pool = pebble.ProcessPool(
+            workers,
+            initializer=_start,
+            initargs=(function, seconds, tell, turn.name),
+            context=context,
+        )
+        stack.callback(pool.join)
+        stack.callback(pool.stop)
+        futures = {
+            index: pool.schedule(_task, (index, task)) for index, task in tasks.items()
         }
-        while waiting:
-            done, _ = concurrent.futures.wait(
-                waiting, timeout=0.5, return_when=concurrent.futures.FIRST_COMPLETED
-            )
-            begun = sum(max(n, 0) for n in table[_BEGUN::_COLUMNS])
-            bar.update(start + int(begun) - bar.n)
-            for future in done:
-                index = waiting.pop(future)
+        while futures:
+            watch.listen(_OFTEN)
+            for index in [i for i, future in futures.items() if future.done()]:
                 try:
-                    results[index] = future.result()
-                except BrokenProcessPool:
-                    broken = True
-            _end_stuck(table, ITEM_SECONDS)
-    finally:
-        stop.set()  # after an error the others need not finish their tasks
-        at_work = [future for future in waiting if not future.cancel()]
-        if concurrent.futures.wait(at_work, timeout=_PATIENCE).not_done:
-            _end_stuck(table, 0)
-        pool.shutdown(wait=True, cancel_futures=True)
-    if not broken:
-        return []
-    rows = [table[i : i + _COLUMNS] for i in range(0, len(table), _COLUMNS)]
-    return [
-        (int(row[_TASK]), int(row[_ITEM]))
-        for row in rows
-        if row[_ITEM] >= 0 and int(row[_TASK]) not in results
-    ]
+                    result = futures.pop(index).result()
+                except (pebble.ProcessExpired, BrokenProcessPool):
+                    watch.listen(0)
+                    lost[index] = watch.forget(index)
+                    continue
+                watch.heard = time.monotonic()
+                yield index, result
+            if watch.in_vain(futures):
+                lost.update((index, watch.forget(index)) for index in futures)
+                return
 
 
-def _end_stuck(table, seconds: int):
-    """Kills the workers that have been on one item for longer."""
-    now = time.monotonic()
-    for row in range(0, len(table), _COLUMNS):
-        if table[row + _ITEM] >= 0 and now - table[row + _SINCE] > seconds:
-            os.kill(int(table[row + _PID]), signal.SIGKILL)
-            table[row + _SINCE] = now  # once
+class _Watch:
+    """What workers are at, by what they tell."""
+
+    def __init__(self, news, seconds: int, bar: tqdm):
+        self._news, self._seconds, self._bar = news, seconds, bar
+        self._at = {}  # task -> the worker's process and its item
+        self._begun = Counter()  # items by task
+        self._gone = {}  # task -> since when its worker is known to be gone
+        self.heard = time.monotonic()
+
+    def listen(self, seconds: float):
+        """Takes what there is to hear; waits so long for a first word."""
+        while self._news.poll(seconds):
+            process, index, item = _BEGUN.unpack(self._news.recv_bytes())
+            self._at[index] = (process, item)
+            self._begun[index] += 1
+            self._bar.update()
+            self.heard, seconds = time.monotonic(), 0
+
+    def forget(self, index: int) -> int | None:
+        """The item of a lost task that was in work; the bar goes back by all of its."""
+        self._bar.update(-self._begun.pop(index, 0))
+        return self._at.pop(index, (None, None))[1]
+
+    def in_vain(self, waiting) -> bool:
+        """Whether a result is waited for that will not come."""
+        now = time.monotonic()
+        for index in waiting:
+            if index in self._at and not os.path.exists(f"/proc/{self._at[index][0]}"):
+                if now - self._gone.setdefault(index, now) > _PATIENCE:
+                    return True
+        return now - self.heard > self._seconds + _STARTING
 
 
-def _reason(attempt: Callable, arguments: tuple) -> str | None:
+def _reason(attempt: Callable, arguments: tuple, seconds: int) -> str | None:
     """How `attempt(*arguments)` ends a process of its own; None if it does not."""
-    process = multiprocessing.get_context("spawn").Process(
-        target=_attempt, args=(attempt, arguments), daemon=True
+    alone = pebble.concurrent.process(
+        timeout=seconds + _STARTING, context=multiprocessing.get_context("spawn")
     )
-    process.start()
-    process.join(ITEM_SECONDS)
-    if process.is_alive():
-        process.kill()
-        process.join()
-        return f"its decoder does not come to an end ({ITEM_SECONDS} s)"
-    if process.exitcode == -signal.SIGKILL:
-        return "its decoder was killed, perhaps for lack of memory"
-    if process.exitcode < 0:
-        return f"its decoder crashes ({signal.Signals(-process.exitcode).name})"
-    if process.exitcode > 0:
-        return f"its decoder ends the process (status {process.exitcode})"
+    try:
+        alone(_alone)(attempt, arguments, seconds).result()
+    except TimeoutError:
+        return _ended(-signal.SIGALRM, seconds)
+    except pebble.ProcessExpired as error:
+        return _ended(error.exitcode, seconds)
+    except Exception:  # an error that the task itself will meet and tell
+        pass
     return None
 
 
-def _attempt(attempt: Callable, arguments: tuple):
-    try:
-        attempt(*arguments)
-    except Exception:  # an error that the task itself will meet and tell
-        pass
+def _alone(attempt: Callable, arguments: tuple, seconds: int):
+    setup()
+    end_with_parent()
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    attempt(*arguments)
+    signal.setitimer(signal.ITIMER_REAL, 0)
 
 
-# Of a worker process, shared with the main one: its row of the table, the word to stop
-# and the right to hold a large image.
-_table = _row = _stop = None
-_large = threading.Lock()
+def _ended(status: int, seconds: int) -> str:
+    if status == -signal.SIGALRM:
+        return f"its decoder does not come to an end ({seconds} s)"
+    if status == -signal.SIGKILL:
+        return "its decoder was killed, perhaps for lack of memory"
+    if status < 0:
+        return f"its decoder crashes ({signal.Signals(-status).name})"
+    return f"its decoder ends the process (status {status})"
 
 
-class _Stopped(Exception):
-    """The work has failed elsewhere or was interrupted."""
+# Of a worker process: what it does to its tasks, how long an item may take, where it
+# tells what it begins, the file that stands for the right to hold a large image, the
+# task it is at.
+_function = _seconds = _tell = _turn = _at = None
 
 
-def large() -> threading.Lock:
-    """Held while an image is decoded that no two workers should hold at once."""
-    return _large
+@contextlib.contextmanager
+def large() -> Iterator[None]:
+    """Held while an image is decoded that no two workers should hold at once.
+
+    A lock of the file system, since one in memory would stay with a worker that dies.
+    """
+    if _turn is None:
+        yield
+        return
+    with open(_turn, "rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
-def _start_worker(table, number, stop, large):
-    global _table, _row, _stop, _large
-    _table, _stop, _large = table, stop, large
-    with number.get_lock():
-        _row = number.value * _COLUMNS
-        number.value += 1
-    _table[_row + _BEGUN] = 0
-    _table[_row + _PID] = os.getpid()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process says when to stop
+def end_with_parent():
+    """Ends this process once the one that started it is gone, however that ended."""
     parent = multiprocessing.parent_process().sentinel
 
-    def follow():  # a killed command must not leave workers that go on writing
+    def watch():  # a killed command must not leave workers that go on writing
         multiprocessing.connection.wait([parent])
         os._exit(1)
 
-    threading.Thread(target=follow, daemon=True).start()
+    threading.Thread(target=watch, daemon=True).start()
 
 
-def _task(function: Callable, index: int, task: tuple, condemned: dict[int, str]):
-    _table[_row + _TASK] = index
+class _Stopped(BaseException):
+    """The work has failed elsewhere or was interrupted."""
+
+
+def _start(function: Callable, seconds: int, tell, turn: str):
+    global _function, _seconds, _tell, _turn
+    _function, _seconds, _tell, _turn = function, seconds, tell, turn
+    setup()
+    end_with_parent()
+    signal.signal(signal.SIGTERM, _stop)
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+
+
+def _stop(*_):
+    if _at is None:
+        os._exit(1)
+    raise _Stopped  # so that nothing half-written stays
+
+
+def _task(index: int, task: tuple):
+    global _at
+    _at = index
+    *arguments, rejected = task
     try:
-        return function(*task, _begin, condemned)
+        return _function(*arguments, _begin, rejected)
     finally:
-        _table[_row + _ITEM] = -1
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        _at = None
 
 
 def _begin(item: int):
-    _table[_row + _SINCE] = time.monotonic()
-    _table[_row + _ITEM] = item
-    _table[_row + _BEGUN] += 1
-    if _stop.is_set():
-        raise _Stopped
+    signal.setitimer(signal.ITIMER_REAL, _seconds)
+    _tell.send_bytes(_BEGUN.pack(os.getpid(), _at, item))

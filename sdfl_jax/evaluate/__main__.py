@@ -14,12 +14,14 @@ from sdfl_jax import evaluators, metrics, report
 from sdfl_jax.data import degrade, eval_sources, tiling
 from sdfl_jax.data.lists import add_list_arguments
 from sdfl_jax.data.planes import WARNINGS
+from sdfl_jax.data.setup import setup
 from sdfl_jax.devices import compiled, processes
 from sdfl_jax.errors import InputError, one_line
 from sdfl_jax.evaluate import options
 from sdfl_jax.evaluate.options import Options
 from sdfl_jax.evaluate.scoring import evaluate
 from sdfl_jax.evaluators import Evaluation
+from sdfl_jax.files import printable
 from sdfl_jax.report import tables
 from sdfl_jax.steps import IMAGE_LEVEL_MASKS
 
@@ -28,6 +30,7 @@ from sdfl_jax.steps import IMAGE_LEVEL_MASKS
 def main(argv=None):
     """Reads the command line, writes the report, prints its table."""
     args = vars(_arguments().parse_args(argv))
+    setup()
     compared = args.pop("compare")
     if compared:
         print(compare(*compared))
@@ -43,7 +46,7 @@ def main(argv=None):
     print(report.score_table(scores))
     for key, what in _REMARKS.items():
         if scores.get(key, {}).get("count"):
-            first = scores[key]["names"][0].encode(errors="backslashreplace").decode()
+            first = printable(scores[key]["names"][0])
             print(
                 f"Warning: {what}: {scores[key]['count']}, such as {first}; "
                 "metrics.json lists them.",

@@ -21,10 +21,11 @@ from sdfl_jax.checkpoints import checkpoint
 from sdfl_jax.data import folders, images, pipeline
 from sdfl_jax.data.eval_sources import ListSource
 from sdfl_jax.data.records import RecordSource
+from sdfl_jax.data.setup import setup
 from sdfl_jax.devices import compiled, sharding
 from sdfl_jax.drawing import page
 from sdfl_jax.errors import InputError, one_line, valid
-from sdfl_jax.explain import pictures
+from sdfl_jax.explain import sheets
 from sdfl_jax.files import write_csv
 from sdfl_jax.models.watch import shapes
 
@@ -36,6 +37,7 @@ COLUMNS = ("image", "label", "called", "explained", "score", "picture", "layers"
 def main(argv=None):
     """Reads the command line; one JSON line per image goes to standard output."""
     args = _arguments().parse_args(argv)
+    setup()
     compiled.keep()
     trained = checkpoint.load(args.workdir, args.checkpoint)
     if args.list_layers:
@@ -167,7 +169,7 @@ def run(
                 seen = views.pop(example["index"])
                 path = out / "layers" / images.png_name(example["name"])
                 title = f"{example['name']}: what layers see"
-                page.save(pictures.layer_sheet(title, seen, channels), path)
+                page.save(sheets.layer_sheet(title, seen, channels), path)
                 line["layers"] = str(path)
                 first = {name: view[..., 0] for name, view in seen.items()}
                 layer_means.add(line["explained"], first)
@@ -225,13 +227,13 @@ def _write(out: Path, example: dict, maps: dict, line: dict) -> dict:
     panels = {"image": image}
     for method, plane in maps.items():
         if method != "mask":
-            images.write_png(out / method / name, pictures.saved(method, plane))
-        panels[method] = pictures.coloured(method, plane, image)
+            images.write_png(out / method / name, sheets.saved(method, plane))
+        panels[method] = sheets.coloured(method, plane, image)
     notes = [f"score {line['score']:.3f}", f"called {line['called']}"]
     if line["label"]:
         notes.append(f"is {line['label']}")
     notes.append(f"explained: why {line['explained']}")
-    figure = pictures.sheet(example["name"], panels, notes)
+    figure = sheets.sheet(example["name"], panels, notes)
     page.save(figure, out / "pictures" / name)
     return {"picture": str(out / "pictures" / name)}
 
@@ -301,13 +303,13 @@ def _write_means(out: Path, means: _Means, layer_means: _Means, channels: dict):
         notes = [f"{count} images, each stretched to one size"]
         title = f"Mean maps, {which}"
         panels = {
-            name: pictures.coloured(name, plane, None)
+            name: sheets.coloured(name, plane, None)
             for name, plane in means.of(which).items()
         }
-        page.save(pictures.sheet(title, panels, notes), out / f"mean_{which}.png")
+        page.save(sheets.sheet(title, panels, notes), out / f"mean_{which}.png")
         views = {n: plane[..., None] for n, plane in layer_means.of(which).items()}
         if views:
-            figure = pictures.layer_sheet(f"Mean of layers, {which}", views, channels)
+            figure = sheets.layer_sheet(f"Mean of layers, {which}", views, channels)
             page.save(figure, out / f"mean_layers_{which}.png")
 
 

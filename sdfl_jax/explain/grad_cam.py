@@ -32,14 +32,14 @@ def grad_cam(
     layer = default_layer(there) if layer is None else find_layers(there, [layer])[0]
     layer = origin(model, variables, image.shape, layer)
 
-    def total(nudge):
+    def total(perturbation):
         outputs, maps = watch(
-            model, variables, image, keep=[layer], nudges={layer: nudge}
+            model, variables, image, keep=[layer], nudges={layer: perturbation}
         )
         return jnp.sum(class_score(outputs, label)), maps[layer].astype(jnp.float32)
 
-    nudge = jnp.zeros(there[layer], jnp.float32)
-    gradient, features = jax.grad(total, has_aux=True)(nudge)
+    perturbation = jnp.zeros(there[layer], jnp.float32)
+    gradient, features = jax.grad(total, has_aux=True)(perturbation)
     weights = jnp.mean(gradient, axis=(1, 2), keepdims=True)  # B 1 1 C
     cam = jax.nn.relu(jnp.sum(weights * features, axis=-1, keepdims=True))
     cam = resize(cam, *image.shape[1:3])[..., 0]
@@ -55,9 +55,9 @@ def default_layer(there: Mapping[str, tuple[int, int, int, int]]) -> str:
     A network without an encoder by that name has its coarsest map taken, the last one
     of that size; one position alone would show nothing.
     """
-    levels = [name for name in there if name.startswith("encoder/level")]
-    if levels:
-        return levels[-1]
+    stages = [name for name in there if name.startswith("encoder/level")]
+    if stages:
+        return stages[-1]
     area = {name: shape[1] * shape[2] for name, shape in there.items()}
     coarsest = min((a for a in area.values() if a > 1), default=1)
     return [name for name in there if area[name] == coarsest][-1]

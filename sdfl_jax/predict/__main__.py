@@ -12,6 +12,7 @@ import sys
 
 from tqdm import tqdm
 
+from sdfl_jax.data.setup import setup
 from sdfl_jax.errors import InputError, one_line
 from sdfl_jax.predict.outputs import predict
 
@@ -20,6 +21,7 @@ from sdfl_jax.predict.outputs import predict
 def main(argv=None):
     """Reads the command line; one JSON line per image goes to standard output."""
     args = _arguments().parse_args(argv)
+    setup()
     if args.serve:
         _serve(args)
         return

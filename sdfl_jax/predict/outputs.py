@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from sdfl_jax.data import folders, images, videos
+from sdfl_jax.data import folders, images, pipeline, videos
 from sdfl_jax.errors import InputError
 from sdfl_jax.predict import timeline
 from sdfl_jax.predict.predictor import Answer, Predictor
@@ -68,10 +68,12 @@ def predict(
                 else:
                     name = images.png_name(answer.name)
                     yield {"image": answer.name} | _written(out, name, answer)
-        except InputError as error:  # not one of them can be read
+        except pipeline.NothingRead as nothing:
             if not films:
                 raise
-            yield {"image": photos[0].name, "error": str(error)}
+            for unread in nothing.examples:
+                bar.update()
+                yield {"image": unread["name"], "error": unread["error"]}
     for path in films:
         name = os.path.relpath(path.absolute(), root).replace(os.sep, "/")
         sampling = {"every_frames": every_frames, "every_seconds": every_seconds}

@@ -15,17 +15,28 @@ in train or val, 0 when none has, 2 for input that cannot be read.
 """
 
 import argparse
+import contextlib
 import gc
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from sdfl_jax.data.audit.auditor import run
-from sdfl_jax.data.audit.leaks import (
-    SPLITS,
-    leaks,
-)
-from sdfl_jax.data.lists import add_list_arguments
+from sdfl_jax.data.audit.leaks import leaks
+from sdfl_jax.data.lists import SPLITS, add_list_arguments
+from sdfl_jax.data.setup import setup
 from sdfl_jax.errors import InputError, one_line
+
+
+@contextlib.contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """There are no cycles, and walking a million lines for them takes seconds."""
+    before = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if before:
+            gc.enable()
 
 
 @one_line
@@ -49,20 +60,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     reading.add_argument("--names_only", action="store_true", help="open no image")
     flags = parser.parse_args(argv)
+    setup()
     paths = {s: getattr(flags, s) for s in SPLITS if getattr(flags, s) is not None}
     if not paths:
         raise InputError("No list given; --train=FILE --val=FILE --test=FILE.")
-    gc.disable()  # there are no cycles, and walking a million lines takes seconds
-    findings = run(
-        paths,
-        out=flags.out,
-        fix_to=flags.fix,
-        root=flags.root,
-        replace=flags.replace,
-        mask_inverted=flags.mask_inverted,
-        content=False if flags.names_only else flags.content,
-        workers=flags.workers,
-    )
+    with _no_garbage_collection():
+        findings = run(
+            paths,
+            out=flags.out,
+            fix_to=flags.fix,
+            root=flags.root,
+            replace=flags.replace,
+            mask_inverted=flags.mask_inverted,
+            content=False if flags.names_only else flags.content,
+            workers=flags.workers,
+        )
     return int(bool(leaks(findings)))
 
 

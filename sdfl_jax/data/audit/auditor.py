@@ -1,13 +1,9 @@
 """Audits lists: reads what they name, prints and writes what was found."""
 
-import csv
 import hashlib
-import multiprocessing
 import os
 from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from itertools import chain, islice
 from operator import attrgetter
@@ -29,6 +25,7 @@ from sdfl_jax.data.audit.leaks import (
     leaks,
 )
 from sdfl_jax.data.lists import Entry, nothing_usable, read_list
+from sdfl_jax.data.workers import each
 from sdfl_jax.errors import InputError
 
 COLUMNS = ("finding", "split_a", "line", "path", "split_b", "line_b", "other", "detail")
@@ -38,7 +35,7 @@ def look(
     entries: Sequence[Line | Entry],
     *,
     mask_inverted: bool = False,
-    workers: int = 1,
+    workers: int = 0,
     progress: bool = True,
 ) -> tuple[dict[str, Looks], dict[str, str]]:
     """Reads every image and mask once: `Looks` by image, and of each mask by path
@@ -46,32 +43,18 @@ def look(
     """
     pictures = list(dict.fromkeys(entry.image for entry in entries))
     masks = list(dict.fromkeys(e.mask for e in entries if e.mask is not None))
-    bar = dict(total=len(pictures) + len(masks), unit="file", disable=not progress)
-    mark = partial(_mark, inverted=mask_inverted)
-    if workers <= 1 or bar["total"] < 256:  # a worker takes a second to start
-        with tqdm(desc="audit", **bar) as shown:
-            return _read(map, pictures, masks, mark, shown)
-    spawn = multiprocessing.get_context("spawn")
-    try:
-        with (
-            tqdm(desc="audit", **bar) as shown,
-            ProcessPoolExecutor(workers, mp_context=spawn) as pool,
-        ):
-            return _read(partial(pool.map, chunksize=32), pictures, masks, mark, shown)
-    except BrokenProcessPool:
-        raise InputError(
-            "A worker process died, perhaps for lack of memory; try again with fewer "
-            f"than --workers={workers}."
-        ) from None
-
-
-def _read(mapped, pictures, masks, mark, shown) -> tuple[dict, dict]:
-    looks, marks = {}, {}
-    for paths, results, call in ((pictures, looks, _look), (masks, marks, mark)):
-        for path, result in zip(paths, mapped(call, paths), strict=True):
-            results[path] = result
-            shown.update()
-    return looks, marks
+    with tqdm(
+        total=len(pictures) + len(masks),
+        desc="audit",
+        unit="file",
+        disable=not progress,
+    ) as bar:
+        how = {"workers": workers, "chunk": 32, "bar": bar}
+        looks = each(_look, pictures, lost=_no_looks, **how)
+        looks = dict(zip(pictures, looks, strict=True))
+        mark = partial(_mark, inverted=mask_inverted)
+        marks = each(mark, masks, lost=_no_mark, **how)
+        return looks, dict(zip(masks, marks, strict=True))
 
 
 def _look(path: str) -> Looks:
@@ -80,7 +63,11 @@ def _look(path: str) -> Looks:
         digest = hashlib.sha256(data).hexdigest()
         return Looks(digest, similar.fingerprint(images.read_image(data)))
     except InputError as error:
-        return Looks(error=str(error).removeprefix(f"{path}: "))
+        return _no_looks(path, str(error).removeprefix(f"{path}: "))
+
+
+def _no_looks(path: str, reason: str) -> Looks:
+    return Looks(error=reason)
 
 
 def _mark(path: str, inverted: bool) -> str:
@@ -89,7 +76,11 @@ def _mark(path: str, inverted: bool) -> str:
     try:
         return "marked" if (images.read_mask(path, inverted) >= 128).any() else "empty"
     except InputError as error:
-        return f"mask {str(error).removeprefix(f'{path}: ')}"
+        return _no_mark(path, str(error).removeprefix(f"{path}: "))
+
+
+def _no_mark(path: str, reason: str) -> str:
+    return f"mask {reason}"
 
 
 def table(findings: Sequence[Finding], splits: Sequence[str]) -> str:
@@ -146,26 +137,19 @@ def spread(lists: dict[str, Sequence[Line]]) -> list[str]:
 
 def _write_findings(path: str, findings: Sequence[Finding]):
     rows = (
-        (
-            f.finding,
-            f.split_a,
-            f.a.line,
-            _text(f.a.path),
-            f.split_b,
-            f.b.line if f.b else "",
-            _text(f.b.path) if f.b else "",
-            _text(f.detail),
-        )
+        {
+            "finding": f.finding,
+            "split_a": f.split_a,
+            "line": f.a.line,
+            "path": f.a.path,
+            "split_b": f.split_b,
+            "line_b": f.b.line if f.b else "",
+            "other": f.b.path if f.b else "",
+            "detail": f.detail,
+        }
         for f in findings
     )
-    with files.replacing(path) as beside, beside.open("w", newline="") as file:
-        safe = (map(files.safe_cell, row) for row in rows)
-        csv.writer(file).writerows(chain([COLUMNS], safe))
-
-
-def _text(name: str) -> str:
-    """Bytes of file names that are no text become \\xff."""
-    return name.encode(errors="backslashreplace").decode()
+    files.write_csv(path, rows, COLUMNS)
 
 
 def _write_fixed(folder: str, paths: dict[str, str], lists: dict, kept: dict):
@@ -204,7 +188,7 @@ def run(
     replace: Sequence[str] = (),
     mask_inverted: bool = False,
     content: bool | None = None,
-    workers: int = 1,
+    workers: int = 0,
     progress: bool = True,
 ) -> list[Finding]:
     """Audits the lists at `paths` (by split), prints and writes what it finds.

@@ -16,8 +16,6 @@ from sdfl_jax.data import origins
 from sdfl_jax.data.audit import similar
 from sdfl_jax.data.lists import Entry, Rejected
 
-SPLITS = ("train", "val", "test")
-
 # The first of each pair is the one whose figures a leak makes too good.
 PAIRS = (("test", "train"), ("test", "val"), ("val", "train"))
 

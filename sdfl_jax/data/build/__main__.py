@@ -22,6 +22,7 @@ from sdfl_jax.data.build.shards import (
 )
 from sdfl_jax.data.build.verify import verify
 from sdfl_jax.data.lists import add_list_arguments
+from sdfl_jax.data.setup import setup
 from sdfl_jax.errors import InputError, one_line
 
 
@@ -43,6 +44,7 @@ def main(argv: Sequence[str] | None = None):
     add("--strict", action="store_true", help="the first bad line is an error")
     add("--verify", action="store_true", help="read all of --out again; 1 if damaged")
     arguments = vars(parser.parse_args(argv))
+    setup()
     for name, least in (("image_size", 1), ("workers", 0)):
         if arguments[name] < least:
             raise InputError(

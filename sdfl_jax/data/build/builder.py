@@ -7,7 +7,6 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Collection, Sequence
-from concurrent.futures.process import BrokenProcessPool
 
 from tqdm import tqdm
 
@@ -20,7 +19,7 @@ from sdfl_jax.data.build.shards import (
     write_shard,
 )
 from sdfl_jax.data.lists import Entry, Rejected, nothing_usable, read_list, repeated
-from sdfl_jax.data.workers import work
+from sdfl_jax.data.workers import WorkersDie, work
 from sdfl_jax.errors import InputError
 
 STORAGE = ("original", "resized")
@@ -89,24 +88,28 @@ def build(
     if not entries:
         raise nothing_usable(paths_file, entries, rejected)
     _check_space(entries, out, settings)
-    fresh = not os.path.exists(out)
-    _make_folder(out)
-    files.write_json(os.path.join(out, records.UNFINISHED), settings)
-    _remove(out, files.HALF_WRITTEN)
-    try:
-        notes = _write_missing(entries, out, settings, workers, strict, progress)
-        rejected += [Rejected(**row) for note in notes for row in note["rejected"]]
-        if not any(note["examples"] for note in notes):
-            raise nothing_usable(paths_file, entries, rejected)
-    except BrokenProcessPool:
-        raise InputError(
-            f"{out}: worker processes die, perhaps for lack of memory; finished "
-            "shards are kept, and the same command goes on."
-        ) from None
-    except InputError:  # nothing that a later build could use
-        _clear(out, fresh)
-        raise
-    return _finish(out, settings, notes, rejected, entries)
+    with files.locked_output(out):
+        manifest = _finished(out, settings)  # by another process, meanwhile
+        if manifest is not None:
+            return manifest
+        fresh = not os.path.exists(out)
+        _make_folder(out)
+        files.write_json(os.path.join(out, records.UNFINISHED), settings)
+        _remove(out, files.HALF_WRITTEN)
+        try:
+            notes = _write_missing(entries, out, settings, workers, strict, progress)
+            rejected += [Rejected(**row) for note in notes for row in note["rejected"]]
+            if not any(note["examples"] for note in notes):
+                raise nothing_usable(paths_file, entries, rejected)
+        except WorkersDie as error:
+            raise InputError(
+                f"{out}: {error} Finished shards are kept, and the same command goes "
+                "on."
+            ) from None
+        except InputError:  # nothing that a later build could use
+            _clear(out, fresh)
+            raise
+        return _finish(out, settings, notes, rejected, entries)
 
 
 def _digest(entries: list[Entry], rejected: list[Rejected]) -> str:
@@ -219,14 +222,8 @@ def _write_missing(entries, out, settings, workers, strict, progress) -> list[di
         disable=not progress,
     )
     with bar:
-        work(
-            write_shard,
-            todo,
-            [len(part) for _, part, _, _ in todo],
-            attempt=try_entry,
-            workers=workers,
-            bar=bar,
-        )
+        for _ in work(write_shard, todo, attempt=try_entry, workers=workers, bar=bar):
+            pass  # the notes say what came out
     return [read_note(name) for name in names]
 
 
@@ -270,7 +267,7 @@ def _finish(out, settings, notes, rejected, entries) -> dict:
         "warnings": {name: lines for name, lines in warnings.items() if lines},
     }
     columns = ("line", "path", "reason")
-    files.write_csv(os.path.join(out, REJECTED), _printable(rejected), columns)
+    files.write_csv(os.path.join(out, REJECTED), map(vars, rejected), columns)
     files.write_json(os.path.join(out, records.MANIFEST), manifest)
     _tidy(out, manifest)
 
@@ -284,17 +281,6 @@ def _finish(out, settings, notes, rejected, entries) -> dict:
         where = "class" if name == "one_class" else f"{len(lines)}x, lines"
         print(f"Warning: {WARNINGS[name]}: {where} {shown}.")
     return manifest
-
-
-def _printable(rejected: list[Rejected]) -> list[dict]:
-    """Rows for a table; bytes of file names that are no text become \\xff."""
-    return [
-        {
-            name: str(value).encode(errors="backslashreplace").decode()
-            for name, value in vars(row).items()
-        }
-        for row in rejected
-    ]
 
 
 def _tidy(out: str, manifest: dict):

@@ -31,17 +31,17 @@ def write_shard(
     settings: dict,
     strict: bool,
     begin: Callable[[int], None],
-    condemned: dict[int, str],
+    rejected: dict[int, str],
 ):
     """Writes one shard and, last, the note of what it holds.
 
     `begin` is called with the line of every entry before it is read; the lines in
-    `condemned` are rejected unread, for the reasons there. With `strict` the first
+    `rejected` are rejected unread, for the reasons there. With `strict` the first
     entry that cannot be used is an `InputError`.
     """
     try:
         with replacing(path) as beside:
-            note = _fill(str(beside), entries, settings, strict, begin, condemned)
+            note = _fill(str(beside), entries, settings, strict, begin, rejected)
             note["file"] = os.path.basename(path)
             note["examples"] = len(note["labels"])
             note["bytes"] = os.path.getsize(beside)
@@ -75,7 +75,7 @@ def strict_error(row: Rejected) -> InputError:
     return InputError(f"line {row.line}: {row.path or 'no path'}: {row.reason}")
 
 
-def _fill(path, entries, settings, strict, begin, condemned) -> dict:
+def _fill(path, entries, settings, strict, begin, rejected) -> dict:
     """Writes the records of one shard; what it holds."""
     note = {"labels": "", "sources": [], "kinds": [], "rejected": [], "warnings": []}
     compression = COMPRESSION[settings["compression"]]
@@ -83,8 +83,8 @@ def _fill(path, entries, settings, strict, begin, condemned) -> dict:
     for entry in entries:
         begin(entry.line)
         try:
-            if entry.line in condemned:
-                raise InputError(condemned[entry.line])
+            if entry.line in rejected:
+                raise InputError(rejected[entry.line])
             record, warnings = make_record(entry, settings)
         except (InputError, MemoryError) as error:
             reason = str(error) or "not enough memory"

@@ -36,10 +36,10 @@ def verify(
     with tqdm(
         total=manifest["examples"], unit="image", desc="verify", disable=not progress
     ) as bar:
-        sizes = [shard["examples"] for shard in shards]
-        checks = work(
-            _check_shard, tasks, sizes, attempt=_try_record, workers=workers, bar=bar
+        checks = dict(
+            work(_check_shard, tasks, attempt=_try_record, workers=workers, bar=bar)
         )
+    checks = [checks[index] for index in range(len(shards))]
     problems = []
     for shard, check in zip(shards, checks, strict=True):
         found = check["problems"]
@@ -51,7 +51,7 @@ def verify(
     return problems + _check_files(folder, manifest)
 
 
-def _check_shard(path, shard, settings, begin, condemned) -> dict:
+def _check_shard(path, shard, settings, begin, rejected) -> dict:
     """Problems of one shard, and what its records say: sources by label, and kinds."""
     check = {"problems": [], "sources": Counter(), "kinds": Counter()}
     tell = check["problems"].append
@@ -67,8 +67,8 @@ def _check_shard(path, shard, settings, begin, condemned) -> dict:
     with open(path, "rb") as file:
         if hashlib.file_digest(file, "sha256").hexdigest() != shard["sha256"]:
             tell("its content has changed (the checksum is another).")
-    if 0 in condemned:
-        tell(f"record 0: {condemned[0]}.")
+    if 0 in rejected:
+        tell(f"record 0: {rejected[0]}.")
         return check
     try:
         source = ArrayRecordDataSource([path])
@@ -81,8 +81,8 @@ def _check_shard(path, shard, settings, begin, condemned) -> dict:
     for index in range(length):
         if index:
             begin(index)
-        if index in condemned:
-            tell(f"record {index}: {condemned[index]}.")
+        if index in rejected:
+            tell(f"record {index}: {rejected[index]}.")
             continue
         try:
             example = records.decode(source[index])

@@ -21,6 +21,7 @@ from sdfl_jax.data.explore.explorer import (
     explore,
 )
 from sdfl_jax.data.lists import add_list_arguments
+from sdfl_jax.data.setup import setup
 from sdfl_jax.errors import InputError, one_line
 
 
@@ -41,6 +42,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--sample", type=int, default=SAMPLE, help="images to measure")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     flags = parser.parse_args(argv)
+    setup()
     if flags.sample < 1:
         raise InputError(f"--sample={flags.sample}: give a number of images from 1.")
     if flags.data is not None:

@@ -2,12 +2,9 @@
 
 import html
 import io
-import multiprocessing
 import os
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -21,9 +18,10 @@ from tqdm import tqdm
 
 from sdfl_jax import files
 from sdfl_jax.data import images, records
-from sdfl_jax.data.explore import charts
+from sdfl_jax.data.explore import figures
 from sdfl_jax.data.lists import Entry, nothing_usable, read_list
 from sdfl_jax.data.planes import read_planes
+from sdfl_jax.data.workers import each
 from sdfl_jax.drawing import page
 from sdfl_jax.drawing.overlay import thumbnail
 from sdfl_jax.errors import InputError
@@ -217,34 +215,26 @@ def _intensities(image) -> Float[np.ndarray, "3 256"]:
 
 
 def measure(
-    examples, indices: Sequence[int], *, workers: int = 1, progress: bool = True
+    examples, indices: Sequence[int], *, workers: int = 0, progress: bool = True
 ) -> list[Facts]:
     """`facts` of the examples at `indices`, in their order."""
-    bar = partial(
-        tqdm, total=len(indices), desc="explore", unit="image", disable=not progress
-    )
-    if workers <= 1 or len(indices) < 256:  # a worker takes a second to start
-        return [facts(examples, index) for index in bar(indices)]
-    spawn = multiprocessing.get_context("spawn")
-    try:
-        with ProcessPoolExecutor(
-            workers, spawn, initializer=_start_worker, initargs=(examples,)
-        ) as pool:
-            return list(bar(pool.map(_facts_in_worker, indices, chunksize=16)))
-    except BrokenProcessPool:
-        raise InputError(
-            "A worker process died, perhaps for lack of memory; try again with fewer "
-            f"than --workers={workers}."
-        ) from None
+    with tqdm(
+        total=len(indices), desc="explore", unit="image", disable=not progress
+    ) as bar:
+        return list(
+            each(
+                partial(facts, examples),
+                indices,
+                lost=_no_facts,
+                workers=workers,
+                chunk=16,
+                bar=bar,
+            )
+        )
 
 
-def _start_worker(examples):
-    global _examples
-    _examples = examples
-
-
-def _facts_in_worker(index: int) -> Facts:
-    return facts(_examples, index)
+def _no_facts(index: int, reason: str) -> Facts:
+    return Facts(error=f"image {index}: {reason}")
 
 
 def gallery(examples, found: dict[str, list[int]]) -> dict[str, list[dict]]:
@@ -286,7 +276,7 @@ def explore(
     *,
     title: str,
     sample: int = SAMPLE,
-    workers: int = 1,
+    workers: int = 0,
     progress: bool = True,
 ) -> Counter:
     """Writes the charts and the page to the folder `out`; images by source and label.
@@ -307,15 +297,15 @@ def explore(
                 f"{title}: no image can be read; the first: {bad[0].error}"
             )
         drawn = {
-            "classes.png": charts.classes(counts),
-            "sizes.png": charts.sizes(good),
-            "mask_area.png": charts.mask_area(good),
-            "intensity.png": charts.intensity(good),
-            "jpeg_quality.png": charts.jpeg_quality(good),
+            "classes.png": figures.classes(counts),
+            "sizes.png": figures.sizes(good),
+            "mask_area.png": figures.mask_area(good),
+            "intensity.png": figures.intensity(good),
+            "jpeg_quality.png": figures.jpeg_quality(good),
         }
         shown = gallery(examples, _choose(list(zip(indices, measured, strict=True))))
         for place, (source, rows) in enumerate(shown.items(), start=1):
-            drawn[f"gallery_{place}.png"] = charts.gallery(source, rows)
+            drawn[f"gallery_{place}.png"] = figures.gallery(source, rows)
         for name, figure in drawn.items():
             page.save(figure, folder / name)
         text = _page(title, counts, good, bad, total, examples.rejected, folder, drawn)
@@ -369,9 +359,11 @@ def _table(counts: Counter) -> str:
             for label in (0, 1)
         ]
         name = "all" if source is None else source or "(no source)"
-        cells = zip(charts.CLASSES, numbers, strict=True)
+        cells = zip(figures.CLASSES, numbers, strict=True)
         rows.append({"source": name, **dict(cells), "images": sum(numbers)})
-    return page.table(rows, {key: key for key in ("source", *charts.CLASSES, "images")})
+    return page.table(
+        rows, {key: key for key in ("source", *figures.CLASSES, "images")}
+    )
 
 
 def _formats(good: Sequence[Facts]) -> str:

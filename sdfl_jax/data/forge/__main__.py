@@ -32,6 +32,7 @@ from collections.abc import Sequence
 
 from sdfl_jax.data.forge.dataset import forge
 from sdfl_jax.data.forge.manipulate import KINDS
+from sdfl_jax.data.setup import setup
 from sdfl_jax.errors import one_line
 
 
@@ -55,6 +56,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--strict", action="store_true", help="stop at a file that cannot serve"
     )
     settings = vars(parser.parse_args(argv))
+    setup()
     settings["kinds"] = [kind for kind in settings["kinds"].split(",") if kind]
     made = forge(**settings)
     for split, kinds in made.items():

@@ -1,28 +1,28 @@
 """A data set of forgeries: its plan, its files, its lists; going on after a kill."""
 
 import difflib
+import functools
 import hashlib
 import json
-import multiprocessing
 import os
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
-import cv2
 import numpy as np
 from tqdm import tqdm
 
 from sdfl_jax.data.forge import photo_folder
 from sdfl_jax.data.forge.forger import Forger, Task
 from sdfl_jax.data.forge.manipulate import KINDS
+from sdfl_jax.data.images import encode_png
+from sdfl_jax.data.lists import SPLITS
+from sdfl_jax.data.workers import WorkersDie, each
 from sdfl_jax.errors import InputError
-from sdfl_jax.files import write_csv, write_json
+from sdfl_jax.files import locked_output, write_csv, write_json
 
-VERSION = 1  # counts up when the same settings give other bytes
+VERSION = 2  # counts up when the same settings give other bytes
 
 
 LIST_COLUMNS = ("image", "mask", "edge", "label", "source", "group", "kind")
@@ -70,13 +70,14 @@ def forge(
     counts = {"train": count, "val": count_val, "test": count_test}
     counts |= {k: max(1, count // 8) for k, v in counts.items() if v is None}
     _check_settings(counts, authentic, kinds, size, workers)
-    photographs, left_out = photo_folder.open_album(
-        photos, size=size, progress=progress
+    workers = os.cpu_count() or 1 if workers is None else workers
+    photographs, left_out = photo_folder.find_photographs(
+        photos, size=size, workers=workers, progress=progress
     )
     if segments is not None:
         photographs, no_maps = photo_folder.with_segments(photographs, segments)
         left_out += no_maps
-    sides = photo_folder.split_album(photographs, np.random.default_rng(seed))
+    sides = photo_folder.split_photographs(photographs, np.random.default_rng(seed))
     _tell_left_out(left_out, strict)
     _check_sides(sides, counts, kinds, photos, size)
     settings = {
@@ -103,19 +104,28 @@ def forge(
     made = {split: Counter() for split in counts}
     for task in tasks:
         made[task.split][task.kind] += 1
-    if _holds(out, settings):
-        print(f"{out} already holds these forgeries.")
-        return made
+    with locked_output(out):
+        if _holds(out, settings):
+            print(f"{out} already holds these forgeries.")
+        else:
+            forger = Forger({split: sides[split] for split in counts}, size, seed)
+            _fill(out, forger, tasks, settings, left_out, workers, progress)
+    return made
 
+
+def _fill(out: Path, forger, tasks, settings, left_out, workers, progress) -> None:
+    """Makes what is missing in OUT.partial, which becomes OUT."""
     partial = out.with_name(out.name + ".partial")
     records = _resume(partial, settings)
     todo = [task for task in tasks if task.name not in records]
-    forger = Forger({split: sides[split] for split in counts}, size, seed)
     with open(partial / "done.jsonl", "a") as done:
-        for task, record in _run(forger, todo, partial, workers, progress):
-            records[task.name] = record
-            done.write(json.dumps([task.name, record]) + "\n")
-            done.flush()
+        try:
+            for task, record in _run(forger, todo, partial, workers, progress):
+                records[task.name] = record
+                done.write(json.dumps([task.name, record]) + "\n")
+                done.flush()
+        except WorkersDie as error:
+            raise InputError(f"{error} The same command goes on from there.") from None
     ordered = [records[task.name] for task in tasks]
     _write_lists(partial, ordered)
     columns = ("name", "reason")
@@ -123,49 +133,26 @@ def forge(
     write_csv(partial / "left_out.csv", rows, columns)
     os.rename(partial, out)  # replaces an empty folder
     (out / "done.jsonl").unlink()
-    return made
 
 
 def _run(forger, tasks, folder, workers, progress) -> Iterator[tuple[Task, dict]]:
-    workers = os.cpu_count() if workers is None else workers
-    workers = min(workers, max(1, len(tasks) // 64))  # a worker takes 1 s to start
-    bar = dict(total=len(tasks), desc="forging", unit="image", disable=not progress)
-    if workers <= 1:
-        results = (_make_and_write(task, forger, folder) for task in tasks)
-        yield from zip(tasks, tqdm(results, **bar), strict=True)
-        return
-    with ProcessPoolExecutor(
-        workers,
-        mp_context=multiprocessing.get_context("spawn"),
-        initializer=_start_worker,
-        initargs=(forger, folder),
-    ) as pool:
-        results = pool.map(_make_in_worker, tasks, chunksize=8)
-        try:
-            yield from zip(tasks, tqdm(results, **bar), strict=True)
-        except BrokenProcessPool:
-            raise InputError(
-                "A worker process was killed, perhaps for memory; the same command "
-                f"with fewer than --workers={workers} goes on from here."
-            ) from None
+    with tqdm(
+        total=len(tasks), desc="forging", unit="image", disable=not progress
+    ) as bar:
+        make = functools.partial(_make_and_write, forger=forger, folder=folder)
+        records = each(make, tasks, lost=_lost, workers=workers, chunk=8, bar=bar)
+        yield from zip(tasks, records, strict=True)
 
 
-def _start_worker(forger: Forger, folder: Path) -> None:
-    global _worker
-    cv2.setNumThreads(1)  # the processes share the cores already
-    _worker = (forger, folder)
-
-
-def _make_in_worker(task: Task) -> dict:
-    return _make_and_write(task, *_worker)
+def _lost(task: Task, reason: str):
+    raise InputError(f"{task.name} ({task.kind}) cannot be made: {reason}.")
 
 
 def _make_and_write(task: Task, forger: Forger, folder: Path) -> dict:
     _, region, encoded, record = forger.make(task)
     (folder / record["image"]).write_bytes(encoded)
     if region is not None:
-        mask = cv2.imencode(".png", region)[1].tobytes()
-        (folder / record["mask"]).write_bytes(mask)
+        (folder / record["mask"]).write_bytes(encode_png(region, level=3))
     return record
 
 
@@ -237,18 +224,30 @@ def _holds(out: Path, settings: dict) -> bool:
 
 
 def _resume(partial: Path, settings: dict) -> dict[str, dict]:
-    """Prepares `partial` and returns the records that an interrupted run left."""
+    """Prepares `partial` and returns the records that an interrupted run left.
+
+    Of a run with other settings nothing is lost: `InputError` names them.
+    """
     try:
-        if json.loads((partial / "forge.json").read_text()) == settings:
-            lines = (partial / "done.jsonl").read_text().splitlines(keepends=True)
-            # A kill can cut the last line short.
-            whole = [line for line in lines if line.endswith("\n")]
-            (partial / "done.jsonl").write_text("".join(whole))
-            return dict(json.loads(line) for line in whole)
+        before = json.loads((partial / "forge.json").read_text())
+        lines = (partial / "done.jsonl").read_text().splitlines(keepends=True)
     except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
         if partial.exists() and not (partial / "done.jsonl").exists():
             raise InputError(f"{partial} is in the way; move it.") from None
-    if partial.exists():
+    else:
+        keys = dict.fromkeys([*settings, *before])
+        differing = [key for key in keys if before.get(key) != settings.get(key)]
+        if differing:
+            raise InputError(
+                f"{partial} holds an interrupted run of {len(lines)} images with other "
+                f"{', '.join(differing)}; go on with those settings, delete it or give "
+                "another --out."
+            )
+        # A kill can cut the last line short.
+        whole = [line for line in lines if line.endswith("\n")]
+        (partial / "done.jsonl").write_text("".join(whole))
+        return dict(json.loads(line) for line in whole)
+    if partial.exists():  # an interrupted start, before the settings were written
         shutil.rmtree(partial)
     for kind in ("images", "masks"):
         for split in settings["counts"]:
@@ -261,7 +260,7 @@ def _resume(partial: Path, settings: dict) -> dict[str, dict]:
 def _write_lists(folder: Path, records: list[dict]) -> None:
     # A word, not an empty cell, says that there is none, as in the lists of the field.
     records = [{k: "None" if v is None else v for k, v in r.items()} for r in records]
-    for split in photo_folder.SPLITS:
+    for split in SPLITS:
         rows = [record for record in records if record["split"] == split]
         if rows:
             # Only a manipulation has a kind.

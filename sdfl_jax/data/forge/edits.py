@@ -31,8 +31,8 @@ def colour(piece: Image, rng: Rng) -> tuple[Image, dict]:
     """Gamma and a gain; a gain for each channel where there is colour."""
     gamma = float(np.exp(rng.uniform(-0.5, 0.5)))
     gains = rng.uniform(0.8, 1.25, 1 if _is_grey(piece) else 3)
-    levels = (np.arange(256)[:, None] / 255) ** gamma * gains * 255  # 256 channels
-    table = np.broadcast_to(_to_bytes(levels), (256, 3))
+    response = (np.arange(256)[:, None] / 255) ** gamma * gains * 255  # 256 channels
+    table = np.broadcast_to(_to_bytes(response), (256, 3))
     changed = cv2.LUT(piece, np.ascontiguousarray(table[None]))
     gains = [round(float(gain), 3) for gain in gains]
     return changed, {"gamma": round(gamma, 3), "gains": gains}

@@ -1,4 +1,7 @@
-"""One image: a host with a past, perhaps a manipulation, one way of saving for all."""
+"""One image: a host image with a simulated processing history, then a manipulation.
+
+Authentic images are host images that are not manipulated; all are saved the same way.
+"""
 
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -11,8 +14,9 @@ from sdfl_jax.data.forge import history
 from sdfl_jax.data.forge.manipulate import KINDS
 from sdfl_jax.data.forge.objects import SOURCES
 from sdfl_jax.data.forge.paste import Unsuitable
-from sdfl_jax.data.forge.photo_folder import SPLITS, Photograph, read_labels
-from sdfl_jax.data.images import read_image
+from sdfl_jax.data.forge.photo_folder import Photograph
+from sdfl_jax.data.images import encode_png, read_image, read_labels
+from sdfl_jax.data.lists import SPLITS
 from sdfl_jax.errors import InputError
 
 # The last save, of authentic and manipulated images alike; the others become PNG.
@@ -37,7 +41,7 @@ class Task:
 
 
 class Forger:
-    """Makes image after image; each depends on the seed and its task alone."""
+    """Makes one image per task; each depends on the seed and its task alone."""
 
     def __init__(self, sides: dict[str, list[Photograph]], size: int, seed: int):
         self.size, self.seed = size, seed
@@ -47,15 +51,15 @@ class Forger:
     def make(self, task: Task) -> tuple[np.ndarray, np.ndarray | None, bytes, dict]:
         """Image (uint8 H W 3), mask (uint8 H W, None: authentic), file bytes, record.
 
-        The host and the save have their own streams of chance, so what is drawn there
-        cannot depend on whether the image is manipulated.
+        Host image and final compression have random streams of their own, so what is
+        drawn there cannot depend on whether the image is manipulated.
         """
         key = (SPLITS.index(task.split), task.index)
         streams = np.random.SeedSequence(self.seed, spawn_key=key).spawn(3)
         host_rng, forge_rng, save_rng = map(np.random.default_rng, streams)
         for _ in range(20):
-            photo, host, past = self._draw_host(task.split, host_rng)
-            record = {"host": photo.name, "host_history": past}
+            photo, host, host_history = self._draw_host(task.split, host_rng)
+            record = {"host": photo.name, "host_history": host_history}
             if task.kind == "authentic":
                 image, region = host, None
                 break
@@ -89,9 +93,10 @@ class Forger:
         for _ in range(100):
             photo = _choose(groups, sorted(groups), rng)
             shape = (self.size, self.size) if self.size else None
-            host, past = history.with_history(self._cache.read(photo), shape, rng)
+            pixels = self._cache.read(photo)
+            host, simulated = history.with_history(pixels, shape, rng)
             if cv2.cvtColor(host, cv2.COLOR_RGB2GRAY).std() >= MIN_TEXTURE:
-                return photo, host, past
+                return photo, host, simulated
         raise InputError(
             f"The {split} photographs are empty areas almost everywhere; give others."
         )
@@ -125,14 +130,14 @@ class Donor:
 
     def __init__(self, groups: dict, host: Photograph, cache: "_Cache", rng):
         self._groups, self._host, self._cache, self._rng = groups, host, cache, rng
-        self.drawn: list[tuple[Photograph, dict]] = []  # with what it went through
+        self.drawn: list[tuple[Photograph, dict]] = []  # with their histories
 
     def __call__(self, height: int, width: int) -> np.ndarray:
-        """A piece, uint8 `height` `width` 3, with a past."""
+        """A crop, uint8 `height` `width` 3, with a simulated processing history."""
         other = self._choose(self._groups)
         pixels = self._cache.read(other)
-        piece, past = history.with_history(pixels, (height, width), self._rng)
-        self.drawn.append((other, past))
+        piece, simulated = history.with_history(pixels, (height, width), self._rng)
+        self.drawn.append((other, simulated))
         return piece
 
     def segments(self) -> tuple[np.ndarray, np.ndarray, dict] | None:
@@ -147,9 +152,9 @@ class Donor:
         if not labelled:
             return None
         other = self._choose(labelled)
-        past: dict = {}
-        self.drawn.append((other, past))
-        return self._cache.read(other), read_labels(other.segments), past
+        simulated: dict = {}
+        self.drawn.append((other, simulated))
+        return self._cache.read(other), read_labels(other.segments), simulated
 
     def _choose(self, groups: dict) -> Photograph:
         """A photograph of another group; grey with grey and colour with colour where
@@ -187,8 +192,7 @@ def _save(image: np.ndarray, rng) -> tuple[str, bytes, dict]:
     if rng.random() < JPEG_SHARE:
         how = history.draw_compression(rng, JPEG_LOW, JPEG_HIGH)
         return ".jpg", history.encode_jpeg(image, **how), {"format": "jpeg", **how}
-    encoded = cv2.imencode(".png", image[..., ::-1])[1].tobytes()
-    return ".png", encoded, {"format": "png"}
+    return ".png", encode_png(image, level=3), {"format": "png"}
 
 
 def _by_group(photos: Sequence[Photograph]) -> dict[str, list[Photograph]]:

@@ -1,4 +1,4 @@
-"""What a photograph went through before it is altered: resizing and JPEG files."""
+"""Simulated processing history of a photograph: resizing and JPEG compression."""
 
 import cv2
 import numpy as np
@@ -13,7 +13,7 @@ INTERPOLATIONS = {
     "area": cv2.INTER_AREA,
     "lanczos": cv2.INTER_LANCZOS4,
 }
-SUBSAMPLINGS = {  # in life, cameras take 4:2:2 or 4:2:0 and editors often 4:4:4
+SUBSAMPLINGS = {  # cameras use 4:2:2 or 4:2:0, editors often 4:4:4
     "4:4:4": cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444,
     "4:2:2": cv2.IMWRITE_JPEG_SAMPLING_FACTOR_422,
     "4:2:0": cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420,
@@ -40,11 +40,12 @@ def encode_jpeg(image: Image, quality: int, subsampling: str) -> bytes:
 def with_history(
     photograph: Image, shape: tuple[int, int] | None, rng: Rng
 ) -> tuple[UInt8[np.ndarray, "h w 3"], dict]:
-    """A piece of `shape` (height, width; None: all of it) with a past, and that past.
+    """A crop of `shape` (height, width; None: all of it) with a simulated history.
 
-    Half of the pieces come from a photograph resized by 0.5 to 1.5 (as far as the shape
-    allows) and half from one that was a JPEG of quality 60 to 98 before, each by its
-    own draw; the piece's place is uniform and owes nothing to the JPEG's 8x8 grid.
+    Returns the crop and a record of its history. Half of the crops come from a
+    photograph resized by 0.5 to 1.5 (as far as the shape allows), and half from one
+    that was compressed as JPEG with quality 60 to 98, drawn independently. The crop's
+    position is uniform and not aligned to the 8x8 grid of that JPEG.
     """
     height, width = photograph.shape[:2]
     least = max(np.divide(shape, (height, width))) if shape else 0.0
@@ -79,8 +80,10 @@ def with_history(
 
 
 def perhaps_compressed(piece: Image, history: dict, rng: Rng) -> Image:
-    """`piece` after a JPEG of quality 60 to 98, half of the time; says so in
-    `history`."""
+    """`piece`, compressed as JPEG of quality 60 to 98 half of the time.
+
+    The compression is recorded in `history`.
+    """
     if rng.random() < 0.5:
         history["jpeg"] = draw_compression(rng, 60, 98)
         encoded = np.frombuffer(encode_jpeg(piece, **history["jpeg"]), np.uint8)

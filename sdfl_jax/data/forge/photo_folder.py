@@ -2,21 +2,20 @@
 
 import hashlib
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
-import cv2
 import numpy as np
-from jaxtyping import Integer
 from tqdm import tqdm
 
 from sdfl_jax.data.folders import SUFFIXES, files_below
-from sdfl_jax.data.images import read_image
+from sdfl_jax.data.images import read_image, read_labels
+from sdfl_jax.data.lists import SPLITS
+from sdfl_jax.data.workers import each
 from sdfl_jax.errors import InputError
 
-SPLITS = ("train", "val", "test")
-SHARES = (8, 1, 1)
+SHARES = (8, 1, 1)  # of train, val and test
 
 # A label map or a drawing repeats its neighbour in 98 % of its pixels and more; no
 # photograph among a thousand did in over 60 %.
@@ -37,8 +36,8 @@ class Photograph:
     segments: str | None = None  # its label map, see `with_segments`
 
 
-def open_album(
-    folder: str | Path, *, size: int, progress: bool = True
+def find_photographs(
+    folder: str | Path, *, size: int, workers: int = 0, progress: bool = True
 ) -> tuple[list[Photograph], list[tuple[str, str]]]:
     """The photographs below `folder`, and (name, reason) of each file left out.
 
@@ -62,14 +61,20 @@ def open_album(
     ]
     paths = in_splits or paths
 
-    with ThreadPoolExecutor(4) as pool:
+    with tqdm(
+        total=len(paths),
+        desc="looking at photographs",
+        unit="file",
+        disable=not progress,
+    ) as bar:
         inspected = list(
-            tqdm(
-                pool.map(lambda path: _inspect(path, folder, size), paths),
-                total=len(paths),
-                desc="looking at photographs",
-                unit="file",
-                disable=not progress,
+            each(
+                partial(_inspect, folder=folder, size=size),
+                paths,
+                lost=partial(_unreadable, folder=folder),
+                workers=workers,
+                chunk=16,
+                bar=bar,
             )
         )
     inspected = _drop_copies(inspected)
@@ -78,7 +83,7 @@ def open_album(
     return photographs, left_out
 
 
-def split_album(
+def split_photographs(
     photographs: Sequence[Photograph], rng: np.random.Generator
 ) -> dict[str, list[Photograph]]:
     """Train, val and test photographs; no group is on two sides.
@@ -124,7 +129,10 @@ def with_segments(
             try:
                 size = read_labels(places[0]).shape
             except InputError as error:
-                left_out.append((places[0].name, f"segment map {error}"))
+                reason = str(error).removeprefix(f"{places[0]}: ")
+                left_out.append(
+                    (places[0].name, f"segment map is unreadable: {reason}")
+                )
                 places = []
             else:
                 if size != (photo.height, photo.width):
@@ -140,18 +148,6 @@ def with_segments(
     return found, left_out
 
 
-def read_labels(path: str | Path) -> Integer[np.ndarray, "H W"]:
-    """The label of each pixel, as a PNG's grey values or colours tell them apart."""
-    planes = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-    if planes is None:
-        raise InputError("cannot be decoded")
-    if planes.ndim == 2:
-        return planes
-    colours = planes[..., :3] @ np.array([1, 1 << 8, 1 << 16], np.int64)
-    _, labels = np.unique(colours, return_inverse=True)
-    return labels.reshape(colours.shape)
-
-
 def _top_folder(path: Path, folder: Path) -> str:
     parts = path.relative_to(folder).parts
     return parts[0] if len(parts) > 1 else ""
@@ -163,7 +159,8 @@ def _inspect(path: Path, folder: Path, size: int) -> Photograph | tuple[str, str
         pixels = read_image(path)
         digest = hashlib.sha1(path.read_bytes()).hexdigest()
     except (InputError, OSError) as error:
-        return name, f"unreadable: {str(error).removeprefix(f'{path}: ')}"
+        reason = str(error).removeprefix(f"{path}: ")
+        return _unreadable(path, reason, folder)
     height, width = pixels.shape[:2]
     if min(height, width) < max(size, 16):
         return name, f"smaller than {max(size, 16)} pixels: {width}x{height}"
@@ -174,6 +171,10 @@ def _inspect(path: Path, folder: Path, size: int) -> Photograph | tuple[str, str
     scene = path.stem.split("__")[0]
     group = path.with_name(scene).relative_to(folder).as_posix()
     return Photograph(str(path), name, group, grey, height, width, digest)
+
+
+def _unreadable(path: Path, reason: str, folder: Path) -> tuple[str, str]:
+    return path.relative_to(folder).as_posix(), f"unreadable: {reason}"
 
 
 def _drop_copies(inspected: list) -> list:

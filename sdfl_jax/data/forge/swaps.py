@@ -34,8 +34,8 @@ def colour_transfer(content: Image, host: Image, region: Region) -> Image:
         cv2.meanStdDev(plane, mask=region) for plane in (content, host)
     )
     scale = np.clip(wanted_spread / np.maximum(spread, 1), 0.5, 2)
-    levels = (np.arange(256) - mean) * scale + wanted_mean  # channels 256
-    table = np.clip(np.rint(levels), 0, 255).astype(np.uint8).T[None]
+    response = (np.arange(256) - mean) * scale + wanted_mean  # channels 256
+    table = np.clip(np.rint(response), 0, 255).astype(np.uint8).T[None]
     matched = cv2.LUT(content, np.ascontiguousarray(table))
     return cv2.cvtColor(matched, cv2.COLOR_LAB2RGB)
 

@@ -14,8 +14,10 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
+from tqdm import tqdm
+
 from sdfl_jax.data.layouts import DEEP, LAYOUTS, STUDY, TEST_SETS
-from sdfl_jax.data.layouts.common import SPLITS, Item, Options, Refused
+from sdfl_jax.data.layouts.common import Item, Options, Refused
 from sdfl_jax.data.layouts.dealing import (
     DEFAULT,
     by_published_lists,
@@ -25,8 +27,9 @@ from sdfl_jax.data.layouts.dealing import (
     parse_ratios,
 )
 from sdfl_jax.data.layouts.masks import Check
-from sdfl_jax.data.layouts.pool import each
-from sdfl_jax.data.lists import COLUMNS
+from sdfl_jax.data.lists import COLUMNS, SPLITS
+from sdfl_jax.data.setup import setup
+from sdfl_jax.data.workers import each
 from sdfl_jax.errors import InputError, one_line, valid
 from sdfl_jax.files import write_csv
 
@@ -42,7 +45,7 @@ def lay_out(
     split: str | None = None,
     lists: str | os.PathLike | None = None,
     strict: bool = False,
-    workers: int = 1,
+    workers: int = 0,
     progress: bool = True,
     **settings,
 ) -> dict[str, dict[str, int]]:
@@ -118,15 +121,22 @@ def lay_out(
 def _checked(items: list[Item], root: Path, options: Options):
     """Items whose files fit, masks converted; the others refused."""
     check = Check(str(root if root.is_dir() else root.parent), str(options.out))
-    results = each(
-        check,
-        items,
-        workers=options.workers,
-        chunk=CHUNK,
+    with tqdm(
+        total=len(items),
         desc="checking",
         unit="image",
-        progress=options.progress,
-    )
+        disable=not options.progress,
+    ) as bar:
+        results = list(
+            each(
+                check,
+                items,
+                lost=check.lost,
+                workers=options.workers,
+                chunk=CHUNK,
+                bar=bar,
+            )
+        )
     kept, refused, shares = [], [], []
     for result, share in results:
         shares += [] if share is None else [share]
@@ -190,14 +200,7 @@ def _make_folder(out: Path):
 
 
 def _write_rejected(out: Path, refused: list[Refused]):
-    rows = [
-        {
-            key: value.encode(errors="backslashreplace").decode()
-            for key, value in vars(row).items()
-        }
-        for row in refused
-    ]
-    write_csv(out / "rejected.csv", rows, ("path", "reason"))
+    write_csv(out / "rejected.csv", map(vars, refused), ("path", "reason"))
 
 
 def _write_lists(out: Path, rows, items, groups) -> dict[str, dict[str, int]]:
@@ -290,6 +293,7 @@ def main(argv: Sequence[str] | None = None):
     add("--frames", type=int, default=8, help="of each original video")
     add("--compression", default="", help="c23 or the like (default: the best)")
     settings = vars(parser.parse_args(argv))
+    setup()
     if settings["frames"] < 1:
         raise InputError(f"--frames={settings['frames']}: 1 or more is expected.")
     lay_out(settings.pop("name"), settings.pop("root"), settings.pop("out"), **settings)

@@ -10,10 +10,10 @@ from sdfl_jax.data.layouts.common import (
     Options,
     Refused,
     child,
+    image_files,
     match_masks,
     missing_folder,
     open_root,
-    pictures,
 )
 from sdfl_jax.errors import InputError
 
@@ -32,7 +32,7 @@ def columbia(root: Path, options: Options) -> Found:
         if folder is None:
             refused.append(missing_folder(root / name))
             continue
-        files = pictures(folder, skip=options.out)
+        files = image_files(folder, skip=options.out)
         masks = [path for path in files if "edgemask" in str(path.relative_to(folder))]
         images = sorted(set(files) - set(masks))
         pairs = dict.fromkeys(images)
@@ -58,7 +58,7 @@ def coverage(root: Path, options: Options) -> Found:
     """COVERAGE: pairs image/n.tif (authentic) and image/nt.tif, mask/nforged.tif."""
     root = open_root(root)
     images, masks, refused = [], [], []
-    for path in pictures(root, skip=options.out):
+    for path in image_files(root, skip=options.out):
         if re.fullmatch(r"\d+t?", path.stem.lower()):
             images.append(path)
         elif re.fullmatch(r"\d+forged", path.stem.lower()):
@@ -132,7 +132,7 @@ def nist16(root: Path, options: Options) -> Found:
         )
     for folder in {path.parent for path in used if path != root}:
         reason = "mask without image: no table names it"
-        left = set(pictures(folder, skip=options.out)) - used
+        left = set(image_files(folder, skip=options.out)) - used
         named = {root / row["ProbeFileName"] for row in rows.values()}
         named |= {root / row.get("ProbeMaskFileName", "") for row in rows.values()}
         refused += [Refused(str(path), reason) for path in sorted(left - named)]

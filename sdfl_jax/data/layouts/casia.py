@@ -8,10 +8,10 @@ from sdfl_jax.data.layouts.common import (
     Item,
     Options,
     child,
+    image_files,
     match_masks,
     missing_folder,
     open_root,
-    pictures,
     plain_stem,
 )
 
@@ -47,7 +47,7 @@ def casia1(root: Path, options: Options) -> Found:
 
 def _casia(root: Path, options: Options, source: str, kind_of) -> Found:
     authentic, manipulated, masks, refused = [], [], [], []
-    for path in pictures(root, skip=options.out):
+    for path in image_files(root, skip=options.out):
         folders = [part.lower() for part in path.relative_to(root).parts[:-1]]
         if path.stem.endswith("_gt") or any(
             name in _MASK_FOLDERS or "groundtruth" in name.replace(" ", "")

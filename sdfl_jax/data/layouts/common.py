@@ -8,7 +8,6 @@ from pathlib import Path
 from sdfl_jax.data.folders import files_below
 from sdfl_jax.errors import InputError
 
-SPLITS = ("train", "val", "test")
 TRAIN_VAL = "train+val"  # published as training images, some of which shall validate
 
 _SPLIT_WORDS = {
@@ -53,7 +52,7 @@ class Options:
 
     out: Path
     seed: int = 0
-    workers: int = 1
+    workers: int = 0
     progress: bool = True
     splits: Path | None = None
     frames: int = 8
@@ -78,7 +77,7 @@ def open_root(root: Path, *names: str) -> Path:
     return root
 
 
-def pictures(folder: Path, skip: Path | None = None) -> list[Path]:
+def image_files(folder: Path, skip: Path | None = None) -> list[Path]:
     """All image files below `folder`, sorted; nothing below `skip`."""
     return files_below(folder, skip=[] if skip is None else [skip])
 

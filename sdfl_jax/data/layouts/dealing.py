@@ -9,13 +9,12 @@ import numpy as np
 
 from sdfl_jax.data import origins
 from sdfl_jax.data.layouts.common import (
-    SPLITS,
     TRAIN_VAL,
     Item,
     Refused,
     split_in_name,
 )
-from sdfl_jax.data.lists import read_list
+from sdfl_jax.data.lists import SPLITS, read_list
 from sdfl_jax.errors import InputError
 
 Ratios = tuple[tuple[float, ...], tuple[float, ...]]  # of authentic, of manipulated

@@ -7,38 +7,37 @@ its group, and with them everything that was made of either.
 import dataclasses
 import json
 import os
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import cv2
-import imagecodecs
 import numpy as np
 from jaxtyping import UInt8
+from tqdm import tqdm
 
-from sdfl_jax.data import origins
+from sdfl_jax.data import images, origins, videos
 from sdfl_jax.data.layouts.common import (
-    SPLITS,
     Found,
     Item,
     Options,
     Refused,
     child,
+    image_files,
     match_masks,
     missing_folder,
     open_root,
-    pictures,
 )
-from sdfl_jax.data.layouts.pool import each
+from sdfl_jax.data.lists import SPLITS
+from sdfl_jax.data.workers import each
 from sdfl_jax.errors import InputError
-from sdfl_jax.files import replacing, write_json
+from sdfl_jax.files import write_json
 
 ORIGINALS = ("youtube", "actors")
 METHODS = ("Deepfakes", "Face2Face", "FaceSwap", "NeuralTextures")
 BEST_FIRST = ("raw", "c0", "c23", "c40")  # compressions, the least first
 FINISHED = "finished"  # OUT/finished/SOURCE/VIDEO.json says what a video gave
+VIDEO_SECONDS = 7200  # no video takes as long; one that does has a decoder stuck
 VERSION = 1  # counts up when the same video and settings give other frames
 
-_SUFFIXES = (".mp4", ".avi", ".mkv", ".mov")
 _DIFFERENT = 24  # grey levels beyond what coding a frame twice changes
 
 
@@ -114,7 +113,7 @@ def _from_frames(root: Path, options: Options) -> Found:
             refused.append(missing_folder(root / "image" / source))
             continue
         files = {
-            kind: [] if folder is None else pictures(folder, skip=options.out)
+            kind: [] if folder is None else image_files(folder, skip=options.out)
             for kind, folder in here.items()
         }
 
@@ -176,16 +175,19 @@ def _from_videos(root: Path, options: Options) -> Found:
     todo = [video for video, note in notes.items() if note is None]
     if len(todo) < len(videos):
         print(f"{options.out}: {len(videos) - len(todo)} videos are done already.")
-    done = each(
-        extract,
-        todo,
-        workers=options.workers,
-        chunk=1,
-        desc="extracting",
-        unit="video",
-        progress=options.progress,
-    )
-    notes |= dict(zip(todo, done, strict=True))
+    with tqdm(
+        total=len(todo), desc="extracting", unit="video", disable=not options.progress
+    ) as bar:
+        done = each(
+            extract,
+            todo,
+            lost=_lost,
+            workers=options.workers,
+            chunk=1,
+            bar=bar,
+            seconds=VIDEO_SECONDS,
+        )
+        notes |= dict(zip(todo, done, strict=True))
     items = []
     for video in videos:
         label = int(video.source in METHODS)
@@ -273,7 +275,7 @@ def _find_videos(root: Path, options: Options) -> tuple[list[Video], list[Refuse
 def _videos_in(folder: Path) -> dict[str, str]:
     if not folder.is_dir():
         return {}
-    paths = sorted(p for p in folder.iterdir() if p.suffix.lower() in _SUFFIXES)
+    paths = sorted(p for p in folder.iterdir() if videos.is_video(p))
     return {path.stem: str(path) for path in paths}
 
 
@@ -304,14 +306,14 @@ def _finished(video: Video) -> dict | None:
 def extract(video: Video) -> dict:
     """Writes a video's frames, masks and edges as PNG; the note of what came out."""
     beside = [path for path in (video.mask, video.original) if path is not None]
-    counts = {path: _length(path) for path in (video.path, *beside)}
+    counts = {path: videos.count(path) for path in (video.path, *beside)}
     taken, refused = [], []
     for path, count in counts.items():
         if count < 1:
             refused.append((path, "unreadable: no video, or one without frames"))
     if not refused:
         wanted = spread(min(counts.values()), video.frames)
-        streams = [read_frames(path, wanted) for path in counts]
+        streams = [videos.read_at(path, wanted) for path in counts]
         for index, planes in zip(wanted, zip(*streams, strict=True), strict=True):
             reason = _write_frame(video, index, *planes)
             if reason:
@@ -321,6 +323,11 @@ def extract(video: Video) -> dict:
     note = {"settings": video.settings, "frames": taken, "refused": refused}
     write_json(_note_path(video), note)
     return note
+
+
+def _lost(video: Video, reason: str) -> dict:
+    """The note of a video that ended the worker which read it."""
+    return {"frames": [], "refused": [(video.path, f"unreadable: {reason}")]}
 
 
 def spread(count: int, wanted: int) -> list[int]:
@@ -343,17 +350,11 @@ def _write_frame(video: Video, index: int, frame, other=None) -> str:
         mask = white(other) if video.mask else difference(frame, other)
         if not mask.any():
             return "empty mask: no pixel of this frame is marked"
-    _write_png(_place(video, "image", index), frame)
+    images.write_png(_place(video, "image", index), frame, level=3)
     if mask is not None:
-        _write_png(_place(video, "mask", index), mask)
-        _write_png(_place(video, "edge", index), edges(mask))
+        images.write_png(_place(video, "mask", index), mask, level=3)
+        images.write_png(_place(video, "edge", index), edges(mask), level=3)
     return ""
-
-
-def _write_png(path: str, planes: UInt8[np.ndarray, "..."]):
-    """As `images.write_png`, but a tenth larger and three times as fast."""
-    with replacing(path) as beside:
-        beside.write_bytes(imagecodecs.png_encode(planes, level=3))
 
 
 def white(frame: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "H W"]:
@@ -386,36 +387,3 @@ def difference(
 def edges(mask: UInt8[np.ndarray, "H W"]) -> UInt8[np.ndarray, "H W"]:
     """The pixels on both sides of the region's outline."""
     return cv2.morphologyEx(mask, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8))
-
-
-def _open(path: str) -> cv2.VideoCapture:
-    # The videos are decoded side by side already.
-    return cv2.VideoCapture(path, cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1])
-
-
-def _length(path: str) -> int:
-    capture = _open(path)
-    try:
-        return int(capture.get(cv2.CAP_PROP_FRAME_COUNT)) if capture.isOpened() else 0
-    finally:
-        capture.release()
-
-
-def read_frames(
-    path: str, wanted: Sequence[int]
-) -> Iterator[UInt8[np.ndarray, "H W 3"] | None]:
-    """RGB of the frames `wanted` (ascending); None for each that cannot be decoded.
-
-    Every frame up to the last is decoded: a jump lands where the file says, which in
-    some is a few frames off, and mask and image must be of the same frame.
-    """
-    capture, position = _open(path), 0
-    try:
-        for index in wanted:
-            while position < index and capture.grab():
-                position += 1
-            read, frame = capture.read() if position == index else (False, None)
-            position += read
-            yield cv2.cvtColor(frame, cv2.COLOR_BGR2RGB) if read else None
-    finally:
-        capture.release()

@@ -9,10 +9,10 @@ from sdfl_jax.data.layouts.common import (
     Item,
     Options,
     Refused,
+    image_files,
     match_masks,
     missing_folder,
     open_root,
-    pictures,
     split_of,
 )
 
@@ -41,7 +41,7 @@ def real_fake_folders(root: Path, options: Options) -> Found:
 def _by_folders(root: Path, options: Options, source: str, splits) -> Found:
     root = open_root(root)
     items, refused, empty = [], [], {"real", "fake or synthetic"}
-    for path in pictures(root, skip=options.out):
+    for path in image_files(root, skip=options.out):
         folders = [part.lower() for part in path.relative_to(root).parts[:-1]]
         told = [name for name in folders if name == "real" or name in _FAKE]
         if not told:
@@ -77,7 +77,7 @@ def celebahq_inpainting(root: Path, options: Options) -> Found:
     """
     root = open_root(root)
     real, images, masks = [], {}, {}
-    for path in pictures(root, skip=options.out):
+    for path in image_files(root, skip=options.out):
         folders = list(path.relative_to(root).parts[:-1])
         lower = [name.lower() for name in folders]
         for word, place in (("images", images), ("masks", masks)):

@@ -10,9 +10,9 @@ from sdfl_jax.data.layouts.common import (
     Options,
     Refused,
     child,
+    image_files,
     match_masks,
     missing_folder,
-    pictures,
     split_in_name,
 )
 from sdfl_jax.data.lists import read_list
@@ -105,7 +105,7 @@ def imdlbenco_mani(root: Path, options: Options) -> Found:
         folder = child(root, name)
         if folder is None and name != "Au":
             refused.append(missing_folder(root / name))
-        files[name] = [] if folder is None else pictures(folder, skip=options.out)
+        files[name] = [] if folder is None else image_files(folder, skip=options.out)
     pairs, unmatched = match_masks(files["Tp"], files["Gt"])
     source = root.resolve().name
     items = [

@@ -73,6 +73,10 @@ class Check:
         item = dataclasses.replace(item, mask=str(path), convert="")
         return item, float((mask >= 128).mean())
 
+    def lost(self, item: Item, reason: str) -> tuple[Refused, None]:
+        """The answer for an item that ended the worker which looked at it."""
+        return Refused(item.image, f"unreadable: {reason}"), None
+
 
 def picture_size(path: str) -> tuple[int, int]:
     """Height and width of an upright image, from the file's head alone."""
