@@ -1,4 +1,4 @@
-r"""Images per second of evaluation: the network alone, the host alone, end to end.
+r"""Images per second of evaluation: the network alone, everything else, end to end.
 
 python -m benchmarks.evaluate                                # the demo's network
 python -m benchmarks.evaluate --network=sdfl --image_size=512 --images=16

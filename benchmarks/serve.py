@@ -1,4 +1,4 @@
-"""Photos a second of the page's server under load, and what its askers wait.
+"""Throughput, latency and memory of the page's server under load.
 
 python -m benchmarks.serve --workdir=DIR                 # a training run's network
 

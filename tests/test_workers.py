@@ -159,6 +159,7 @@ def fail_or_wait(item: int, folder: Path):
         time.sleep(1000)
 
 
+slow = pytest.mark.slow
 TOOLS = {
     "audit": (["--train={}/list.csv", "--out={}/out"], "findings.csv"),
     "explore": (["--paths_file={}/list.csv", "--out={}/out"], "index.html"),
@@ -171,7 +172,10 @@ TOOLS = {
 }
 
 
-@pytest.mark.parametrize("tool", TOOLS)
+@pytest.mark.parametrize(
+    "tool",
+    ["audit", "layouts"] + [pytest.param(t, marks=slow) for t in ("explore", "forge")],
+)
 def test_image_that_crashes_its_decoder_is_named_by_every_tool(tmp_path, tool):
     make_list(tmp_path)
     arguments, report = TOOLS[tool]

@@ -1,4 +1,4 @@
-"""Records that can no longer be read: replaced, counted, and not too many of them."""
+"""Damaged records: replaced, counted, and tolerated up to a limit."""
 
 import os
 import sys
@@ -60,7 +60,7 @@ class Load(grain.transforms.Map):
 
 
 class DamagedRecords:
-    """Counts what could not be read, and names each once.
+    """Counts damaged records and reports each once.
 
     `examples`: how many of an epoch, or of validation data, this process reads.
     """

@@ -1,4 +1,4 @@
-"""What happens to images on their way to a reader, by a stated amount.
+"""Post-processing of images, as on their way through the web, at given levels.
 
 A `Degradation` changes one example before the network sees it; the mask follows where
 the geometry changes. Its draws follow from the example's name, so that an example is
@@ -8,7 +8,7 @@ changed alike in every run, process and order.
 | --- | --- |
 | jpeg | quality of one JPEG compression, colours at half resolution |
 | blur | side of the Gaussian kernel in pixels; deviation 0.15 side + 0.35 |
-| noise | standard deviation of Gaussian noise, in levels of 255 |
+| noise | standard deviation of Gaussian noise, of 255 |
 | resize | factor on both sides; bilinear, averaging areas where it shrinks |
 | crop | share of each side that is kept, of a window anywhere |
 | social | number of uploads; see `UPLOADS` |
@@ -82,7 +82,7 @@ _CHANGES = {
 LEVELS = {
     "jpeg": ("quality", (100, 90, 80, 70, 60, 50)),
     "blur": ("side of the kernel, pixels", (3, 7, 11, 15, 19, 23)),
-    "noise": ("standard deviation, levels of 255", (3, 7, 11, 15, 19, 23)),
+    "noise": ("standard deviation, of 255", (3, 7, 11, 15, 19, 23)),
     "resize": ("factor on both sides", (0.25, 0.5, 0.75, 1.25, 1.5, 2.0)),
     "crop": ("share of each side kept", (0.9, 0.8, 0.7, 0.6, 0.5)),
     "social": ("uploads", tuple(range(1, len(UPLOADS) + 1))),

@@ -1,7 +1,7 @@
-"""Where an image comes from, as far as its name tells: photographs, videos, actors.
+"""Origin of an image by its file name: source photographs, videos, actors.
 
-What the layouts split by and what the audit reports is this one thing, so that lists
-dealt by groups are clean in the audit's eyes.
+Layouts split by these origins and the audit reports leakage by the same ones, so lists
+that were split by groups pass the audit.
 
 * CASIA: `Tp_D_CRN_S_N_cha00036_art00053_11741` (spliced) is made of `Au_cha_00036` and
   `Au_art_00053`; `Tp_S_...` (copy-move) names its one photograph twice.
@@ -9,7 +9,7 @@ dealt by groups are clean in the audit's eyes.
   video 010 into video 005, `youtube_005_8` a frame of video 005. Folders instead of
   underscores say the same (`Deepfakes/005_010/30.png`).
 * Its videos of actors show 28 people in many scenes each (`actors_01__kitchen_pan`).
-  What must not be on two sides is the face, which a detector can learn as authentic or
+  A face must not be in two splits, for a detector can learn it as authentic or
   swapped. A number of a `youtube` video stands for one face; here the actor does,
   whatever the scene. Swaps of actors (`DeepFakeDetection_01_02__...`) show two.
 """
@@ -75,8 +75,8 @@ def listed_group(source: str, group: str) -> tuple[str, ...]:
 def connected(keys: Iterable[Sequence[str]]) -> list[str]:
     """The group of each item, by its alphabetically first key; "" without keys.
 
-    Items that share a key are in one group, and so are those that others link: a split
-    along these groups separates everything.
+    Groups are connected components: items that share a key, directly or through
+    others, are in one group, so that a split by groups leaks nothing.
     """
     parent: dict[str, str] = {}
 

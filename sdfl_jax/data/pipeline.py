@@ -261,8 +261,8 @@ def eval_batches(
 ) -> Iterator[Batch]:
     """Every example of `source` exactly once, in batches of `batch_size` rows.
 
-    `source` is a shard folder, a `RecordSource` or anything indexed that gives
-    examples (`FileSource`, `sources`). With `geometry` "resize" a row is a whole image
+    `source` is a shard folder, a `RecordSource` or anything indexed that gives examples
+    (`FileSource`, `eval_sources`). With `geometry` "resize" a row is a whole image
     stretched to `image_size`; with `scoring` "network" it is scored at that size, mask
     and map alike, instead of the image's. With "crop" it is the image at native
     resolution, mirrored up to one of a few sides (`tiling.SIDES`), or one of several
@@ -349,7 +349,7 @@ class NothingRead(InputError):
 
 
 class _Rows:
-    """An example's place in the source to its rows, or to what hinders reading it."""
+    """An example's place in the source to its rows, or to the error of reading it."""
 
     def __init__(self, source, settings: dict):
         self._source = source

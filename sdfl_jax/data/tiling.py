@@ -1,4 +1,4 @@
-"""Images cut into rows of a batch for evaluation, and the answers joined again."""
+"""Images cut into tiles for evaluation, and the maps of tiles blended again."""
 
 import dataclasses
 import itertools

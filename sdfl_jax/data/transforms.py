@@ -51,8 +51,8 @@ class RandomCrop(grain.transforms.RandomMap):
 
     A smaller image is mirrored at its right and lower border first, mask included. The
     label follows the window: where a manipulated image's mask is known and the window
-    holds none of the manipulated pixels (128 or more), the window is authentic. Without
-    a mask the image's label stays, for want of better knowledge.
+    has no manipulated pixel (128 or more), the window is authentic. Without a mask the
+    image's label stays.
     """
 
     size: int

@@ -1,1 +1,1 @@
-"""Pages, charts' styles and overlays that several reports share."""
+"""Pages, chart styles and overlays shared by several reports."""

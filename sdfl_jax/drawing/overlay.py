@@ -1,4 +1,4 @@
-"""A mask laid over its image, and pictures made small enough to show."""
+"""An image with its predicted mask as an overlay, and thumbnails."""
 
 import cv2
 import numpy as np

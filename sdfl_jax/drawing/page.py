@@ -1,4 +1,4 @@
-"""Charts of one look, and HTML pages that need no other file."""
+"""Charts of one style, and self-contained HTML pages."""
 
 import base64
 import html
@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from sdfl_jax import files
 from sdfl_jax.files import replacing
 
 INK, FAINT, GRID = "#222222", "#777777", "#eeeeee"
@@ -37,7 +38,7 @@ def nothing(reason: str, width: float = 9) -> Figure:
 
 
 def tidy(axes, grid: str):
-    """Leaves of the frame what is read, and draws the `grid` ("x", "y", "both")."""
+    """Removes the top and right spines and draws the `grid` ("x", "y", "both")."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis=grid, color=GRID)
     axes.set_axisbelow(True)
@@ -45,12 +46,12 @@ def tidy(axes, grid: str):
 
 
 def printable(text: str) -> str:
-    """File names may hold bytes that are no text, and dollars that are no formula."""
-    return text.encode("utf-8", "replace").decode().replace("$", r"\$")
+    """Text that matplotlib can draw: no undecodable bytes, no dollars as formulas."""
+    return files.printable(text).replace("$", r"\$")
 
 
 def frame(axes, height: int, width: int):
-    """A line around a picture, without which a black mask seems to be cut."""
+    """A line around a panel, whose border a black mask would hide."""
     x = np.array([0, width, width, 0, 0]) - 0.5
     y = np.array([0, 0, height, height, 0]) - 0.5
     axes.plot(x, y, color="#bbbbbb", linewidth=0.8, clip_on=False)

@@ -1,4 +1,4 @@
-"""Why a network answers as it does: which pixels its score hangs on, what layers see.
+"""Explanations of a network: which pixels its score depends on, maps of its layers.
 
 Every function takes a network of `sdfl_jax.models`, its variables and images in [0, 1],
 and runs under `jax.jit`. What is explained is the score of a class (`class_score`), by

@@ -1,4 +1,4 @@
-"""Shows why a network answers as it does.
+"""Explains the predictions of a network: attribution maps and maps of its layers.
 
 python -m sdfl_jax.explain --workdir=DIR --out=DIR FILE|FOLDER...
 python -m sdfl_jax.explain --workdir=DIR --out=DIR --data=SHARDS
@@ -168,7 +168,7 @@ def run(
             if layers:
                 seen = views.pop(example["index"])
                 path = out / "layers" / images.png_name(example["name"])
-                title = f"{example['name']}: what layers see"
+                title = f"{example['name']}: maps of layers"
                 page.save(sheets.layer_sheet(title, seen, channels), path)
                 line["layers"] = str(path)
                 first = {name: view[..., 0] for name, view in seen.items()}
@@ -182,7 +182,7 @@ def run(
 
 
 def _explanation(model, labelled, methods, cam_layer, layers, steps):
-    """The function to compile: arrays to maps B H W, scores and views of layers."""
+    """The function to compile: arrays to maps B H W, scores and maps of layers."""
 
     def step(variables, arrays):
         image = arrays["image"].astype(np.float32) / 255
@@ -239,7 +239,7 @@ def _write(out: Path, example: dict, maps: dict, line: dict) -> dict:
 
 
 class _Views:
-    """What layers see of each image, of the tile with the highest score; h w n."""
+    """Layers' maps of each image, of its tile with the highest score; h w n."""
 
     def __init__(self, layers: Sequence[str]):
         self._layers = layers
@@ -314,7 +314,7 @@ def _write_means(out: Path, means: _Means, layer_means: _Means, channels: dict):
 
 
 def _layers(trained: checkpoint.Trained) -> dict[str, tuple[int, int, int, int]]:
-    """Every layer that can be looked at, the image among them, and its map's shape."""
+    """Every layer that can be shown, the image among them, and its map's shape."""
     side = trained.config.image_size
     image = (1, side, side, 3)
     found = shapes(trained.model, trained.variables, image)

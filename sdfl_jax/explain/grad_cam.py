@@ -24,9 +24,9 @@ def grad_cam(
     """The layer's channels, weighted by their mean gradient, at the image's size.
 
     `layer`: a name of `models.watch.shapes`; None takes `default_layer`. Each map is
-    divided by its maximum, so that it lies in [0, 1] and a weak trace looks like a
-    strong one; `normalise=False` leaves it in units of the score. Raises `InputError`
-    for a layer that there is not.
+    divided by its maximum, so that it lies in [0, 1] and weak evidence looks as strong
+    as any; `normalise=False` leaves it in units of the score. Raises `InputError`
+    for an unknown layer.
     """
     there = shapes(model, variables, image.shape)
     layer = default_layer(there) if layer is None else find_layers(there, [layer])[0]

@@ -1,4 +1,4 @@
-"""Which pixels a score hangs on, by its gradient at the image."""
+"""Which pixels a score depends on, by its gradient with respect to the image."""
 
 from collections.abc import Mapping
 
@@ -29,10 +29,10 @@ def integrated_gradients(
     baseline: Float[Array, "B H W 3"] | None = None,
     steps: int = 32,
 ) -> Float[Array, "B H W 3"]:
-    """What each value adds to the score on the straight way from `baseline` (black).
+    """Contribution of each value to the score, on the path from `baseline` (black).
 
-    The sum over all values is the score of the image less that of the baseline, the
-    better the more `steps` (Sundararajan et al., 2017).
+    Their sum approaches the score of the image minus that of the baseline with more
+    `steps` (Sundararajan et al., 2017).
     """
     baseline = jnp.zeros_like(image) if baseline is None else baseline
     gradient = jax.grad(lambda x: _total(model, variables, x, label))
@@ -46,6 +46,6 @@ def integrated_gradients(
 
 
 def _total(model, variables, image, label):
-    """Summed over the batch, whose images do not see each other in evaluation."""
+    """Summed over the batch, whose images are independent in evaluation."""
     outputs = model.apply(variables, image, train=False)
     return jnp.sum(class_score(outputs, label))

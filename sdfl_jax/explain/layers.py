@@ -1,4 +1,4 @@
-"""What a layer sees: a few pictures for each of its maps."""
+"""Maps of a network's layers, reduced to a few channels each."""
 
 import difflib
 import re
@@ -38,7 +38,7 @@ def look(
 
 
 def notable_layers(there: Mapping[str, tuple]) -> list[str]:
-    """The layers among `models.watch.shapes` that a figure of the network shows."""
+    """The layers among `models.watch.shapes` that a diagram of the network shows."""
     return [name for name in there if _NOTABLE.fullmatch(name)]
 
 

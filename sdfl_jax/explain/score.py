@@ -1,4 +1,4 @@
-"""The number that is explained."""
+"""The score of a class, which explanations are of."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int

@@ -1,4 +1,4 @@
-"""Figures of explanations: one image's maps, the views of its layers, the means."""
+"""Figures of explanations: maps of one image, of its layers, and class means."""
 
 from collections.abc import Mapping, Sequence
 

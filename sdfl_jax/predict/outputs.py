@@ -1,4 +1,4 @@
-"""Masks, overlays and lines for images and videos, each written as it is ready."""
+"""Writes masks and overlays of images and videos as they are predicted."""
 
 import os
 import sys
@@ -30,7 +30,7 @@ def predict(
 
     Folders are searched for images and videos. Those of a video's frames lie in
     `masks/VIDEO/frame_000123.png` and so on, and `OUT/timelines/VIDEO.csv` and `.png`
-    show its course. `every_frames` and `every_seconds` leave frames out.
+    hold its scores over time. `every_frames` and `every_seconds` leave frames out.
 
     Yields:
       A dict per image: `image`, `score` in [0, 1], `manipulated` (the score reaches
@@ -118,7 +118,7 @@ def _film(predictor, out: Path, path: Path, name: str, sampling: dict, batch_siz
 
 
 def _written(out: Path, name: str, answer: Answer) -> dict:
-    """The figures of an image and where its pictures went."""
+    """The numbers of an image and the paths of its mask and overlay."""
     mask, overlay = out / "masks" / name, out / "overlays" / name
     images.write_map(mask, answer.mask)
     images.write_png(overlay, answer.overlay)

@@ -1,4 +1,4 @@
-"""A video's course: the score of each frame, as a table and as a chart."""
+"""The scores of a video over time, as a table and as a chart."""
 
 from collections.abc import Sequence
 from pathlib import Path

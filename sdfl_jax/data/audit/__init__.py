@@ -1,1 +1,1 @@
-"""Whether the lists of a study can be trusted."""
+"""Audits the lists of a study: leakage between splits, labels, masks."""

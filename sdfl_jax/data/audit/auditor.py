@@ -1,4 +1,4 @@
-"""Audits lists: reads what they name, prints and writes what was found."""
+"""Audits lists: reads their images and masks, prints and writes the findings."""
 
 import hashlib
 import os
@@ -109,9 +109,10 @@ def _aligned(rows: list[list[str]]) -> str:
 
 
 def spread(lists: dict[str, Sequence[Line]]) -> list[str]:
-    """How many groups of each kind lie on both sides of each pair, a line for each.
+    """How many groups of each kind have images in both splits of a pair, one line each.
 
-    Groups are connected: what two images share through a third one joins them as well.
+    Groups are connected components: two images that share a group with a third one
+    are in one group.
     """
     said = []
     for kind, keys in (

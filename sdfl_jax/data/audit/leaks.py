@@ -1,4 +1,4 @@
-"""What speaks against lists of images: relatives in two lists, labels, masks.
+"""Leakage between lists of images, and mistakes in their labels and masks.
 
 Comparisons of lists in memory; `audit` is the command that reads and writes them.
 """
@@ -16,7 +16,7 @@ from sdfl_jax.data import origins
 from sdfl_jax.data.audit import similar
 from sdfl_jax.data.lists import Entry, Rejected
 
-# The first of each pair is the one whose figures a leak makes too good.
+# The first of each pair is the one whose metrics a leak inflates.
 PAIRS = (("test", "train"), ("test", "val"), ("val", "train"))
 
 LEAKS = {
@@ -42,7 +42,7 @@ _LETTER = re.compile(r"[^\W\d_]")
 
 
 class Line(NamedTuple):
-    """A line of a list, with what its names tell; equal files have equal paths."""
+    """A line of a list, with the origins that its names give; paths are normalised."""
 
     line: int
     path: str  # as it is told: relative to the root
@@ -71,7 +71,7 @@ class Line(NamedTuple):
 
 
 class Finding(NamedTuple):
-    """What is wrong with line `a` and, where there is one, the line it resembles."""
+    """What is wrong with line `a`, and the related line `b` where there is one."""
 
     finding: str
     split_a: str
@@ -82,7 +82,7 @@ class Finding(NamedTuple):
 
 
 class Looks(NamedTuple):
-    """What an image file holds: digest of its bytes, hash of its looks, or an error."""
+    """Of an image file: SHA-256 of its bytes, perceptual hash, or an error."""
 
     digest: str = ""
     fingerprint: bytes | None = None
@@ -97,10 +97,10 @@ def audit(
     looks: dict[str, Looks] | None = None,
     marks: dict[str, str] | None = None,
 ) -> list[Finding]:
-    """Everything that speaks against the lists (by split), leaks first.
+    """All findings in the lists (by split), leaks first.
 
-    A leak is told once for each line of the first list of a pair, with the first line
-    of the other list that it resembles. `looks` (by image path) and `marks` (by mask
+    A leak is reported once for each line of the first list of a pair, with the first
+    related line of the other list. `looks` (by image path) and `marks` (by mask
     path) are what `look` returns; without them only names are compared.
     """
     found = []
@@ -119,14 +119,14 @@ def audit(
 
 
 def leaks(findings: Sequence[Finding], split: str = "test") -> list[Finding]:
-    """The findings that make the figures of `split` too good."""
+    """The findings that inflate the metrics of `split`."""
     return [f for f in findings if f.finding in LEAKS and f.split_a == split]
 
 
 def fix(
     lists: dict[str, Sequence[Line]], looks: dict[str, Looks] | None = None
 ) -> dict[str, list[Line]]:
-    """The lists without leaks and repetitions, by the rule that the module states."""
+    """The lists without leaks and duplicates, by the rules of the command's help."""
     looks = looks or {}
     kept = {}
     for split, entries in lists.items():
@@ -179,10 +179,11 @@ def _by_keys(keys, a: Sequence[Line], b: Sequence[Line]) -> Matches:
 
 
 def _by_name(looks, a: Sequence[Line], b: Sequence[Line]) -> Matches:
-    """Files of one name in two folders, where that name can mean one thing only.
+    """Files of the same name in two folders, where the name identifies an image.
 
-    Names without a letter are numbers that every folder has; the same holds for names
-    that one list uses in several folders. Files that were read and differ are not told.
+    Names without a letter are numbers that every folder has, and names that one list
+    uses in several folders identify nothing either. Files that were read and differ
+    are not reported.
     """
     known = [_named(entries) for entries in (a, b)]
     told = set()

@@ -1,4 +1,4 @@
-"""Near-duplicates among very many images: fingerprints and a search in bands.
+"""Near-duplicates among very many images: perceptual hashes and a banded search.
 
 A fingerprint is the perceptual hash of the ImageHash library, with 256 bits: the signs
 of the 16 x 16 lowest frequencies of the grey image around their median. Among 500
@@ -20,9 +20,9 @@ _CHUNK = 2_000_000  # pairs compared at once: about 250 MB
 
 
 def fingerprint(image: UInt8[np.ndarray, "H W 3"]) -> bytes | None:
-    """256 bits that survive resizing and compression; None for an even area.
+    """A perceptual hash of 256 bits; None for an image without texture.
 
-    An image without texture has no frequencies to tell it by, only rounding errors.
+    Without texture the hash would be of rounding errors alone.
     """
     grey = Image.fromarray(image).convert("L")
     grey.thumbnail((256, 256), Image.Resampling.BOX)

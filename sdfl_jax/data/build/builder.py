@@ -1,4 +1,4 @@
-"""A list of images becomes a folder of shards; the module's command says how."""
+"""Builds a folder of shards from a list of images (`python -m sdfl_jax.data.build`)."""
 
 import glob
 import hashlib
@@ -58,8 +58,8 @@ def build(
     holds raw pixels at `image_size`, and both keep the mask at its own size. Lines that
     cannot be used are left out and listed in `rejected.csv`; with `strict` the first of
     them is an error. `InputError` if nothing can be used, the disk is too small or
-    `out` holds a build with other settings. With no `workers` all is done in this
-    process, which a decoder that crashes would then end.
+    `out` holds a build with other settings or is in use by another process. With no
+    `workers` all is done in this process, which a crashing decoder would then end.
     """
     paths_file, out = os.fspath(paths_file), os.fspath(out)
     entries, rejected = read_list(paths_file, root=root, replace=replace)
@@ -284,7 +284,7 @@ def _finish(out, settings, notes, rejected, entries) -> dict:
 
 
 def _tidy(out: str, manifest: dict):
-    """Removes what served the build: notes, shards that are empty or broke off."""
+    """Removes temporary files: notes, empty and incomplete shards."""
     keep = {os.path.join(out, shard["file"]) for shard in manifest["shards"]}
     _remove(out, _SHARDS, files.HALF_WRITTEN, records.UNFINISHED, keep=keep)
 

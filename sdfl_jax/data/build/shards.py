@@ -65,7 +65,7 @@ def read_note(path: str) -> dict | None:
 
 
 def try_entry(path: str, entries: list[Entry], settings: dict, strict: bool, line: int):
-    """Reads one entry as `write_shard` does, to see what becomes of the process."""
+    """Reads one entry as `write_shard` does, to see whether the process survives."""
     for entry in entries:
         if entry.line == line:
             make_record(entry, settings)
@@ -104,7 +104,7 @@ def _fill(path, entries, settings, strict, begin, rejected) -> dict:
 
 
 def make_record(entry: Entry, settings: dict) -> tuple[bytes, list[str]]:
-    """An entry's record and what is odd about it; `InputError` if it cannot be used."""
+    """An entry's record and its warnings; `InputError` if it cannot be used."""
     data = images.read_bytes(entry.image)
     mask = None if entry.mask is None else images.read_bytes(entry.mask)
     pixels = max(images.claimed_pixels(file) for file in (data, mask) if file)

@@ -1,4 +1,4 @@
-"""Measures the examples of a data set and writes their charts and page."""
+"""Measures the examples of a data set and writes charts and a page."""
 
 import html
 import io
@@ -39,7 +39,7 @@ THUMB = 160  # pixels
 
 
 class Facts(NamedTuple):
-    """What the charts need to know of one image; `error` where it cannot be read."""
+    """Measurements of one image; `error` where it cannot be read."""
 
     source: str = ""
     label: int = 0

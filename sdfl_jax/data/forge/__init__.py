@@ -1,1 +1,1 @@
-"""Forgeries with exact masks out of photographs."""
+"""Forgeries with exact masks, made from photographs."""

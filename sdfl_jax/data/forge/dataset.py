@@ -1,4 +1,4 @@
-"""A data set of forgeries: its plan, its files, its lists; going on after a kill."""
+"""A data set of forgeries: its plan, files and lists; resumes after a kill."""
 
 import difflib
 import functools
@@ -63,9 +63,11 @@ def forge(
     strict: bool = False,
     progress: bool = True,
 ) -> dict[str, Counter]:
-    """Makes the forgeries (see the module) and returns how many of each kind by split.
+    """Makes a data set of forgeries; returns the number of images by split and kind.
 
-    Raises InputError for settings or photographs that will not do.
+    The command's help describes settings and output. Raises `InputError` for settings
+    or photographs that cannot be used, for an `out` with other content or in use by
+    another process, and for an interrupted run with other settings.
     """
     counts = {"train": count, "val": count_val, "test": count_test}
     counts |= {k: max(1, count // 8) for k, v in counts.items() if v is None}
@@ -114,7 +116,7 @@ def forge(
 
 
 def _fill(out: Path, forger, tasks, settings, left_out, workers, progress) -> None:
-    """Makes what is missing in OUT.partial, which becomes OUT."""
+    """Makes the missing images in OUT.partial, then renames it to OUT."""
     partial = out.with_name(out.name + ".partial")
     records = _resume(partial, settings)
     todo = [task for task in tasks if task.name not in records]

@@ -1,11 +1,11 @@
 """Manipulations of one photograph with the exact mask of what they changed.
 
 A manipulation is a function `(host, region, donor, rng) -> (image, parameters)`: `host`
-is uint8 H W 3, `region` uint8 H W (0 or 255), `donor(height, width)` draws a piece of
-another photograph (uint8 height width 3) and `rng` is the only source of chance. No
-pixel outside `region` changes. It raises `Unsuitable` where host and region do not go
-together; another region is tried then. `KINDS` names them, each with where its regions
-come from (`objects.SOURCES`).
+is uint8 H W 3, `region` uint8 H W (0 or 255), `donor(height, width)` draws a crop of
+another photograph (uint8 height width 3) and `rng` is the only source of randomness.
+No pixel outside `region` changes. It raises `Unsuitable` where the manipulation is not
+possible in this region; another region is tried then. `KINDS` names them, each with the
+source of its regions (`objects.SOURCES`).
 """
 
 from collections.abc import Callable
@@ -30,10 +30,10 @@ from sdfl_jax.data.forge.swaps import swap
 
 @dataclass(frozen=True)
 class Kind:
-    """A manipulation, the source of its regions, and what it asks for.
+    """A manipulation, the source of its regions, and its requirements.
 
-    `least_change`: mean absolute change (of 255) that it must make inside its mask; a
-    sky pasted onto itself is no manipulation.
+    `least_change`: minimum mean absolute change (of 255) inside the mask; a sky pasted
+    onto itself is not a manipulation.
     """
 
     manipulate: Callable
@@ -50,7 +50,7 @@ def splice(host: Image, region: Region, donor: Donor, rng: Rng) -> tuple[Image, 
 
 
 def copymove(host: Image, region: Region, donor: Donor, rng: Rng) -> tuple[Image, dict]:
-    """The host's own content in the region, half the time turned, scaled, mirrored."""
+    """The host's own content; half of the time rotated, scaled and mirrored."""
     top, left, height, width = bounding_box(region)
     centre = np.array([left + (width - 1) / 2, top + (height - 1) / 2])
     turn, scale, mirror = 0.0, 1.0, False
@@ -96,8 +96,8 @@ def copymove(host: Image, region: Region, donor: Donor, rng: Rng) -> tuple[Image
 def inpainting(
     host: Image, region: Region, donor: Donor, rng: Rng
 ) -> tuple[Image, dict]:
-    """The region removed and filled from its surroundings (Telea 2004, or
-    Navier-Stokes, Bertalmio et al. 2001)."""
+    """The region filled from its surroundings: Telea (2004) or Navier-Stokes
+    (Bertalmio et al. 2001)."""
     method = str(rng.choice(["telea", "navier_stokes"]))
     radius = int(rng.integers(3, 6))
     flag = {"telea": cv2.INPAINT_TELEA, "navier_stokes": cv2.INPAINT_NS}[method]

@@ -1,11 +1,11 @@
-"""Where regions come from: drawn shapes, or objects cut out of another photograph.
+"""Sources of regions: random shapes, or objects cut out of another photograph.
 
 A source is a function `(height, width, donor, rng) -> (region, content, drawn)`: the
-region uint8 `height` `width` (0 or 255), what belongs into its bounding box (None: what
-the manipulation asks its donor for) and a record with the region's share as `area`.
-`donor` is that of a manipulation (`donor(height, width)`) and also has
-`donor.segments()`, see `forger.Donor`. `Unsuitable` where nothing fits; the next draw
-may.
+region uint8 `height` `width` (0 or 255), the content of its bounding box (None: the
+manipulation takes it from its donor) and a record with the region's share of the image
+as `area`. `donor` is that of a manipulation (`donor(height, width)`) and also has
+`donor.segments()`, see `forger.Donor`. Raises `Unsuitable` where nothing fits; then
+another draw is made.
 """
 
 import cv2

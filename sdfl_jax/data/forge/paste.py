@@ -1,4 +1,4 @@
-"""Content into a region of a photograph, and nowhere else."""
+"""Pastes content into a region of a photograph."""
 
 from collections.abc import Callable
 
@@ -15,19 +15,21 @@ Rng = np.random.Generator
 
 
 class Unsuitable(Exception):
-    """This host, this region and this donor do not go together."""
+    """The manipulation is not possible with this host, region and donor."""
 
 
 def draw_feather(rng: Rng) -> int:
-    """Width in pixels of a paste's soft edge: 0, a hard edge, four times in five."""
+    """Feathering of a paste in pixels; 0, a hard edge, with probability 0.8."""
     return int(rng.integers(1, 4)) if rng.random() < 0.2 else 0
 
 
 def paste(
     host: Image, content: UInt8[np.ndarray, "h w 3"], region: Region, feather: int
 ) -> UInt8[np.ndarray, "H W 3"]:
-    """`content` (as large as the region's bounding box) where `region` is set; a soft
-    edge of `feather` pixels lies inside the region, so that the mask stays exact."""
+    """The host with `content` (the size of the region's bounding box) in the region.
+
+    Feathering of `feather` pixels lies inside the region, so the mask stays exact.
+    """
     top, left, height, width = bounding_box(region)
     here = (slice(top, top + height), slice(left, left + width))
     inside = region[here]

@@ -1,4 +1,4 @@
-"""A folder of photographs: which files can serve, their scenes and their split."""
+"""A folder of photographs: usable files, their scenes and their split."""
 
 import hashlib
 from collections.abc import Sequence
@@ -42,8 +42,8 @@ def find_photographs(
     """The photographs below `folder`, and (name, reason) of each file left out.
 
     Left out are unreadable files, those with a side below `size`, label maps, drawings
-    and other pictures of flat areas, and, where there is a top folder named as a split,
-    all that is outside of such folders. Files whose names agree before a double
+    and other images of flat areas, and, where a top-level folder is named as a split,
+    everything outside of such folders. Files whose names agree before a double
     underscore (`street__left.png`, `street__right.png`), in the same folder, are one
     scene; a second file with the same bytes is left out.
     """
@@ -86,10 +86,10 @@ def find_photographs(
 def split_photographs(
     photographs: Sequence[Photograph], rng: np.random.Generator
 ) -> dict[str, list[Photograph]]:
-    """Train, val and test photographs; no group is on two sides.
+    """Train, val and test photographs; no group is in two splits.
 
-    Top folders named train, val and test decide where they exist; without them the
-    groups are dealt 8:1:1.
+    Top-level folders named train, val and test give the split where they exist;
+    without them groups are split 8:1:1.
     """
     sides = {
         name: [photo for photo in photographs if photo.name.startswith(f"{name}/")]

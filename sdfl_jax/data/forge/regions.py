@@ -1,4 +1,4 @@
-"""Regions to manipulate: random outlines of a wanted area, spread over the frame."""
+"""Regions to manipulate: random outlines of a given area anywhere in the frame."""
 
 import cv2
 import numpy as np
@@ -43,11 +43,11 @@ OUTLINES = {"blob": blob, "polygon": polygon}
 def random_region(
     height: int, width: int, rng: np.random.Generator
 ) -> tuple[UInt8[np.ndarray, "{height} {width}"], dict]:
-    """A region (0 or 255) and how it was drawn.
+    """A region (0 or 255) and the parameters it was drawn with.
 
-    The centre is uniform over the frame and the outline is scaled until what lies
-    inside the frame has the wanted area, so that a region cut off by the border is as
-    large as any other and the middle of the frame is no hint.
+    The centre is uniform over the frame, and the outline is scaled until its part
+    inside the frame has the drawn area, so that regions cut off by the border are as
+    large as others and the position of a region is not predictable.
     """
     name = str(rng.choice(sorted(OUTLINES)))
     outline = OUTLINES[name](rng)

@@ -1,6 +1,6 @@
-"""Blending of another photograph into a face-shaped region, to stand for face swaps.
+"""Blends another photograph into a face-shaped region, as a model of face swaps.
 
-What gives a swapped face away is the blending, and that needs no face: a method is a
+The traces of a face swap are those of the blending, which needs no face. A method is a
 function `(content, host, region) -> content` of uint8 planes that share H and W, the
 region's bounding box.
 """

@@ -1,4 +1,4 @@
-"""What all layouts share: found images, refused files, and how files are matched."""
+"""Shared by all layouts: images found, files rejected, matching of masks."""
 
 import dataclasses
 import re
@@ -40,7 +40,7 @@ class Item:
 
 @dataclasses.dataclass(frozen=True)
 class Refused:
-    """A file or folder that is not in the lists; the reason's class ends at a colon."""
+    """A file or folder that is not used; the reason's class ends at a colon."""
 
     path: str
     reason: str
@@ -48,7 +48,7 @@ class Refused:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Options:
-    """What a layout may need beside the folder of the data set."""
+    """Settings of a layout beside the folder of the data set."""
 
     out: Path
     seed: int = 0

@@ -1,4 +1,4 @@
-"""Which split an image goes to: its group's, dealt by seed or told by the data set."""
+"""Assigns images to splits by group: seeded, or as the data set defines them."""
 
 import re
 from collections import Counter, defaultdict
@@ -48,10 +48,10 @@ def deal(
 ) -> list[str]:
     """A split for each item; no group is in two.
 
-    Groups are taken in seeded order, large ones first, each to the split that remains
-    emptiest, in relation to what it is to hold of either class. So all splits fill at
-    the same rate with groups of the same makeup. No split that is asked for stays empty
-    while another holds several groups.
+    Groups are taken in seeded order, large ones first; each goes to the split with the
+    largest share still to fill, relative to its target for both classes. So all splits
+    fill at the same rate with groups of similar composition. No split with a target
+    stays empty while another holds several groups.
     """
     members = defaultdict(list)
     for index in sorted(range(len(items)), key=lambda i: items[i].image):

@@ -208,7 +208,7 @@ def _from_videos(root: Path, options: Options) -> Found:
 
 
 def _find_videos(root: Path, options: Options) -> tuple[list[Video], list[Refused]]:
-    """All videos of one compression: two would tell the classes apart."""
+    """All videos of one compression, for another one would give the class away."""
     places, refused = {}, []
     for parent, sources in (
         ("original_sequences", ORIGINALS),
@@ -337,7 +337,7 @@ def spread(count: int, wanted: int) -> list[int]:
 
 
 def _write_frame(video: Video, index: int, frame, other=None) -> str:
-    """Writes the planes of a frame; why not, if it cannot serve."""
+    """Writes the planes of a frame; returns why not, if it cannot be used."""
     if frame is None:
         return "unreadable: the frame cannot be decoded"
     mask = None

@@ -1,4 +1,4 @@
-"""Every found image is looked at: its size, its mask's size, its mask's colours."""
+"""Checks every image found: its size, its mask's size; converts masks."""
 
 import dataclasses
 import os
@@ -36,7 +36,7 @@ CONVERSIONS = {"inverted": inverted, "green": green}
 
 @dataclasses.dataclass(frozen=True)
 class Check:
-    """Looks at one item at a time; picklable, so that worker processes can."""
+    """Checks one item at a time; picklable, for worker processes."""
 
     root: str
     out: str
