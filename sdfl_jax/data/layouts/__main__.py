@@ -125,7 +125,7 @@ def _checked(items: list[Item], root: Path, options: Options):
         total=len(items),
         desc="checking",
         unit="image",
-        disable=not options.progress,
+        disable=not (options.progress and items),
     ) as bar:
         results = list(
             each(

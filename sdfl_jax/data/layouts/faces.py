@@ -176,7 +176,10 @@ def _from_videos(root: Path, options: Options) -> Found:
     if len(todo) < len(videos):
         print(f"{options.out}: {len(videos) - len(todo)} videos are done already.")
     with tqdm(
-        total=len(todo), desc="extracting", unit="video", disable=not options.progress
+        total=len(todo),
+        desc="extracting",
+        unit="video",
+        disable=not (options.progress and todo),
     ) as bar:
         done = each(
             extract,
