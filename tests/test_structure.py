@@ -17,7 +17,8 @@ FLOORS = [
     {"ops", "devices", "drawing", "metrics", "losses", "optim"},
     # Inside `data`: files, then examples, then streams of them, then the tools.
     {"data", "data.setup", "data.jpeg", "data.videos", "data.lists", "data.origins"},
-    {"data.images", "data.workers"},
+    {"data.folders", "data.workers"},
+    {"data.images"},
     {"data.planes", "data.records", "data.transforms"},
     {"data.damaged", "data.tiling", "data.degrade", "data.photographs", "data.forge"},
     {"data.pipeline", "data.eval_sources"},
