@@ -20,9 +20,10 @@ FLOORS = [
     {"data.folders", "data.workers"},
     {"data.images"},
     {"data.planes", "data.records", "data.transforms"},
-    {"data.damaged", "data.tiling", "data.degrade", "data.photographs", "data.forge"},
+    {"data.damaged", "data.tiling", "data.degrade", "data.photographs"},
     {"data.pipeline", "data.eval_sources"},
-    {"data.predictions", "data.build", "data.audit", "data.explore", "data.layouts"},
+    {"data.predictions", "data.build", "data.audit", "data.explore", "data.layouts"}
+    | {"data.forge"},
     {"data.tfds_builder"},
     {"models", "evaluators"},
     {"state", "report"},
