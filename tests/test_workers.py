@@ -261,7 +261,7 @@ def test_importing_the_package_changes_nothing_of_the_process():
     script = (
         "import ctypes, gc, logging, os, warnings\n"
         "import cv2, grain, imagecodecs, imagehash, jax, matplotlib, numpy, PIL.Image\n"
-        "import array_record, msgpack, pebble, simplejpeg, tifffile, tqdm\n"
+        "import array_record, msgpack, pebble, scipy.special, simplejpeg, tifffile\n"
         "import tensorflow_datasets\n"
         "asked = []\n"
         "class Library(ctypes.CDLL):\n"
