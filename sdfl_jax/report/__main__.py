@@ -17,7 +17,7 @@ from pathlib import Path
 
 from sdfl_jax.errors import InputError, one_line
 from sdfl_jax.files import write_csv
-from sdfl_jax.report import matrix, runs, study
+from sdfl_jax.report import calibration, matrix, runs, study
 
 
 @one_line
@@ -64,6 +64,11 @@ def _matrix(args):
     print(f"\nHeat map: {Path(args.out) / 'matrix.png'}")
 
 
+def _calibrate(args):
+    found = calibration.write(args.run, args.out, args.false_alarms)
+    print("\n".join(calibration.lines(found)))
+
+
 def _arguments() -> argparse.ArgumentParser:
     about, rest = __doc__.split("\n\n", 1)
     parser = argparse.ArgumentParser(
@@ -72,7 +77,9 @@ def _arguments() -> argparse.ArgumentParser:
         epilog=rest,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    commands = parser.add_subparsers(required=True, metavar="table | runs | matrix")
+    commands = parser.add_subparsers(
+        required=True, metavar="table | runs | matrix | calibrate"
+    )
 
     table = commands.add_parser("table", help="networks by groups of data sets")
     table.set_defaults(command=_table)
@@ -101,6 +108,22 @@ def _arguments() -> argparse.ArgumentParser:
         "--figures",
         default=",".join(matrix.SHOWN),
         help="standard figures, divided by commas",
+    )
+
+    calibrated = commands.add_parser("calibrate", help="what a network's scores say")
+    calibrated.set_defaults(command=_calibrate)
+    calibrated.add_argument("run", metavar="RUN")
+    calibrated.add_argument(
+        "--out",
+        required=True,
+        metavar="FILE",
+        help="beside a run's checkpoints as calibration.json, predictions use it",
+    )
+    calibrated.add_argument(
+        "--false_alarms",
+        type=float,
+        default=0.05,
+        help="share of authentic images that may be called manipulated",
     )
     return parser
 
