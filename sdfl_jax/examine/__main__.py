@@ -1,7 +1,7 @@
 """Makes a case file of photographs: lines of evidence, a cautious verdict, a log.
 
+python -m sdfl_jax.examine PHOTO|FOLDER... --out=CASE --network=NAME
 python -m sdfl_jax.examine PHOTO|FOLDER... --out=CASE --workdir=DIR
-python -m sdfl_jax.examine PHOTO|FOLDER... --out=CASE --network=none
 python -m sdfl_jax.examine --verify=CASE
 """
 
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from tqdm import tqdm
 
-from sdfl_jax.errors import InputError, one_line
+from sdfl_jax.errors import InputError, one_line, valid
 
 
 @one_line
@@ -57,14 +57,18 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _predictor(args):
     if args.network == "none":
         return None
-    if args.workdir is None:
+    if (args.workdir is None) == (args.network is None):
         raise InputError(
-            "Give --workdir=DIR, a run whose network is asked, or --network=none for "
-            "the other lines alone."
+            "Give one of --workdir=DIR, a run whose network is asked, --network=NAME, "
+            "one that ships, and --network=none, for the other lines alone."
         )
+    from sdfl_jax.checkpoints import shipped
     from sdfl_jax.predict.predictor import Predictor
 
-    return Predictor(args.workdir, args.checkpoint)
+    if args.network and shipped.resolve(args.network) is None:
+        known = valid(args.network, [*shipped.names(), "none"])
+        raise InputError(f"--network={args.network}: no such network ships; {known}")
+    return Predictor(args.workdir or args.network, args.checkpoint)
 
 
 def _verify(folder: str):
@@ -87,7 +91,7 @@ def _arguments() -> argparse.ArgumentParser:
     parser.add_argument("--workdir", metavar="DIR", help="of the run that is asked")
     parser.add_argument("--checkpoint", default="best", help="best, latest or a step")
     parser.add_argument(
-        "--network", choices=("none",), help="none: the other lines alone"
+        "--network", metavar="NAME", help="one that ships; none: the other lines alone"
     )
     parser.add_argument("--workers", type=int, default=2, help="processes that parse")
     parser.add_argument(

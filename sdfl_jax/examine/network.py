@@ -1,6 +1,7 @@
 """The line `network`: what a trained network says of the pixels, and how firmly."""
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -73,7 +74,7 @@ def judged(predictor: Predictor, score: float) -> dict:
         why = "This network was not calibrated: no verdict follows from its score."
         return {"verdict": said, "score": round(score, 4), "why": why}
     low, high = calibration["band"]
-    rate, data = calibration["false_alarms"], calibration["data"]
+    rate, data = _false_alarms(calibration)
     where = {
         "manipulated": f"reaches {high:.3g}",
         "no manipulation found": f"stays below {low:.3g}",
@@ -90,6 +91,14 @@ def judged(predictor: Predictor, score: float) -> dict:
         "false_alarms": rate,
         "data": data,
     }
+
+
+def _false_alarms(calibration: Mapping) -> tuple[float, str]:
+    """The share of authentic photographs from the band's end on, and of which data."""
+    if "false_alarms" in calibration:  # of `sdfl_jax.report calibrate`
+        return calibration["false_alarms"], calibration["data"]
+    rate = calibration["called_manipulated"]["authentic"]  # of `sdfl_jax.predict.ship`
+    return rate, f"its {calibration['authentic']:,} images kept aside"
 
 
 def _answer(predictor: Predictor, image: np.ndarray) -> Answer:
