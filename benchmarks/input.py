@@ -6,7 +6,8 @@ python -m benchmarks.input --photos=DIR --json=FILE
 Every side delivers the same uint8 batches: images and masks stretched to 512x512, with
 flips. Ours reads shards (original files; resized raw; resized zstd), the peer the
 original files with OpenCV and albumentations: in its own process, as it comes and with
-one thread of PyTorch's, and with two workers.
+one thread of PyTorch's, and with two workers. One side more makes forgeries while it
+delivers them (`data.forge.stream`); nothing is compared with it.
 Each side runs in a process of its own and the sides take turns, so that all meet the
 same disturbances. Before each turn a side empties what it had fetched ahead. Without
 PyTorch and albumentations only our own sides run.
@@ -40,6 +41,9 @@ PEERS = {
 }
 STOCK = ("torch, 0 workers", "torch, 2 workers")
 GOALS = {"original": 1.5, "resized": 3.0}  # times the fastest peer
+# Forgeries made in the pipeline, of the size that `configs/starter.py` trains on.
+FORGED_SIDE = 192
+FORGED = f"forged, {FORGED_SIDE}x{FORGED_SIDE}"
 AHEAD = 16  # batches that a side may have fetched while it waited
 SUFFIXES = {".jpg", ".jpeg", ".png"}
 
@@ -90,6 +94,14 @@ def our_batches(folder: str, batch: int, image_size: int):
     setup()
     settings = {"geometry": "resize", "image_size": image_size, "seed": 0}
     for arrays in train_batches(folder, batch_size=batch, **settings):
+        yield arrays["image"], arrays["mask"]
+
+
+def forged_batches(folder: str, batch: int, image_size: int):
+    from sdfl_jax.data.forge.stream import train_batches
+
+    settings = {"image_size": image_size, "seed": 0, "flips": False}
+    for arrays in train_batches(f"forge:{folder}", batch_size=batch, **settings):
         yield arrays["image"], arrays["mask"]
 
 
@@ -217,6 +229,8 @@ def main():
             settings = {"image_size": args.image_size, "progress": False} | storage
             build(work / "list.csv", folder, **settings)
             sides[name] = (our_batches, folder, *size)
+        photographs = args.photos or str(work / "photos")
+        sides[FORGED] = (forged_batches, photographs, args.batch, FORGED_SIDE)
         missing = [
             name
             for name in ("torch", "albumentations")
@@ -256,7 +270,7 @@ def main():
     )
     for name, median in figures["medians"].items():
         line = f"{name:20}{median:10.0f}"
-        if missing or name in PEERS:
+        if missing or name not in OURS:
             print(line)
             continue
         fastest, stock = (
