@@ -34,7 +34,6 @@ from sdfl_jax.evaluate import scorers, scoring
 from sdfl_jax.evaluate.options import Options
 from sdfl_jax.evaluate.writer import Writer
 from sdfl_jax.files import write_json
-from sdfl_jax.state import init_variables
 
 GOAL = 0.2  # of the network's time that all else may add, on a CPU
 PHOTOGRAPHS = 32  # that are made up; more images repeat them
@@ -69,7 +68,7 @@ def drawn_network(network: str, image_size: int) -> Trained:
     config.image_size = image_size
     config = check(config)
     model = models.build(**config.model)
-    variables = jax.jit(lambda rng: init_variables(model, image_size, rng))(
+    variables = jax.jit(lambda rng: models.init_variables(model, image_size, rng))(
         jax.random.key(0, impl="rbg")
     )
     return Trained(config, model, variables, step=0, progress={})

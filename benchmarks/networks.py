@@ -74,7 +74,7 @@ def our_sides(name: str, batch: dict, dtype: str) -> tuple:
     from sdfl_jax import models, optim
     from sdfl_jax.config import defaults
     from sdfl_jax.devices import sharding
-    from sdfl_jax.state import init_state, init_variables
+    from sdfl_jax.state import init_state
     from sdfl_jax.steps import make_train_step
 
     size, side = batch["image"].shape[:2]
@@ -86,7 +86,7 @@ def our_sides(name: str, batch: dict, dtype: str) -> tuple:
     tx = optim.make_optimizer(config.optimizer.to_dict(), {"name": "constant"}, 1000)
     mesh = sharding.data_mesh()
     variables = filled(
-        jax.eval_shape(lambda: init_variables(model, side, jax.random.key(0)))
+        jax.eval_shape(lambda: models.init_variables(model, side, jax.random.key(0)))
     )
     state = jax.device_put(init_state(variables, tx), sharding.everywhere(mesh))
     inputs = jax.device_put(batch["image"])

@@ -44,7 +44,7 @@ def defaults() -> mlc.ConfigDict:
     # Weight files for parts of a fresh network.
     config.init_encoders = dict(encoder="", noise_encoder="")
 
-    config.loss_weights = dict(mask=0.16, label=0.04, edge=0.0)
+    config.loss_weights = dict(mask=0.16, label=0.04, edge=0.0, confidence=0.0)
     # Any of "dice", "bce", "focal", "iou", "lovasz"; they are added, each with its
     # weight in `mask_loss_weights` (none: 1).
     config.mask_losses = ("dice",)
@@ -86,9 +86,26 @@ def defaults() -> mlc.ConfigDict:
 
 
 # Where a network is made for another size than the reference's, or another loss.
+_MASK_ALONE = {"loss_weights": {"mask": 1.0, "label": 0.0}}
 _OF_NETWORKS = {
     "mvssnet": {"loss_weights": {"mask": 0.16, "label": 0.04, "edge": 0.8}},
     "unet": {"loss_weights": {"mask": 1.0, "label": 0.0, "edge": 0.0}},
+    "segformer": _MASK_ALONE | {"mask_losses": ("bce",)},
+    "mesorch": _MASK_ALONE | {"mask_losses": ("bce",)},
+    "catnet": _MASK_ALONE | {"mask_losses": ("weighted_bce",)},
+    "vit_lora": _MASK_ALONE
+    | {
+        "mask_losses": ("bce", "edge_bce"),
+        "mask_loss_weights": (1.0, 20.0),
+        "freeze": ("encoder/*", "!*/lora_?"),
+    },
+    # Of its second phase; the third's is in `configs/trufor.py`.
+    "trufor": _MASK_ALONE
+    | {
+        "mask_losses": ("weighted_bce", "dice_exact"),
+        "mask_loss_weights": (0.3, 0.7),
+        "freeze": ("noise_encoder/*", "confidence_head/*", "score?/*"),
+    },
     "simplenet": {"image_size": 256},
     "densenet121": {"image_size": 224},
     "xception": {"image_size": 299},

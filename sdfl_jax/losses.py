@@ -66,6 +66,78 @@ def mask_bce(
     return _mean(jnp.mean(losses, axis=(1, 2, 3)), keep)
 
 
+def weighted_bce(
+    logits: Float[Array, "B H W 1"],
+    mask: Float[Array, "B H W 1"],
+    keep: Bool[Array, "B"],
+) -> Float[Array, ""]:
+    """Cross-entropy as CAT-Net's and TruFor's: a manipulated pixel weighs five times.
+
+    Weights 0.5 and 2.5; divided by their sum over the pixels of the batch that count.
+    Where the mask is negative a pixel does not.
+    """
+    counted = (mask >= 0) & keep[:, None, None, None]
+    logits = _zero_where_not(keep, logits)
+    mask = jnp.where(counted, mask, 0.0)
+    weight = jnp.where(counted, jnp.where(mask > 0.5, 2.5, 0.5), 0.0)
+    losses = optax.sigmoid_binary_cross_entropy(logits, mask)
+    return jnp.sum(weight * losses) / jnp.maximum(jnp.sum(weight), 1e-6)
+
+
+def edge_bce(
+    logits: Float[Array, "B H W 1"],
+    mask: Float[Array, "B H W 1"],
+    keep: Bool[Array, "B"],
+) -> Float[Array, ""]:
+    """Cross-entropy of the pixels in `edge_band`, averaged over all pixels.
+
+    IML-ViT's and DINOv3-IML's, which weigh it by 20.
+    """
+    logits = _zero_where_not(keep, logits)
+    losses = optax.sigmoid_binary_cross_entropy(logits, mask.astype(jnp.float32))
+    return _mean(jnp.mean(edge_band(mask) * losses, axis=(1, 2, 3)), keep)
+
+
+def dice_exact(
+    logits: Float[Array, "B H W 1"],
+    mask: Float[Array, "B H W 1"],
+    keep: Bool[Array, "B"],
+) -> Float[Array, ""]:
+    """TruFor's Dice: of each image by itself with nothing added, then averaged.
+
+    Squares in the denominator; 1 for every authentic image. Where the mask is negative
+    a pixel does not count.
+    """
+    probs = jax.nn.sigmoid(_zero_where_not(keep, logits))
+    probs = jnp.where(mask >= 0, probs, 0.0)
+    mask = jnp.maximum(_zero_where_not(keep, mask), 0.0)
+    overlap = jnp.sum(probs * mask, axis=(1, 2, 3))
+    area = jnp.sum(probs**2 + mask**2, axis=(1, 2, 3))
+    return _mean(1 - 2 * overlap / (area + 1e-5), keep)
+
+
+def confidence_mse(
+    logits: Float[Array, "B H W 1"],
+    mask_logits: Float[Array, "B H W 1"],
+    mask: Float[Array, "B H W 1"],
+    keep: Bool[Array, "B"],
+) -> Float[Array, ""]:
+    """How far a confidence is from the probability that the mask gave the true class.
+
+    Mean square over the pixels of the images that count, without a band at the border
+    of a region (TruFor's: eroded by 15 x 15 inside, dilated by 11 x 11 outside) and
+    without those whose mask is negative. The mask's logits get no gradient.
+    """
+    known, marked = mask >= 0, jnp.maximum(mask, 0.0)
+    inside = 1 - _highest_of(1 - marked, 15) > 0.5
+    outside = _highest_of(marked, 11) < 0.5
+    probs = jax.nn.sigmoid(jax.lax.stop_gradient(_zero_where_not(keep, mask_logits)))
+    true = jnp.where(inside, probs, 1 - probs)
+    counted = (inside | outside) & known & keep[:, None, None, None]
+    error = jnp.square(jax.nn.sigmoid(_zero_where_not(keep, logits)) - true)
+    return jnp.sum(jnp.where(counted, error, 0.0)) / jnp.maximum(jnp.sum(counted), 1)
+
+
 def mask_focal(
     logits: Float[Array, "B H W 1"],
     mask: Float[Array, "B H W 1"],
@@ -138,6 +210,18 @@ def label_focal(
     return _mean(losses, keep)
 
 
+def label_balanced_bce(
+    logits: Float[Array, "B"], label: Float[Array, "B"], keep: Bool[Array, "B"]
+) -> Float[Array, ""]:
+    """TruFor's: as where 0.7 of the images are manipulated, both classes weigh alike.
+
+    Averaged over the images that count.
+    """
+    logits = _zero_where_not(keep, logits)
+    losses = optax.sigmoid_binary_cross_entropy(logits, label.astype(jnp.float32))
+    return _mean(losses * jnp.where(label > 0.5, 0.5 / 0.7, 0.5 / 0.3), keep)
+
+
 # Over what Dice is averaged.
 DICE = {
     "batch": lambda logits, mask, keep, label: dice_batch(logits, mask, keep),
@@ -150,8 +234,15 @@ MASK_LOSSES = {
     "focal": mask_focal,
     "iou": iou_per_image,
     "lovasz": lovasz_per_image,
+    "weighted_bce": weighted_bce,
+    "edge_bce": edge_bce,
+    "dice_exact": dice_exact,
 }
-LABEL_LOSSES = {"bce": label_bce, "focal": label_focal}
+LABEL_LOSSES = {
+    "bce": label_bce,
+    "focal": label_focal,
+    "balanced_bce": label_balanced_bce,
+}
 
 
 def total(
@@ -164,14 +255,14 @@ def total(
     label_loss: str = "bce",
     dice: str = "batch",
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-    """Weighted sum of the terms `mask`, `label` and `edge`, and the terms, unweighted.
+    """Weighted sum of `mask`, `label`, `edge` and `confidence`, and these, unweighted.
 
     Args:
       outputs: of a network. Without `mask_logits` there is no term `mask`.
       batch: `mask` (B H W 1, 0 or 1), `label` (B,), `has_mask` (B,) and, where rows are
         padding, `valid` (B,). The target of `edge_logits` is `edge_of` the mask, at the
         size of these.
-      weights: of the terms, by their names. The term `edge` needs a weight above 0.
+      weights: of the terms, by name; `edge` and `confidence` need one above 0.
       mask_losses: what the term `mask` sums: "dice" or any of MASK_LOSSES.
       mask_loss_weights: one for each of `mask_losses`; none for 1 each.
       label_loss: one of LABEL_LOSSES.
@@ -196,7 +287,19 @@ def total(
             share * mask_loss(name, outputs.mask_logits, batch["mask"])
             for name, share in zip(mask_losses, shares, strict=True)
         )
-    terms["label"] = LABEL_LOSSES[label_loss](outputs.label_logits, label, valid)
+    logits = outputs.label_logits
+    if getattr(outputs, "label_loss_input", None) is not None:
+        logits = outputs.label_loss_input
+    terms["label"] = LABEL_LOSSES[label_loss](logits, label, valid)
+    if weights.get("confidence", 0):
+        if getattr(outputs, "confidence_logits", None) is None:
+            raise InputError(
+                f"loss_weights.confidence is {weights['confidence']}, but the model has"
+                " no confidence map; set it to 0."
+            )
+        terms["confidence"] = confidence_mse(
+            outputs.confidence_logits, outputs.mask_logits, batch["mask"], has_mask
+        )
     if weights.get("edge", 0):
         logits = getattr(outputs, "edge_logits", None)
         if logits is None:
@@ -248,6 +351,26 @@ def edge_of(mask: Float[Array, "B H W 1"]) -> Float[Array, "B H W 1"]:
     return grown - shrunk
 
 
+def edge_band(mask: Float[Array, "B H W 1"], reach: int = 3) -> Float[Array, "B H W 1"]:
+    """1 where mask and background are both near: in the row or column of a pixel.
+
+    IMDLBenCo's edges of width 7. Beyond the image there is neither.
+    """
+
+    def near(plane):
+        size = 2 * reach + 1
+        rows, columns = (
+            jax.lax.reduce_window(
+                plane, -jnp.inf, jax.lax.max, window, (1, 1, 1, 1), "SAME"
+            )
+            for window in ((1, size, 1, 1), (1, 1, size, 1))
+        )
+        return jnp.maximum(rows, columns)
+
+    mask = (mask > 0.5).astype(jnp.float32)
+    return near(mask) * near(1 - mask)
+
+
 def nearest(
     plane: Float[Array, "B H W 1"], height: int, width: int
 ) -> Float[Array, "B {height} {width} 1"]:
@@ -258,8 +381,13 @@ def nearest(
 
 
 def _highest_of_3x3(plane):
+    return _highest_of(plane, 3)
+
+
+def _highest_of(plane, size: int):
+    """The highest value of the `size` x `size` pixels around each."""
     return jax.lax.reduce_window(
-        plane, -jnp.inf, jax.lax.max, (1, 3, 3, 1), (1, 1, 1, 1), "SAME"
+        plane, -jnp.inf, jax.lax.max, (1, size, size, 1), (1, 1, 1, 1), "SAME"
     )
 
 

@@ -42,16 +42,6 @@ class TrainState:
 _COUNTERS = ("step", "opt_state", "skipped", "skipped_in_row", "loss_scale")
 
 
-def init_variables(model, image_size: int, rng) -> dict:
-    """Fresh `params` and `batch_stats`; runs under `jax.jit` and `jax.eval_shape`."""
-    image = jnp.zeros((1, image_size, image_size, 3))
-    variables = model.init(rng, image, train=False)
-    return {
-        "params": variables["params"],
-        "batch_stats": variables.get("batch_stats", {}),
-    }
-
-
 def init_state(
     variables: dict, tx, *, precision: str = "float32", ema: bool = False
 ) -> TrainState:

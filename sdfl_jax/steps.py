@@ -12,7 +12,7 @@ from sdfl_jax import explain, losses, models
 from sdfl_jax.devices import sharding
 from sdfl_jax.errors import InputError, valid
 from sdfl_jax.models import freezing
-from sdfl_jax.models.sdfl import grey
+from sdfl_jax.models.layers import grey
 from sdfl_jax.state import TrainState
 
 DTYPES = {

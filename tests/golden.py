@@ -27,7 +27,9 @@ def state_dict(about: dict) -> dict[str, np.ndarray]:
 
 def _by_rule(name: str, shape: list[int], rule: dict) -> np.ndarray:
     rng = np.random.default_rng(zlib.crc32(name.encode()))
-    if name.endswith("running_mean"):
+    if name.rsplit(".", 1)[-1] in ("gamma", "gamma_1", "gamma_2"):  # layer scale
+        a = rng.uniform(*rule["gamma"], shape)
+    elif name.endswith("running_mean"):
         a = rng.normal(0, 0.1, shape)
     elif name.endswith("running_var"):
         a = rng.uniform(0.5, 1.5, shape)

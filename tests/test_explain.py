@@ -208,7 +208,7 @@ def test_watching_changes_nothing_and_sees_noise_and_mask(network):
     assert {name: x.shape for name, x in maps.items()} == {n: there[n] for n in keep}
     small = jax.image.resize(maps["mask_head"], plain.mask_logits.shape, "bilinear")
     np.testing.assert_allclose(small, plain.mask_logits, rtol=1e-5, atol=1e-6)
-    grey = models.sdfl.grey(image)
+    grey = models.layers.grey(image)
     kernel = variables["params"]["bayar_conv"]["kernel"]
     noise = models.bayar.constrained_conv(grey, models.bayar.normalise(kernel))
     np.testing.assert_allclose(maps["bayar_conv"], noise, atol=1e-6)

@@ -12,7 +12,7 @@ from sdfl_jax.checkpoints import checkpoint
 from sdfl_jax.data.build import __main__ as build_command
 from sdfl_jax.devices import sharding
 from sdfl_jax.errors import InputError
-from sdfl_jax.state import init_state, init_variables
+from sdfl_jax.state import init_state
 from sdfl_jax.steps import (
     make_evaluate_step,
     make_train_step,
@@ -181,7 +181,7 @@ def batch():
 
 
 def first_state(model, tx):
-    variables = jax.jit(lambda rng: init_variables(model, tiny.SIDE, rng))(
+    variables = jax.jit(lambda rng: models.init_variables(model, tiny.SIDE, rng))(
         jax.random.key(0, impl="rbg")
     )
     return init_state(variables, tx)

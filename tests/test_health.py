@@ -9,7 +9,7 @@ import pytest
 
 from sdfl_jax import models
 from sdfl_jax.checkpoints import card
-from sdfl_jax.state import init_variables
+from sdfl_jax.models import init_variables
 from sdfl_jax.train import train
 from sdfl_jax.training import health
 from tests import tiny

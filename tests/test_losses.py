@@ -291,7 +291,8 @@ def test_edges_and_their_loss_are_the_references():
         mask_logits=jnp.asarray(golden["train_mask_logits"]),
         edge_logits=jnp.asarray(golden["train_edge_logits"]),
         # The reference feeds the maximum of the probabilities to its logit loss.
-        label_logits=jax.nn.sigmoid(golden["train_mask_logits"]).max(axis=(1, 2, 3)),
+        label_logits=jnp.zeros(2),
+        label_loss_input=jax.nn.sigmoid(golden["train_mask_logits"]).max((1, 2, 3)),
     )
     batch = {name: jnp.asarray(golden[name]) for name in ("mask", "label")}
     batch["has_mask"] = jnp.ones(2)

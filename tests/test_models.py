@@ -100,7 +100,7 @@ class Case:
         """What `tree` holds for an array that PyTorch calls `name`."""
         flat = traverse_util.flatten_dict(tree, sep="/")
         shape = dict(self.about["params"])[name]
-        return flat[torch_names.path_of(name, len(shape))]
+        return flat[torch_names.path_of(name, len(shape), self.model)]
 
 
 @pytest.fixture(scope="module")
@@ -264,7 +264,7 @@ def test_sdfl_has_166_9_million_parameters_with_those_it_never_uses():
     unused = sum(
         np.prod(shape)
         for name, shape in about["params"]
-        if name.startswith(weights.UNUSED_LAYERS)
+        if torch_names.path_of(name, len(shape), models.build("sdfl")) is None
         and name.endswith(("weight", "bias"))
         and "running" not in name
     )

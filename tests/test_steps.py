@@ -11,7 +11,7 @@ import pytest
 from sdfl_jax import losses, models, steps
 from sdfl_jax.devices import sharding
 from sdfl_jax.errors import InputError
-from sdfl_jax.state import init_state, init_variables
+from sdfl_jax.state import init_state
 from sdfl_jax.steps import make_evaluate_step, make_train_step
 from tests.tiny import SIDE
 
@@ -56,9 +56,9 @@ def prepare(
     """A step, its arguments on the mesh, and the state before, on the host."""
     mesh = sharding.make_mesh(data, space)
     tx, step_settings = tx or optax.sgd(0.1), dict(step_settings)
-    variables = jax.jit(lambda rng: init_variables(make_model(**settings), SIDE, rng))(
-        jax.random.key(0, impl="rbg")
-    )
+    variables = jax.jit(
+        lambda rng: models.init_variables(make_model(**settings), SIDE, rng)
+    )(jax.random.key(0, impl="rbg"))
     average = step_settings.get("ema", 0) > 0
     state = init_state(variables, tx, precision=precision, ema=average)
     before = jax.device_get(state)
@@ -271,7 +271,7 @@ def test_a_step_that_is_not_finite_changes_only_the_counters(batch):
 def test_evaluation_scores_in_0_1_and_its_loss_skips_padding(batch):
     mesh = sharding.data_mesh()
     model = make_model()
-    variables = jax.jit(lambda rng: init_variables(model, SIDE, rng))(
+    variables = jax.jit(lambda rng: models.init_variables(model, SIDE, rng))(
         jax.random.key(0, impl="rbg")
     )
     step = make_evaluate_step(model, mesh, dice="batch", **LOSS)

@@ -16,7 +16,7 @@ from sdfl_jax.data.build import __main__ as build_command
 from sdfl_jax.models import ENCODERS
 from sdfl_jax.models.encoders.base import Encoder
 from sdfl_jax.models.layers import Conv
-from sdfl_jax.state import init_state, init_variables
+from sdfl_jax.state import init_state
 
 SIDE = 32
 
@@ -87,9 +87,9 @@ def write_run(folder: Path, **changes) -> Path:
     """The working directory of a run that never trained; `changes` as in `config`."""
     fields = check(config("none", "none", **changes))
     model = models.build(**fields.model)
-    variables = jax.jit(lambda rng: init_variables(model, fields.image_size, rng))(
-        jax.random.key(fields.seed)
-    )
+    variables = jax.jit(
+        lambda rng: models.init_variables(model, fields.image_size, rng)
+    )(jax.random.key(fields.seed))
     checkpoint.write_config(folder, fields)
     checkpoints = checkpoint.Checkpoints(folder, keep=1)
     checkpoints.save_best(init_state(variables, optax.identity()), {})

@@ -27,7 +27,7 @@ from sdfl_jax.checkpoints import card, hashes, shipped
 from sdfl_jax.config import check_change
 from sdfl_jax.errors import InputError
 from sdfl_jax.files import write_json
-from sdfl_jax.state import TrainState, init_variables
+from sdfl_jax.state import TrainState
 from sdfl_jax.trees import matching
 
 
@@ -202,7 +202,8 @@ def load(workdir: str | os.PathLike, which: str = "best") -> Trained:
     manager = _manager(folder, keep=1_000_000)
     model = models.build(**config.model)
     wanted = jax.eval_shape(
-        lambda rng: init_variables(model, config.image_size, rng), jax.random.key(0)
+        lambda rng: models.init_variables(model, config.image_size, rng),
+        jax.random.key(0),
     )
     _refuse_other_network(manager, step, wanted)
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])

@@ -2,16 +2,39 @@
 
 import functools
 import inspect
+from collections.abc import Mapping
 
+import jax.numpy as jnp
 from flax import linen as nn
 
 from sdfl_jax.errors import InputError, valid
-from sdfl_jax.models import classifier, mvssnet, sdfl, simplenet, starter, unet
+from sdfl_jax.models import (
+    catnet,
+    classifier,
+    mesorch,
+    mvssnet,
+    sdfl,
+    segformer,
+    simplenet,
+    starter,
+    trufor,
+    unet,
+    vit_lora,
+)
 from sdfl_jax.models.bayar import project
-from sdfl_jax.models.encoders import ENCODERS
+from sdfl_jax.models.encoders import ENCODERS, NOISE_ENCODERS
+from sdfl_jax.models.lora import adapted, of_settings
 from sdfl_jax.models.outputs import Outputs
 
-__all__ = ["ENCODERS", "MODELS", "Outputs", "build", "project"]
+__all__ = [
+    "ENCODERS",
+    "MODELS",
+    "NOISE_ENCODERS",
+    "Outputs",
+    "build",
+    "init_variables",
+    "project",
+]
 
 MODELS = {
     "sdfl": sdfl.build,
@@ -19,6 +42,11 @@ MODELS = {
     "mvssnet": mvssnet.build,
     "starter": starter.build,
     "unet": unet.build,
+    "segformer": segformer.build,
+    "vit_lora": vit_lora.build,
+    "catnet": catnet.build,
+    "mesorch": mesorch.build,
+    "trufor": trufor.build,
     # Image-level: these give no mask.
     "classifier": classifier.build,
     "densenet121": functools.partial(classifier.build, encoder="densenet121"),
@@ -30,8 +58,10 @@ MODELS = {
 }
 
 
-def build(name: str, **settings) -> nn.Module:
+def build(name: str, *, lora: Mapping | None = None, **settings) -> nn.Module:
     """The network `name`; `MODELS[name]` says what its settings mean.
+
+    `lora` puts adapters beside dense layers: the fields of `lora.Lora`.
 
     Raises InputError for a name or a setting that there is not.
     """
@@ -43,4 +73,25 @@ def build(name: str, **settings) -> nn.Module:
             raise InputError(
                 f"Model {name!r} has no setting {setting!r}; {valid(setting, known)}"
             )
-    return MODELS[name](**settings)
+    network = MODELS[name](**settings)
+    if not lora:
+        return network
+    if hasattr(network, "lora"):
+        raise InputError(f"Model {name!r} has adapters of its own; leave out lora.")
+    return adapted(network, of_settings(lora))
+
+
+def init_variables(model: nn.Module, image_size: int, rng) -> dict:
+    """Fresh `params` and `batch_stats`; runs under `jax.jit` and `jax.eval_shape`."""
+    image = jnp.zeros((1, image_size, image_size, 3))
+    more = {}
+    if "jpeg" in getattr(model, "inputs", ()):
+        more = {
+            "dct": jnp.zeros((1, image_size, image_size), jnp.int16),
+            "qtable": jnp.ones((1, 8, 8)),
+        }
+    variables = model.init(rng, image, **more, train=False)
+    return {
+        "params": variables["params"],
+        "batch_stats": variables.get("batch_stats", {}),
+    }

@@ -10,9 +10,9 @@ from jaxtyping import Array, Float
 
 from sdfl_jax.errors import InputError, valid
 from sdfl_jax.models.encoders import ENCODERS
-from sdfl_jax.models.layers import BatchNorm
+from sdfl_jax.models.layers import BatchNorm, Dense, normalised
+from sdfl_jax.models.names import TorchNames
 from sdfl_jax.models.outputs import Outputs
-from sdfl_jax.models.sdfl import normalised
 
 
 class Classifier(nn.Module):
@@ -24,6 +24,18 @@ class Classifier(nn.Module):
     dtype: Any
     gives_mask = False
 
+    @property
+    def torch_names(self) -> TorchNames:
+        """Of a classifier on an encoder: what is not the one belongs to the other."""
+        classifier = self.encoder.torch_names.classifier
+        return TorchNames(
+            to_path=(
+                (r"^(?:fc|_fc|classifier|last_linear|head\.fc)\.", "fc/"),
+                (r"^(?!fc/)", "encoder/"),
+            ),
+            to_torch=((r"^fc/", f"{classifier}/"), (r"^encoder/", "")),
+        )
+
     @nn.compact
     def __call__(self, image: Float[Array, "B H W 3"], *, train: bool) -> Outputs:
         """Logits for RGB in [0, 1]; there is no mask."""
@@ -31,10 +43,10 @@ class Classifier(nn.Module):
         *_, x = self.encoder(image, train=train)
         x = jnp.mean(x.astype(jnp.float32), axis=(1, 2))
         first, *others = self.widths
-        x = nn.Dense(first, dtype=self.dtype, name="fc")(x)
+        x = Dense(first, dtype=self.dtype, name="fc")(x)
         for i, width in enumerate(others):
             x = x if i == 0 else nn.relu(x)
-            x = nn.Dense(width, dtype=self.dtype, name=f"head{i}")(x)
+            x = Dense(width, dtype=self.dtype, name=f"head{i}")(x)
         return of_classes(x)
 
 

@@ -12,6 +12,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from sdfl_jax.errors import InputError
+from sdfl_jax.models import lora
 from sdfl_jax.ops.conv import conv2d
 
 # PyTorch's `kaiming_normal_`: keeps the variance through a ReLU. Counted from the
@@ -33,11 +34,12 @@ class Conv(nn.Module):
     groups: int = 1
     use_bias: bool = False
     dtype: Any = jnp.float32
+    kernel_init: Callable = he_normal
 
     @nn.compact
     def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B h w F"]:
         shape = (self.kernel, self.kernel, x.shape[-1] // self.groups, self.features)
-        kernel = self.param("kernel", he_normal, shape, jnp.float32)
+        kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
         half = self.kernel // 2 * self.dilation
         padding = half if self.padding is None else self.padding
         x = conv2d(
@@ -52,6 +54,113 @@ class Conv(nn.Module):
             bias = self.param("bias", nn.initializers.zeros, (self.features,))
             x = x + bias.astype(self.dtype)[None, None, None]
         return x
+
+
+class ConvTranspose(nn.Module):
+    """Twice the size or another whole multiple: a transposed convolution with bias.
+
+    The kernel is stored as H W O I in float32 (PyTorch's transposed, not flipped) and
+    used in `dtype`; `padding` is PyTorch's.
+    """
+
+    features: int
+    kernel: int = 2
+    strides: int = 2
+    padding: int = 0
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B h w F"]:
+        shape = (self.kernel, self.kernel, self.features, x.shape[-1])
+        kernel = self.param("kernel", _transposed_init, shape, jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        margin = self.kernel - 1 - self.padding
+        x = jax.lax.conv_transpose(
+            x.astype(self.dtype),
+            kernel.astype(self.dtype),
+            strides=(self.strides, self.strides),
+            padding=((margin, margin), (margin, margin)),
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            transpose_kernel=True,
+        )
+        return x + bias.astype(self.dtype)[None, None, None]
+
+
+_transposed_init = nn.initializers.variance_scaling(
+    1.0, "fan_in", "normal", in_axis=-1, out_axis=-2
+)
+
+
+class Dense(nn.Module):
+    """A matrix over the last axis, with an adapter where `lora` asks for one.
+
+    The kernel is stored as in x out in float32 and used in `dtype`.
+    """
+
+    features: int
+    use_bias: bool = True
+    dtype: Any = jnp.float32
+    kernel_init: Callable = nn.initializers.lecun_normal()
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "... C"]) -> Float[Array, "... F"]:
+        shape = (x.shape[-1], self.features)
+        kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
+        x = x.astype(self.dtype)
+        y = x @ kernel.astype(self.dtype)
+        if adapter := lora.of_layer(self.path):
+            down = (shape[0], adapter.rank)
+            a = self.param("lora_a", _lora_init, down, jnp.float32)
+            up = (adapter.rank, self.features)
+            b = self.param("lora_b", nn.initializers.zeros, up, jnp.float32)
+            y += (adapter.scale * (x @ a.astype(self.dtype))) @ b.astype(self.dtype)
+        if self.use_bias:
+            bias = self.param("bias", nn.initializers.zeros, (self.features,))
+            y += bias.astype(self.dtype).reshape((1,) * (y.ndim - 1) + (-1,))
+        return y
+
+
+# PyTorch's `kaiming_uniform_` with a = sqrt 5, which the published adapters start from.
+_lora_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+
+# The mean square of a difference from the mean: E[x²] - E[x]² would lose digits.
+LayerNorm = functools.partial(nn.LayerNorm, epsilon=1e-6, use_fast_variance=False)
+
+
+class DropPath(nn.Module):
+    """In training leaves a residual branch out, for whole examples at random."""
+
+    rate: float
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "B ..."], *, train: bool
+    ) -> Float[Array, "B ..."]:
+        drop = nn.Dropout(self.rate, broadcast_dims=tuple(range(1, x.ndim)))
+        return drop(x, deterministic=not train or not self.rate)
+
+
+def attention(
+    query: Float[Array, "B N h D"],
+    key: Float[Array, "B M h D"],
+    value: Float[Array, "B M h D"],
+) -> Float[Array, "B N h D"]:
+    """Scaled dot-product attention of h heads; the softmax is float32.
+
+    On a GPU with half precision tensor cores cuDNN's fused form, in half precision.
+    """
+    half = query.dtype in (jnp.bfloat16, jnp.float16)
+    fused = half and _has_flash_attention()
+    implementation = "cudnn" if fused else "xla"
+    return jax.nn.dot_product_attention(
+        query, key, value, implementation=implementation
+    )
+
+
+@functools.cache
+def _has_flash_attention() -> bool:
+    device = jax.devices()[0]
+    return device.platform == "gpu" and float(device.compute_capability) >= 8.0
 
 
 class BatchNorm(nn.Module):
@@ -177,14 +286,14 @@ def _spread(values: Float[ArrayLike, "G C"]) -> Float[ArrayLike, "G 1 1 1 C"]:
 
 
 def run_block(
-    block: nn.Module, x: Float[Array, "B H W C"], *, train: bool, remat: bool
-) -> Float[Array, "B h w F"]:
-    """`block(x, train=train)`; with `remat` the backward pass computes it once more.
+    block: nn.Module, x: Float[Array, "B ..."], *others, train: bool, remat: bool
+) -> Float[Array, "B ..."]:
+    """`block(x, *others, train=train)`; with `remat` computed anew for its gradient.
 
     Only the block's input is then kept for the backward pass.
     """
-    call = lambda block, x: block(x, train=train)
-    return nn.remat(call)(block, x) if remat else call(block, x)
+    call = lambda block, *inputs: block(*inputs, train=train)
+    return (nn.remat(call) if remat else call)(block, x, *others)
 
 
 class ConvBlock(nn.Module):
@@ -243,3 +352,17 @@ def _between(inputs: int, outputs: int) -> np.ndarray:
     places = np.linspace(0, inputs - 1, outputs)
     distance = np.abs(places[:, None] - np.arange(inputs))
     return np.maximum(1 - distance, 0).astype(np.float32)
+
+
+def normalised(
+    image: Float[Array, "B H W 3"], encoder: nn.Module
+) -> Float[Array, "B H W 3"]:
+    """The image as the encoder's published weights expect it."""
+    mean, std = jnp.array(encoder.mean), jnp.array(encoder.std)
+    return (image - mean[None, None, None]) / std[None, None, None]
+
+
+def grey(image: Float[Array, "B H W 3"]) -> Float[Array, "B H W 1"]:
+    """Luma of ITU-R BT.601, with the reference's digits."""
+    weights = jnp.array([0.2989, 0.5870, 0.1140])
+    return jnp.sum(image * weights[None, None, None], axis=-1, keepdims=True)

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -11,12 +11,39 @@ from jaxtyping import Array, Float
 
 from sdfl_jax.models import bayar
 from sdfl_jax.models.encoders.resnet import resnet50
-from sdfl_jax.models.layers import BatchNorm, Conv, ConvBlock, resize_corners
-from sdfl_jax.models.outputs import Outputs
-from sdfl_jax.models.sdfl import grey
+from sdfl_jax.models.layers import BatchNorm, Conv, ConvBlock, grey, resize_corners
+from sdfl_jax.models.names import TorchNames
+from sdfl_jax.models.outputs import Outputs, of_mask
 from sdfl_jax.ops.conv import conv2d
 
 DILATIONS = (1, 2, 4)  # of the last stage, which stays at stride 16
+
+TORCH_NAMES = TorchNames(
+    to_path=(
+        (r"^model\.", "encoder/"),
+        (r"^noise_extractor\.model\.", "noise_encoder/"),
+        (r"^constrain_conv\.", "bayar_conv/"),
+        (r"^erb_db_(\d)\.", r"edge/in\1/"),
+        (r"^erb_trans_(\d)\.", r"edge/out\1/"),
+        (r"^sobel_([xy])(\d)\.0\.weight$", r"batch_stats/edge/sobel\2/\1"),
+        (r"^sobel_([xy])(\d)\.1\.", r"edge/sobel\2/\1_bn/"),
+        (r"^head\.(conv_\w\d)\.0\.", r"head/\1/conv/"),
+        (r"^head\.(conv_\w\d)\.1\.", r"head/\1/bn/"),
+        (r"^head\.out\.1\.", "head/out/"),
+    ),
+    to_torch=(
+        (r"^encoder/", "model/"),
+        (r"^noise_encoder/", "noise_extractor/model/"),
+        (r"^bayar_conv/", "constrain_conv/"),
+        (r"^edge/in(\d)/", r"erb_db_\1/"),
+        (r"^edge/out(\d)/", r"erb_trans_\1/"),
+        (r"^edge/sobel(\d)/([xy])$", r"sobel_\2\1/0/weight"),
+        (r"^edge/sobel(\d)/([xy])_bn/", r"sobel_\2\1/1/"),
+        (r"^head/(conv_\w\d)/conv/", r"head/\1/0/"),
+        (r"^head/(conv_\w\d)/bn/", r"head/\1/1/"),
+        (r"^head/out/", "head/out/1/"),
+    ),
+)
 
 
 class MvssNet(nn.Module):
@@ -28,12 +55,14 @@ class MvssNet(nn.Module):
     norm: Callable[..., nn.Module]
     dtype: Any
 
+    torch_names: ClassVar = TORCH_NAMES
+
     @nn.compact
     def __call__(self, image: Float[Array, "B H W 3"], *, train: bool) -> Outputs:
         """Logits for RGB in [0, 1]: of the mask, and of edges at a quarter of its size.
 
-        The score is the highest probability of the mask. It also stands in place of the
-        label's logits: the reference feeds it to its with-logits loss.
+        The label's is the highest of the mask's. The reference feeds its probability,
+        not this logit, to its with-logits loss.
         """
         levels = self.encoder(image, train=train)
         noise = bayar.BayarConv(name=bayar.NAME)(grey(image))
@@ -44,13 +73,8 @@ class MvssNet(nn.Module):
         head = DualAttention(self.dropout, **parts, name="head")
         top = jnp.concatenate([levels[-1], noise_top], axis=-1)
         mask_logits = resize_corners(head(top, train=train), *image.shape[1:3])
-        score = jnp.max(jax.nn.sigmoid(mask_logits), axis=(1, 2, 3))
-        return Outputs(
-            mask_logits=mask_logits,
-            label_logits=score,
-            edge_logits=edge,
-            score=score,
-        )
+        outputs = of_mask(mask_logits)
+        return outputs.replace(edge_logits=edge, label_loss_input=outputs.image_score())
 
 
 class EdgeBranch(nn.Module):

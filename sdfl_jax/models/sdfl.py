@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -11,13 +11,53 @@ from jaxtyping import Array, Float
 from sdfl_jax.errors import InputError, valid
 from sdfl_jax.models import bayar
 from sdfl_jax.models.encoders import ENCODERS
-from sdfl_jax.models.layers import BatchNorm, Conv, GroupNorm, resize
+from sdfl_jax.models.layers import BatchNorm, Conv, GroupNorm, grey, normalised, resize
+from sdfl_jax.models.names import TorchNames
 from sdfl_jax.models.outputs import Outputs
-from sdfl_jax.models.upernet import Decoder, LabelHead, MaskHead
+from sdfl_jax.models.upernet import (
+    Decoder,
+    FeaturePyramid,
+    LabelHead,
+    MaskHead,
+)
 from sdfl_jax.ops.pooling import IMPLEMENTATIONS
 
 LABEL_INPUTS = ("pyramid", "pyramid+mask")
 GRID_NORMS = ("batch", "group")
+
+# The blocks of the reference's decoder: their convolution is 0, their batch norm is 1.
+_BLOCKS = r"ppm_conv\.\d|ppm_last_conv|fpn_in\.\d|fpn_out\.0\.0|cls_head\.0|seg_head\.0"
+TORCH_NAMES = TorchNames(
+    to_path=(
+        (rf"^decoder\.({_BLOCKS})\.0\.", r"decoder.\1/conv/"),
+        (rf"^decoder\.({_BLOCKS})\.1\.", r"decoder.\1/bn/"),
+        (r"^decoder\.ppm_conv\.(\d)/", r"decoder/pyramid\1/"),
+        (r"^decoder\.ppm_last_conv/", "decoder/pyramid_out/"),
+        (r"^decoder\.fpn_in\.(\d)/", r"decoder/lateral\1/"),
+        (r"^decoder\.fpn_out\.0\.0/", "decoder/finest_out/"),
+        (r"^decoder\.cls_head\.0/", "label_head/block/"),
+        (r"^decoder\.cls_head\.2\.", "label_head/out/"),
+        (r"^decoder\.seg_head\.0/", "mask_head/block/"),
+        (r"^decoder\.seg_head\.1\.", "mask_head/out/"),
+        (r"^convs\.(\d)\.", r"fusion\1/"),
+        (r"^(encoder|noise_encoder|bayar_conv)\.", r"\1/"),
+    ),
+    to_torch=(
+        (r"^decoder/pyramid(\d)/", r"decoder/ppm_conv/\1/"),
+        (r"^decoder/pyramid_out/", "decoder/ppm_last_conv/"),
+        (r"^decoder/lateral(\d)/", r"decoder/fpn_in/\1/"),
+        (r"^decoder/finest_out/", "decoder/fpn_out/0/0/"),
+        (r"^label_head/block/", "decoder/cls_head/0/"),
+        (r"^label_head/out/", "decoder/cls_head/2/"),
+        (r"^mask_head/block/", "decoder/seg_head/0/"),
+        (r"^mask_head/out/", "decoder/seg_head/1/"),
+        (r"^(decoder/.*)/conv/", r"\1/0/"),
+        (r"^(decoder/.*)/bn/", r"\1/1/"),
+        (r"^fusion(\d)/", r"convs/\1/"),
+    ),
+    # The reference's files hold these layers; its result never uses them.
+    unused=("decoder.conv_fusion.", "decoder.fpn_out.1.", "decoder.fpn_out.2."),
+)
 
 
 class Sdfl(nn.Module):
@@ -37,13 +77,22 @@ class Sdfl(nn.Module):
     pooling: str = "auto"
     grid_norm: Callable[..., nn.Module] | None = None
 
+    torch_names: ClassVar = TORCH_NAMES
+
     @nn.compact
     def __call__(self, image: Float[Array, "B H W 3"], *, train: bool) -> Outputs:
         """Logits for RGB in [0, 1]; the mask's at the size of the image."""
+        parts = {"norm": self.norm, "dtype": self.dtype}
         levels = self.encoder(normalised(image, self.encoder), train=train)
+        if self.encoder.plain:
+            pyramid = FeaturePyramid(**parts, name="feature_pyramid")
+            levels = pyramid(levels, train=train)
         if self.noise_encoder is not None:
             noise = bayar.BayarConv(name=bayar.NAME)(grey(image))
             noise_levels = self.noise_encoder(noise, train=train)
+            if self.noise_encoder.plain:
+                pyramid = FeaturePyramid(**parts, name="noise_feature_pyramid")
+                noise_levels = pyramid(noise_levels, train=train)
             levels = [
                 Conv(x.shape[-1], use_bias=True, dtype=self.dtype, name=f"fusion{i}")(
                     jnp.concatenate([x, y], axis=-1)
@@ -51,7 +100,6 @@ class Sdfl(nn.Module):
                 for i, (x, y) in enumerate(zip(levels, noise_levels, strict=True))
             ]
 
-        parts = {"norm": self.norm, "dtype": self.dtype}
         finest, pyramid = Decoder(
             self.width,
             self.pyramid_width,
@@ -68,9 +116,16 @@ class Sdfl(nn.Module):
             train=train,
         )
         return Outputs(
-            mask_logits=resize(mask_logits, *image.shape[1:3]),
+            mask_logits=self._at_image_size(mask_logits, *image.shape[1:3]),
             label_logits=label_logits,
         )
+
+    def _at_image_size(self, logits, H, W):
+        """Resized to what the encoder covers: a plain one pads to whole patches."""
+        if not self.encoder.plain:
+            return resize(logits, H, W)
+        patch = self.encoder.patch
+        return resize(logits, H + -H % patch, W + -W % patch)[:, :H, :W]
 
 
 def build(
@@ -141,17 +196,3 @@ def build(
         if grid_norm == "group"
         else None,
     )
-
-
-def normalised(
-    image: Float[Array, "B H W 3"], encoder: nn.Module
-) -> Float[Array, "B H W 3"]:
-    """The image as the encoder's published weights expect it."""
-    mean, std = jnp.array(encoder.mean), jnp.array(encoder.std)
-    return (image - mean[None, None, None]) / std[None, None, None]
-
-
-def grey(image: Float[Array, "B H W 3"]) -> Float[Array, "B H W 1"]:
-    """Luma of ITU-R BT.601, with the reference's digits."""
-    weights = jnp.array([0.2989, 0.5870, 0.1140])
-    return jnp.sum(image * weights[None, None, None], axis=-1, keepdims=True)

@@ -8,7 +8,7 @@ from jaxtyping import Array, Float
 
 from sdfl_jax.errors import InputError
 from sdfl_jax.models.classifier import of_classes
-from sdfl_jax.models.layers import Conv
+from sdfl_jax.models.layers import Conv, Dense
 from sdfl_jax.models.outputs import Outputs
 
 # Three 7x7 convolutions without padding and three halvings leave one position of this.
@@ -43,10 +43,8 @@ class SimpleNet(nn.Module):
             x = nn.max_pool(nn.relu(conv(x)), (2, 2), (2, 2))
         x = x.reshape(len(x), -1)
         for i, features in enumerate((1024, 256), 1):
-            x = nn.relu(nn.Dense(features, dtype=self.dtype, name=f"dense{i}")(x))
-        return of_classes(
-            nn.Dense(self.num_classes, dtype=self.dtype, name="dense3")(x)
-        )
+            x = nn.relu(Dense(features, dtype=self.dtype, name=f"dense{i}")(x))
+        return of_classes(Dense(self.num_classes, dtype=self.dtype, name="dense3")(x))
 
 
 def build(

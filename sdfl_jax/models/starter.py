@@ -11,9 +11,8 @@ from jaxtyping import Array, Float
 
 from sdfl_jax.errors import InputError, valid
 from sdfl_jax.models.encoders import ENCODERS
-from sdfl_jax.models.layers import BatchNorm, Conv, resize
+from sdfl_jax.models.layers import BatchNorm, Conv, normalised, resize
 from sdfl_jax.models.outputs import Outputs
-from sdfl_jax.models.sdfl import normalised
 
 _GROUP = 8  # channels that share a group norm's statistics
 _MOST_POSITIONS = 1024  # that every position of a map is compared with

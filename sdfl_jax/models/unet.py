@@ -9,7 +9,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from sdfl_jax.models.layers import BatchNorm, Conv, ConvBlock, resize
-from sdfl_jax.models.outputs import Outputs
+from sdfl_jax.models.outputs import Outputs, of_mask
 
 
 class DoubleConv(nn.Module):
@@ -57,10 +57,7 @@ class UNet(nn.Module):
             x = jnp.concatenate([skip, resize(x, *skip.shape[1:3])], axis=-1)
             x = double(skip.shape[-1], name=f"up{i}")(x, train=train)
         x = Conv(1, 1, use_bias=True, dtype=self.dtype, name="out")(x)
-        mask_logits = x.astype(jnp.float32)
-        return Outputs(
-            mask_logits=mask_logits, label_logits=jnp.max(mask_logits, axis=(1, 2, 3))
-        )
+        return of_mask(x.astype(jnp.float32))
 
 
 def build(

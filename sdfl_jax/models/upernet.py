@@ -1,5 +1,6 @@
 """UPerNet (Xiao et al., 2018): a pyramid of grids on top, a feature pyramid below."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -8,7 +9,13 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from sdfl_jax.models.layers import BatchNorm, Conv, ConvBlock, resize
+from sdfl_jax.models.layers import (
+    BatchNorm,
+    Conv,
+    ConvBlock,
+    ConvTranspose,
+    resize,
+)
 from sdfl_jax.ops.pooling import pyramid_pool
 
 
@@ -46,6 +53,27 @@ class Decoder(nn.Module):
             lateral = block(self.width, 1, f"lateral{i}")(finer[i], train=train)
             x = TopDown(name=f"fpn{i}")(lateral, x)
         return block(self.width, 3, "finest_out")(x, train=train), pyramid
+
+
+class FeaturePyramid(nn.Module):
+    """Four levels of a plain encoder's one map: 4, 2, 1 and 1/2 times its size.
+
+    The simple feature pyramid of ViTDet (Li et al., 2022).
+    """
+
+    norm: Callable[..., nn.Module] = BatchNorm
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "B h w C"], *, train: bool
+    ) -> list[Float[Array, "B _ _ _"]]:
+        up = functools.partial(ConvTranspose, dtype=self.dtype)
+        C = x.shape[-1]
+        finest = up(C // 2, name="up4_1")(x)
+        finest = nn.gelu(self.norm(name="up4_bn")(finest, train=train))
+        finest = up(C // 4, name="up4_2")(finest)
+        return [finest, up(C // 2, name="up2")(x), x, nn.max_pool(x, (2, 2), (2, 2))]
 
 
 class TopDown(nn.Module):

@@ -11,7 +11,8 @@ import ml_collections as mlc
 
 from sdfl_jax.config import check
 from sdfl_jax.devices import sharding
-from sdfl_jax.state import init_state, init_variables
+from sdfl_jax.models import init_variables
+from sdfl_jax.state import init_state
 from sdfl_jax.training.experiment import Experiment, build
 
 GIB = 2**30

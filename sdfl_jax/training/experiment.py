@@ -13,7 +13,7 @@ from sdfl_jax import models, optim, weights
 from sdfl_jax.checkpoints import checkpoint
 from sdfl_jax.devices import sharding
 from sdfl_jax.errors import InputError
-from sdfl_jax.state import TrainState, init_state, init_variables
+from sdfl_jax.state import TrainState, init_state
 from sdfl_jax.steps import (
     DTYPES,
     choose_precision,
@@ -111,9 +111,9 @@ def loss_settings(config: mlc.ConfigDict) -> dict:
 def first_variables(config: mlc.ConfigDict, model) -> dict:
     """A network's first weights: drawn, then replaced by the files of the config."""
     # "rbg" draws compile in a third of the default's time.
-    variables = jax.jit(lambda rng: init_variables(model, config.image_size, rng))(
-        jax.random.key(config.seed, impl="rbg")
-    )
+    variables = jax.jit(
+        lambda rng: models.init_variables(model, config.image_size, rng)
+    )(jax.random.key(config.seed, impl="rbg"))
     if config.init_from:
         given = checkpoint.load(config.init_from).variables
         what = f"config.init_from={config.init_from}"

@@ -2,7 +2,8 @@
 
 A path joins the names on the way to an array by slashes, as `parameters.txt` shows it:
 `encoder/layer1_0/conv1/kernel`. In a pattern `*` stands for any text, slashes included,
-and the rest for itself: `encoder/*` is all of the encoder, `*/bias` every bias.
+and the rest for itself: `encoder/*` is all of the encoder, `*/bias` every bias. One
+that begins with `!` takes out again: `encoder/*` with `!*/lora_?` leaves the adapters.
 """
 
 import fnmatch
@@ -15,15 +16,19 @@ from sdfl_jax.errors import InputError
 
 
 def fits(path: str, patterns: Iterable[str]) -> bool:
-    """Whether any of the patterns stands for this path."""
-    return any(fnmatch.fnmatchcase(path, pattern) for pattern in patterns)
+    """Whether any of the patterns stands for this path, and none takes it out."""
+    patterns = list(patterns)
+    taken_out = any(
+        fnmatch.fnmatchcase(path, p[1:]) for p in patterns if p.startswith("!")
+    )
+    return not taken_out and any(fnmatch.fnmatchcase(path, p) for p in patterns)
 
 
 def must_fit(what: str, patterns: Sequence[str], paths: Iterable[str]):
     """Raises InputError for the first pattern that stands for none of the paths."""
     paths = list(paths)
     for pattern in patterns:
-        if not any(fits(path, [pattern]) for path in paths):
+        if not any(fits(path, [pattern.removeprefix("!")]) for path in paths):
             parts = sorted({path.partition("/")[0] for path in paths})
             raise InputError(
                 f"{what}: nothing in this network is called {pattern!r}; its parts are "

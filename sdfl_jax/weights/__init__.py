@@ -4,19 +4,19 @@ from sdfl_jax.weights.export import to_torch, write_safetensors
 from sdfl_jax.weights.files import read_weights
 from sdfl_jax.weights.foreign import (
     BOOKKEEPING,
-    UNUSED_LAYERS,
     fit_encoder,
     from_torch,
     load_encoder,
     unused,
 )
+from sdfl_jax.weights.lora import merge_lora
 
 __all__ = [
     "BOOKKEEPING",
-    "UNUSED_LAYERS",
     "fit_encoder",
     "from_torch",
     "load_encoder",
+    "merge_lora",
     "read_weights",
     "to_torch",
     "unused",

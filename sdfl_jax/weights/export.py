@@ -6,28 +6,29 @@ import numpy as np
 import safetensors.numpy
 from flax import traverse_util
 
+from sdfl_jax import models
 from sdfl_jax.files import replacing
+from sdfl_jax.weights import torch_names
 from sdfl_jax.weights.foreign import to_torch_layout
-from sdfl_jax.weights.torch_names import name_of
 
 # Of the reference: its synchronised batch norm keeps its sums beside the statistics.
 _REFERENCE = ("sdfl", "upernet")
 
 
-def to_torch(model_name: str, variables: dict) -> dict[str, np.ndarray]:
+def to_torch(model_name: str, variables: dict, **settings) -> dict[str, np.ndarray]:
     """What `from_torch` reads: float32 arrays by PyTorch's names, in its layout.
 
     `sdfl`, `upernet` and `mvssnet` come out as the reference's own files: with zeros
     for the layers that it holds and never uses, and the sums of its synchronised batch
     norm at the running statistics; what counts batches is left out, PyTorch takes it
     for new. Arrays without a PyTorch name, as those of `unet`, keep their path here
-    for a name, and their layout.
+    for a name, and their layout. `settings` are the network's.
     """
-    exported = {}
+    exported, model = {}, models.build(model_name, **settings)
     for path, array in traverse_util.flatten_dict(variables, sep="/").items():
         array = np.asarray(array, np.float32)
         turned = to_torch_layout(path, array)
-        name = name_of(path, turned.ndim, model_name)
+        name = torch_names.name_of(path, turned.ndim, model)
         exported[name] = array if name == path else turned
     if model_name in _REFERENCE:
         exported |= _unused_decoder(len(exported["decoder.seg_head.0.1.weight"]))

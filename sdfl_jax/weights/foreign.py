@@ -9,40 +9,18 @@ import re
 from collections.abc import Sequence
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
 from sdfl_jax import models
 from sdfl_jax.errors import InputError
+from sdfl_jax.models import lora
 from sdfl_jax.trees import patterns
 from sdfl_jax.trees.matching import refuse
+from sdfl_jax.weights import torch_names
 from sdfl_jax.weights.files import read_weights
-from sdfl_jax.weights.torch_names import path_of
-
-# Layers that the reference's files hold and its result never uses.
-UNUSED_LAYERS = (
-    "decoder.conv_fusion.",
-    "decoder.fpn_out.1.",
-    "decoder.fpn_out.2.",
-    "model.fc.",  # of MVSS-Net's two encoders
-    "noise_extractor.model.fc.",
-)
-
-_UNUSED = rf"\.((?:{'|'.join(map(re.escape, UNUSED_LAYERS))}).*)"
 
 _WRAPPERS = 4  # that names may have around them
-
-# What classifies in an encoder's file, beyond the features that are used here.
-CLASSIFIER_LAYERS = (
-    "fc.",
-    "_fc.",
-    "_conv_head.",
-    "_bn1.",
-    "classifier.",
-    "last_linear.",
-    "head.",
-)
 
 # Counters, and the sums that one implementation of synchronised batch norm keeps.
 BOOKKEEPING = re.compile(r"\.(num_batches_tracked|_running_iter|_tmp_running_\w+)$")
@@ -67,21 +45,15 @@ def from_torch(
     Raises InputError that lists what is missing, unknown or of another shape.
     """
     model = models.build(model_name, **settings)
-    side = getattr(model, "image_size", 64)  # where the network has one of its own
 
     def init():
         key = jax.random.key(0, impl="rbg")  # compiles in a third of the default's time
-        return model.init(key, jnp.zeros((1, side, side, 3)), train=False)
+        return models.init_variables(model, getattr(model, "image_size", 64), key)
 
     what = f"The weights for {model_name!r}"
     template = jax.device_get(jax.jit(init)()) if keep else jax.eval_shape(init)
-    template = {
-        "params": template["params"],
-        "batch_stats": template.get("batch_stats", {}),
-    }
-    state_dict = _unprefixed(state_dict, template, model_name)
-    used = _without(state_dict, UNUSED_LAYERS)
-    return _fit(what, used, template, model_name, keep)
+    state_dict = unprefixed(state_dict, template, model)
+    return _fit(what, state_dict, template, model, keep)
 
 
 def load_encoder(
@@ -113,12 +85,32 @@ def fit_encoder(
     """As `load_encoder`, from arrays at hand; `source` names them in an error."""
     # Without batch norm an encoder has no statistics.
     template = {kind: tree.get(part, {}) for kind, tree in variables.items()}
-    used = _without(_unprefixed(state_dict, template), CLASSIFIER_LAYERS)
-    fitted = _fit(f"{source} as {part!r}", used, template)
+    state_dict, encoder = _most_alike(state_dict, template)
+    # A file of a foundation model has none of the adapters that are put beside it.
+    adapted = any(p[-1] in lora.LEAVES for p in traverse_util.flatten_dict(template))
+    given = any("lora_" in name for name in state_dict)
+    keep = ("*/lora_?",) if adapted and not given else ()
+    fitted = _fit(f"{source} as {part!r}", state_dict, template, encoder, keep)
     return {
         kind: tree | ({part: fitted[kind]} if part in tree else {})
         for kind, tree in variables.items()
     }
+
+
+def _most_alike(state_dict: dict, template: dict):
+    """The encoder by whose names most arrays have a place, and the arrays by these."""
+    places = traverse_util.flatten_dict(template, sep="/").keys()
+    encoders = models.ENCODERS | models.NOISE_ENCODERS
+    by_names = {make().torch_names: make() for make in encoders.values()}
+    read = [(unprefixed(state_dict, template, e), e) for e in by_names.values()]
+    return max(read, key=lambda pair: _matched(*pair, places))
+
+
+def _matched(named: dict, module, places) -> int:
+    """How many of the `places` the arrays have."""
+    whole = torch_names.joined(named, module)
+    paths = {torch_names.path_of(n, np.ndim(a), module) for n, a in whole.items()}
+    return len(places & (paths | named.keys()))
 
 
 def _packaged_efficientnet_lite0() -> pathlib.Path:
@@ -134,32 +126,14 @@ def _packaged_efficientnet_lite0() -> pathlib.Path:
     return files[0]
 
 
-def _without(state_dict: dict, layers: tuple[str, ...]) -> dict:
-    """The arrays that are not of these layers, nor bookkeeping; logs which."""
-    named = {
-        name: array
-        for name, array in state_dict.items()
-        if not BOOKKEEPING.search(name)
-    }
-    dropped = sorted(name for name in named if name.startswith(layers))
-    if dropped:
-        logging.info("Weights that nothing here uses: %s", ", ".join(dropped))
-    return {name: named[name] for name in named if name not in dropped}
+def unprefixed(state_dict: dict, template: dict, module) -> dict:
+    """The arrays, without bookkeeping, by names without what wrappers put before them.
 
-
-def _unprefixed(state_dict: dict, template: dict, network: str = "") -> dict:
-    """The arrays by names without what wrappers put before them, as far as that fits.
-
-    That is `module.` of DataParallel, `_orig_mod.` of compiled networks, `model.` of
-    training frameworks, `backbone.` or whatever else stands before most names.
+    As far as that fits: `module.` of DataParallel, `_orig_mod.` of compiled networks,
+    `model.` of training frameworks, `backbone.` or whatever else most names begin with.
     """
     places = traverse_util.flatten_dict(template, sep="/").keys()
-
-    def matched(named: dict) -> int:
-        paths = {path_of(name, np.ndim(a), network) for name, a in named.items()}
-        return len(places & (paths | named.keys()))
-
-    best = named = state_dict
+    best = named = {n: a for n, a in state_dict.items() if not BOOKKEEPING.search(n)}
     for _ in range(_WRAPPERS):
         heads = collections.Counter(name.partition(".")[0] for name in named)
         head, count = heads.most_common(1)[0] if heads else ("", 0)
@@ -168,35 +142,49 @@ def _unprefixed(state_dict: dict, template: dict, network: str = "") -> dict:
         inside = {n: a for n, a in named.items() if n.startswith(f"{head}.")}
         outside = {n: a for n, a in named.items() if n not in inside}
         named = outside | {n.removeprefix(f"{head}."): a for n, a in inside.items()}
-        if matched(named) > matched(best):
+        if _matched(named, module, places) > _matched(best, module, places):
             best = named
     return best
 
 
-def unused(state_dict: dict) -> list[str]:
-    """The layers that the reference holds, its result never uses and no one here reads.
+def unused(state_dict: dict, model) -> list[str]:
+    """The layers that a file of `model` holds and no result of it depends on.
 
     By the names of their parts, `decoder.fpn_out.1.0.0` for a convolution's arrays.
     """
-    found = (re.search(_UNUSED, f".{name}") for name in state_dict)
-    return sorted({match[1].rpartition(".")[0] for match in found if match})
+    side = getattr(model, "image_size", 64)
+    init = lambda: models.init_variables(model, side, jax.random.key(0))
+    named = unprefixed(state_dict, jax.eval_shape(init), model)
+    layers = {
+        name.rpartition(".")[0]
+        for name, array in named.items()
+        if torch_names.path_of(name, np.ndim(array), model) is None
+    }
+    return sorted(layers)
 
 
 def _fit(
     what: str,
     state_dict: dict,
     template: dict,
-    network: str = "",
+    module,
     keep: Sequence[str] = (),
 ) -> dict:
-    """Arrays of `state_dict` in the places of `template`, all but those to keep."""
+    """Arrays of `state_dict` in the places of `template`, all but those to keep.
+
+    `module` knows their names. Says which it dropped.
+    """
     places = traverse_util.flatten_dict(template, sep="/", keep_empty_nodes=True)
     below = {path: path.partition("/")[2] for path in places}
     patterns.must_fit(f"{what}, keeping", keep, below.values())
     kept = {path for path in places if patterns.fits(below[path], keep)}
-    arrays, unknown = {}, []
-    for name, array in state_dict.items():
-        path = name if name in places else path_of(name, np.ndim(array), network)
+    arrays, unknown, dropped = {}, [], []
+    for name, array in torch_names.joined(state_dict, module).items():
+        named = torch_names.path_of(name, np.ndim(array), module)
+        path = name if name in places else named
+        if path is None:
+            dropped.append(name)
+            continue
         if path in kept or patterns.fits(path.partition("/")[2], keep):
             continue
         if path not in places:
@@ -204,8 +192,10 @@ def _fit(
         elif path == name:
             arrays[path] = np.asarray(array, np.float32)
         else:
-            arrays[path] = _to_our_layout(path, array)
+            arrays[path] = to_our_layout(path, array)
 
+    if dropped:
+        logging.info("Weights that nothing here uses: %s", ", ".join(sorted(dropped)))
     shapes = {path: array.shape for path, array in arrays.items()}
     wanted = {
         path: place.shape
@@ -216,7 +206,8 @@ def _fit(
     return traverse_util.unflatten_dict(places | arrays, sep="/")
 
 
-def _to_our_layout(path: str, array: np.ndarray) -> np.ndarray:
+def to_our_layout(path: str, array: np.ndarray) -> np.ndarray:
+    """PyTorch's array of the place `path` as it stands there, float32."""
     array = np.asarray(array)
     if path.endswith("bayar_conv/kernel") and array.ndim == 3:
         # The reference reads its I O n as O I n.

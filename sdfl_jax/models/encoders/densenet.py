@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -10,6 +10,23 @@ from jaxtyping import Array, Float
 
 from sdfl_jax.models.encoders.base import Encoder
 from sdfl_jax.models.layers import Conv, run_block
+from sdfl_jax.models.names import HEADS, TorchNames
+
+# torchvision's, whose older files have norm.1 for norm1:
+# features.denseblock1.denselayer1.norm1.weight, features.transition1.conv.weight
+TORCH_NAMES = TorchNames(
+    to_path=(
+        (r"^features\.denseblock(\d)\.denselayer(\d+)\.", r"block\1_\2/"),
+        (r"^features\.", ""),
+        (r"\b(conv|norm)\.(\d)\.", r"\1\2/"),
+    ),
+    to_torch=(
+        (r"^block(\d)_(\d+)/", r"features/denseblock\1/denselayer\2/"),
+        (r"^(transition\d|conv0|norm0|norm5)/", r"features/\1/"),
+    ),
+    unused=HEADS,
+    classifier="classifier",
+)
 
 
 class DenseLayer(nn.Module):
@@ -51,6 +68,8 @@ class DenseNet(Encoder):
     blocks: Sequence[int]
     growth: int = 32
     stem: int = 64
+
+    torch_names: ClassVar = TORCH_NAMES
 
     @nn.compact
     def __call__(

@@ -2,13 +2,28 @@
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from flax import linen as nn
 from jaxtyping import Array, Float
 
 from sdfl_jax.models.encoders.base import Encoder
 from sdfl_jax.models.layers import Conv, run_block
+from sdfl_jax.models.names import HEADS, TorchNames
+
+# efficientnet_pytorch's: _blocks.0._depthwise_conv.weight, _bn0.bias
+TORCH_NAMES = TorchNames(
+    to_path=(
+        (r"^_blocks\.(\d+)\.", r"block\1/"),
+        (r"\b_([a-z]+_conv|conv_stem|bn\d)\.", r"\1/"),
+    ),
+    to_torch=(
+        (r"^block(\d+)/(\w+_conv|bn\d)/", r"_blocks/\1/_\2/"),
+        (r"^(conv_stem|bn0)/", r"_\1/"),
+    ),
+    unused=(*HEADS, "_conv_head.", "_bn1."),
+    classifier="_fc",
+)
 
 
 class InvertedBottleneck(nn.Module):
@@ -44,6 +59,8 @@ class EfficientNetLite(Encoder):
     """
 
     stages: Sequence[tuple[int, int, int, int, int]]
+
+    torch_names: ClassVar = TORCH_NAMES
 
     @nn.compact
     def __call__(

@@ -2,13 +2,29 @@
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from flax import linen as nn
 from jaxtyping import Array, Float
 
 from sdfl_jax.models.encoders.base import Encoder
 from sdfl_jax.models.layers import Conv, run_block
+from sdfl_jax.models.names import HEADS, TorchNames
+
+# CSAIL's and torchvision's: layer1.0.downsample.1.bias, conv1.weight
+TORCH_NAMES = TorchNames(
+    to_path=(
+        (r"^layer(\d)\.(\d+)\.", r"layer\1_\2/"),
+        (r"/downsample\.0\.", "/downsample_conv/"),
+        (r"/downsample\.1\.", "/downsample_bn/"),
+    ),
+    to_torch=(
+        (r"^layer(\d)_(\d+)/", r"layer\1/\2/"),
+        (r"/downsample_conv/", "/downsample/0/"),
+        (r"/downsample_bn/", "/downsample/1/"),
+    ),
+    unused=HEADS,
+)
 
 
 class BasicBlock(nn.Module):
@@ -77,6 +93,8 @@ class ResNet(Encoder):
     block: type[nn.Module]
     deep_stem: bool = False
     dilations: Sequence[int] = ()
+
+    torch_names: ClassVar = TORCH_NAMES
 
     @nn.compact
     def __call__(

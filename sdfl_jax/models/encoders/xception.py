@@ -1,13 +1,21 @@
 """Xception (Chollet, 2017): each channel filtered by itself, then all of them mixed."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from flax import linen as nn
 from jaxtyping import Array, Float
 
 from sdfl_jax.models.encoders.base import Encoder
 from sdfl_jax.models.layers import Conv, run_block
+from sdfl_jax.models.names import HEADS, TorchNames
+
+# timm's: block1.rep.0.pointwise.weight, block1.skipbn.bias
+TORCH_NAMES = TorchNames(
+    to_path=((r"^block(\d+)\.rep\.(\d)\.", r"block\1/rep\2/"),),
+    to_torch=((r"^block(\d+)/rep(\d)/", r"block\1/rep/\2/"),),
+    unused=HEADS,
+)
 
 # Features of each block of the middle and of both ends. The children of a block are
 # numbered as in timm's `legacy_xception`, where activations and pooling count too.
@@ -69,6 +77,8 @@ class Xception(Encoder):
 
     mean: Sequence[float] = (0.5, 0.5, 0.5)
     std: Sequence[float] = (0.5, 0.5, 0.5)
+
+    torch_names: ClassVar = TORCH_NAMES
 
     @nn.compact
     def __call__(
