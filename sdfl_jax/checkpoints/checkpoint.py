@@ -224,7 +224,8 @@ def _load_shipped(folder: Path) -> Trained:
     config, variables, told = shipped.read(folder)
     model = models.build(**config.model)
     wanted = jax.eval_shape(
-        lambda rng: init_variables(model, config.image_size, rng), jax.random.key(0)
+        lambda rng: models.init_variables(model, config.image_size, rng),
+        jax.random.key(0),
     )
     matching.must_match(str(folder), variables, wanted)
     variables = jax.device_put(variables, jax.local_devices()[0])
