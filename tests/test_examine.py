@@ -2,10 +2,12 @@
 
 import io
 import json
+import re
 import shutil
 import struct
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 import cv2
@@ -25,10 +27,10 @@ from sdfl_jax.examine import (
 )
 from sdfl_jax.examine.__main__ import main
 from sdfl_jax.examine.case import Case, folder_name, verify
-from sdfl_jax.examine.evidence import EVIDENCE, TITLES
+from sdfl_jax.examine.evidence import EVIDENCE, TITLES, examine_line
 from sdfl_jax.examine.isolation import Workers
 from sdfl_jax.predict.predictor import CALIBRATION, VERDICTS, Predictor, verdict
-from tests import tiny
+from tests import fuzz, tiny
 
 
 @pytest.fixture(scope="module")
@@ -500,3 +502,75 @@ def test_a_calibration_beside_the_checkpoints_decides(workdir, photograph):
             Predictor(workdir)
     finally:
         path.unlink()
+
+
+# Hostile files
+
+
+def test_damaged_files_of_every_kind_cost_no_more_than_their_lines(tmp_path):
+    rng = np.random.default_rng(0)
+    with Workers(1, seconds=30) as pool:
+        for kind, data in list(fuzz.kinds(fuzz.smooth()).items())[::4]:
+            damaged = bytearray(data)
+            for place in rng.integers(0, len(data), 6):
+                damaged[place] = rng.integers(0, 256)
+            path = tmp_path / kind.replace(" ", "_")
+            path.write_bytes(damaged[: rng.integers(len(data) // 2, len(data) + 1)])
+            for line in EVIDENCE:
+                try:
+                    finding, _ = pool.result(pool.start(examine_line, line, path))
+                    assert finding.summary, (kind, line)
+                except InputError as error:
+                    assert "\n" not in str(error), (kind, line)
+
+
+def test_a_decompression_bomb_is_refused_by_its_size(tmp_path):
+    header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
+    rows = zlib.compress(bytes(60_000_000), 9)
+    chunks = [(b"IHDR", header), (b"IDAT", rows), (b"IEND", b"")]
+    path = tmp_path / "bomb.png"
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n"
+        + b"".join(
+            struct.pack(">I", len(body))
+            + name
+            + body
+            + struct.pack(">I", zlib.crc32(name + body))
+            for name, body in chunks
+        )
+    )
+    # By our own limit, or by Pillow's where a process keeps that.
+    told = "60000x60000|3600000000 pixels"
+    assert re.search(told, structure.file(path).found["unreadable"])
+    for line in (compression.jpeg, copy_move.copy_move, aids.aids):
+        with pytest.raises((InputError, Image.DecompressionBombError), match=told):
+            line(path)
+
+
+def test_entities_that_multiply_are_not_followed(tmp_path, photograph):
+    packet = (
+        '<!DOCTYPE x [<!ENTITY a "aaaaaaaaaa">'
+        + "".join(
+            f'<!ENTITY a{i} "{10 * ("&a" + (str(i - 1) if i > 1 else "") + ";")}">'
+            for i in range(1, 9)
+        )
+        + "]><x>&a8;</x>"
+    )
+    found = metadata.metadata(save(tmp_path, photograph, xmp=packet.encode())).found
+    assert not found["xmp"] and "XMP" in found["problems"][0]
+
+
+def test_fifty_megabytes_of_metadata_fit_in_a_small_report(tmp_path, photograph):
+    data = save(tmp_path, photograph[:64, :64]).read_bytes()
+    segment = b"\xff\xe1\xff\xff" + b"<script>" * 8191 + b"<scri"
+    path = tmp_path / "large.jpg"
+    path.write_bytes(data[:2] + segment * 800 + data[2:])
+    out = tmp_path / "case"
+    (row,) = Case(out).examine([str(path)], workers=1)
+    assert row["bytes"] > 50_000_000 and row["format"] == "JPEG"
+    target = out / row["folder"]
+    for name in ("evidence.json", "report.html", "report.pdf"):
+        assert (target / name).stat().st_size < 3_000_000
+    assert "<script" not in (target / "report.html").read_text()
+    found = json.loads((target / "evidence.json").read_text())["lines"]["file"]["found"]
+    assert found["parts_in_all"] > 800 and found["bytes_behind_end"] == 0

@@ -10,7 +10,7 @@ from sdfl_jax.drawing.overlay import thumbnail
 from sdfl_jax.examine.finding import Finding
 
 _SIDE = 1600  # pixels of the longer side that keypoints are sought at
-_POINTS = 6000
+_POINTS = 4000
 _RATIO = 0.6  # of the nearest match's distance to the next one's (Amerini et al., 2011)
 _NEAREST = 24  # pixels between two places that count as different ones
 _TOLERANCE = 3.0  # pixels, of a match that follows a transformation

@@ -15,6 +15,7 @@ from sdfl_jax.examine.evidence import TITLES
 from sdfl_jax.examine.finding import encoded
 
 _STYLE = """<style>
+nav { display: flex; flex-wrap: wrap; }
 .verdict { border: 2px solid #777; border-radius: .6rem; padding: .8rem 1.2rem;
   margin: 1.2rem 0; break-inside: avoid; }
 .verdict b { font-size: 1.5rem; display: block; }

@@ -87,7 +87,7 @@ def _write(paper, text: str, size: float, *, bold: bool = False, grey: int = 20)
     paper.set_font("body", "B" if bold else "", size)
     paper.set_text_color(grey)
     paper.set_x(paper.l_margin)
-    paper.multi_cell(_WIDTH, size * 0.5, _shown(text), wrapmode="CHAR", align="L")
+    paper.multi_cell(_WIDTH, size * 0.5, _shown(text), align="L")
     paper.set_x(paper.l_margin)
 
 
