@@ -72,7 +72,7 @@ def our_sides(name: str, batch: dict, dtype: str) -> tuple:
     import numpy as np
 
     from sdfl_jax import models, optim
-    from sdfl_jax.config import defaults
+    from sdfl_jax.config import check, defaults
     from sdfl_jax.devices import sharding
     from sdfl_jax.state import init_state
     from sdfl_jax.steps import make_train_step
@@ -83,7 +83,11 @@ def our_sides(name: str, batch: dict, dtype: str) -> tuple:
         **settings, **({"image_size": side} if name == "simplenet" else {})
     )
     config = defaults()
-    tx = optim.make_optimizer(config.optimizer.to_dict(), {"name": "constant"}, 1000)
+    config.total_steps, config.schedule.name = 1000, "constant"
+    config = check(config)
+    tx = optim.make_optimizer(
+        config.optimizer.to_dict(), config.schedule.to_dict(), config.total_steps
+    )
     mesh = sharding.data_mesh()
     variables = filled(
         jax.eval_shape(lambda: models.init_variables(model, side, jax.random.key(0)))

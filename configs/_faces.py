@@ -15,5 +15,5 @@ def get_config(data: str, image_size: int, epochs: int, lr: float, arg: str = ""
     config.loss_weights = dict(mask=0.0, label=1.0, edge=0.0)
     config.optimizer = dict(name="adam", lr=lr, weight_decay=0.0, clip=0.0)
     config.schedule = dict(name="constant")
-    config.best_figure = "image_auc"
+    config.best_metric = "image_auc"
     return config

@@ -38,5 +38,5 @@ def get_config(arg: str = ""):
     )
     config.optimizer = dict(name="adamw", lr=1e-4, weight_decay=1e-2, clip=0.0)
     config.schedule = dict(name="cosine", warmup_steps=100)
-    config.best_figure = "image_auc"
+    config.best_metric = "image_auc"
     return config

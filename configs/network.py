@@ -18,5 +18,5 @@ def get_config(arg: str = ""):
     config = of_network(fields["name"], **settings)
     config.total_epochs = fields["epochs"]
     config.batch_size = fields["batch_size"]
-    config.best_figure = "loss"
+    config.best_metric = "loss"
     return config

@@ -32,5 +32,5 @@ def get_config(arg: str = ""):
     config.loss_weights = dict(mask=0.16, label=0.04, edge=0.0)
     config.optimizer = dict(name="adamw", lr=1e-4, weight_decay=1e-2, clip=0.0)
     config.schedule.name = "plateau"
-    config.best_figure = "loss"
+    config.best_metric = "loss"
     return config

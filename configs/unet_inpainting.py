@@ -31,5 +31,5 @@ def get_config(arg: str = ""):
     config.loss_weights = dict(mask=1.0, label=0.0, edge=0.0)
     config.mask_losses = ("dice",)
     config.optimizer = dict(name="adam", lr=1e-3, weight_decay=0.0, clip=0.0)
-    config.best_figure = "pixel_iou_manipulated"
+    config.best_metric = "pixel_iou_manipulated"
     return config

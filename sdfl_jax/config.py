@@ -1,10 +1,12 @@
 """The fields of an experiment's config: name, type, default and meaning of each."""
 
+import sys
 from pathlib import Path
 
 import ml_collections as mlc
 
 from sdfl_jax.errors import InputError, valid
+from sdfl_jax.trees.nested import flat
 
 
 def defaults() -> mlc.ConfigDict:
@@ -54,8 +56,10 @@ def defaults() -> mlc.ConfigDict:
     config.optimizer = dict(
         name="adamw",  # adam, adamw, rmsprop, sgd
         lr=1e-4,  # the rate that is applied, whatever the number of devices
-        weight_decay=1e-2,  # decoupled in adamw, added to the gradient elsewhere
-        b1=0.9,  # adam, adamw; these four are PyTorch's defaults
+        # Decoupled in adamw, added to the gradient elsewhere. None: PyTorch's own of
+        # the optimizer, 1e-2 of adamw and 0 of the others.
+        weight_decay=mlc.config_dict.placeholder(float),
+        b1=0.9,  # adam, adamw; these are PyTorch's defaults as well
         b2=0.999,
         eps=1e-8,
         decay=0.99,  # rmsprop
@@ -81,7 +85,9 @@ def defaults() -> mlc.ConfigDict:
     config.save_every = 1000
     config.keep = 2  # latest checkpoints; the best one is kept besides
     config.profile = 0  # steps to trace into WORKDIR/profile, after the first two
-    config.best_figure = "pixel_f1_manipulated"  # of the validation data; or "loss"
+    # Of the validation data, by which the best checkpoint is kept: a key of
+    # `metrics.DECISIVE`, such as "loss", "image_auc" or "image_eer".
+    config.best_metric = "pixel_f1_manipulated"
     return config
 
 
@@ -167,10 +173,13 @@ def _parse(name, default, text):
 def check(config: mlc.ConfigDict) -> mlc.ConfigDict:
     """Returns `config` completed with defaults.
 
-    Raises `InputError` for a name or a type that no config has. The settings of
-    `config.model` are checked where the network is built.
+    Raises `InputError` for a name, a type or a number that no config has. The settings
+    of `config.model` are checked where the network is built.
     """
+    from sdfl_jax.metrics import DECISIVE  # late: flags are read without SciPy
+
     known = defaults()
+    config = _renamed(config)
     _check_section(config, known, "config")
     known.unlock()
     known.update(config)
@@ -180,15 +189,57 @@ def check(config: mlc.ConfigDict) -> mlc.ConfigDict:
             f"config.total_steps={known.total_steps} and config.total_epochs="
             f"{known.total_epochs}: set exactly one of them above 0."
         )
-    for name in ("batch_size", "image_size", "log_every", "save_every", "keep"):
-        if known[name] <= 0:
-            raise InputError(f"config.{name}={known[name]}: must be above 0.")
+    for name, least in _LEAST.items():
+        value = flat(known.to_dict())[name]
+        if value < least:
+            raise InputError(f"config.{name}={value}: must be {least} or more.")
+    if known.optimizer.weight_decay is None:
+        known.optimizer.weight_decay = 1e-2 if known.optimizer.name == "adamw" else 0.0
+    if not 0 <= known.ema < 1:
+        raise InputError(
+            f"config.ema={known.ema}: the share that is kept must be at least 0 and "
+            "below 1."
+        )
+    if known.best_metric not in DECISIVE:
+        raise InputError(
+            f"No config.best_metric {known.best_metric!r}; "
+            f"{valid(known.best_metric, DECISIVE)}"
+        )
     if known.data.geometry not in ("resize", "crop"):
         raise InputError(
             f"config.data.geometry={known.data.geometry!r}: takes 'resize' (to "
             "image_size) or 'crop' (native resolution)."
         )
     return known.lock()
+
+
+# The least that a whole number may be.
+_LEAST = dict.fromkeys(
+    ("batch_size", "image_size", "accumulate_steps", "log_every", "save_every", "keep"),
+    1,
+) | dict.fromkeys(
+    ("total_steps", "total_epochs", "validate_every", "profile", "data.workers"), 0
+)
+
+# Fields that had another name once: files and runs of then are still understood.
+FORMER_NAMES = {"best_figure": "best_metric"}
+
+
+def _renamed(config: mlc.ConfigDict) -> mlc.ConfigDict:
+    """A copy whose fields have the names of today; a line tells each that had not."""
+    config = mlc.ConfigDict(config)
+    for old, new in FORMER_NAMES.items():
+        if old in config:
+            say_renamed(old)
+            config[new] = config[old]
+            del config[old]
+    return config
+
+
+def say_renamed(old: str):
+    """Tells on stderr how the field `old` is called now."""
+    new = FORMER_NAMES[old]
+    print(f"config.{old} is called config.{new} now; taken as that.", file=sys.stderr)
 
 
 def _check_section(section, known, path):
@@ -213,6 +264,8 @@ def _check_section(section, known, path):
 
 
 def _fits(value, default) -> bool:
+    if default is None:  # a number, or a default that follows from another field
+        return value is None or _fits(value, 0.0)
     if isinstance(default, bool) or isinstance(value, bool):
         return isinstance(value, bool) and isinstance(default, bool)
     if isinstance(default, float):
@@ -224,6 +277,7 @@ def _fits(value, default) -> bool:
 
 def _article(default) -> str:
     words = {bool: "True or False", int: "a whole number", float: "a number"}
+    words[type(None)] = "a number or None"
     return words.get(type(default)) or {str: "text", tuple: "a list"}[type(default)]
 
 
@@ -242,7 +296,8 @@ def check_change(saved: dict, config: mlc.ConfigDict, *, allow: bool) -> list[st
     `InputError` where the network or its optimizer would be another one, and, unless
     `allow`, where anything differs.
     """
-    before = flat(defaults().to_dict()) | flat(saved)
+    saved = {FORMER_NAMES.get(name, name): value for name, value in flat(saved).items()}
+    before = flat(defaults().to_dict()) | saved
     now = flat(config.to_dict())
     names = sorted(
         name
@@ -272,14 +327,3 @@ def _is_fixed(name: str) -> bool:
     if section == "model":
         return field not in _NOT_ARCHITECTURE
     return name in ("optimizer.name", "schedule.name")
-
-
-def flat(section: dict, prefix: str = "") -> dict:
-    """`{"data.train": ...}`, with lists for tuples, as JSON has them."""
-    found = {}
-    for name, value in section.items():
-        if isinstance(value, dict):
-            found |= flat(value, f"{prefix}{name}.")
-        else:
-            found[prefix + name] = list(value) if isinstance(value, tuple) else value
-    return found

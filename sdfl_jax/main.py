@@ -65,6 +65,11 @@ def main(argv=None):
 
 def _parse(argv: list[str]):
     """Parses the flags, told in one line where they do not fit."""
+    for old in config.FORMER_NAMES:
+        if any(re.match(rf"--?config\.{old}\b", argument) for argument in argv):
+            config.say_renamed(old)
+    # The fields' overrides are looked for in `sys.argv`.
+    argv, sys.argv = (list(map(_renamed, given)) for given in (argv, sys.argv))
     try:
         rest = flags.FLAGS(_with_config_found(argv))
     except AttributeError as error:  # ml_collections' word for an unknown field
@@ -83,6 +88,13 @@ def _parse(argv: list[str]):
         raise InputError(f"--config={path}: no such file, or an import in it fails.")
     if rest[1:]:
         raise InputError(f"Not understood: {' '.join(rest[1:])}; options begin with --")
+
+
+def _renamed(argument: str) -> str:
+    """A flag by the name of today, where it names a field by a former one."""
+    for old, new in config.FORMER_NAMES.items():
+        argument = re.sub(rf"^(--?config)\.{old}\b", rf"\1.{new}", argument)
+    return argument
 
 
 def _with_config_found(argv: list[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Optimizers with torch's definitions and defaults, and the course of their rate.
+"""Optimizers as torch defines them, and the course of their rate.
 
 The applied rate is a base rate times a shape: the shape follows from the step (warm-up,
 cosine, steps), the base rate can be set between steps, which is how `Plateau`, fed once
@@ -10,49 +10,49 @@ from collections.abc import Callable, Mapping, Sequence
 
 import jax.numpy as jnp
 import optax
+from jaxtyping import Array, Float
 
 from sdfl_jax.errors import InputError, valid
 from sdfl_jax.trees import patterns
 
-# Defaults are torch's; None takes the one of the optimizer named.
-OPTIMIZER_SETTINGS = {
-    "name": "adamw",
-    "lr": 1e-3,
-    "weight_decay": None,  # 1e-2 for adamw, which is decoupled; 0 for the others
-    "b1": 0.9,
-    "b2": 0.999,
-    "eps": 1e-8,
-    "decay": 0.99,  # rmsprop
-    "momentum": 0.0,  # sgd
-    "clip": 0.0,  # largest global norm of the gradient, 0: any
-}
-SCHEDULE_SETTINGS = {
-    "name": "constant",
-    "warmup_steps": 0,
-    "factor": 0.1,  # plateau and step: what the rate is multiplied by
-    "patience": 5,  # plateau: bad validations that are borne
-    "early_stop": 10,  # plateau: stop after more validations without a better one
-    "every_steps": 1000,  # step
-    "decay_steps": 0,  # wsd: the last steps, over which the rate falls to 0
-}
+# What has to be given; the defaults stand in `sdfl_jax.config`.
+_OF_OPTIMIZER = (
+    "name",
+    "lr",
+    "weight_decay",  # decoupled in adamw, added to the gradient elsewhere
+    "b1",  # adam, adamw
+    "b2",
+    "eps",  # all but sgd
+    "decay",  # rmsprop
+    "momentum",  # sgd
+    "clip",  # largest global norm of the gradient, 0: any
+)
+_OF_SCHEDULE = (
+    "name",
+    "warmup_steps",
+    "factor",  # plateau and step: what the rate is multiplied by
+    "patience",  # plateau: bad validations that are borne
+    "early_stop",  # plateau: stop after more validations without a better one
+    "every_steps",  # step
+    "decay_steps",  # wsd: the last steps, over which the rate falls to 0
+)
 
 
 def _adam(s, rate):
     return optax.chain(
-        optax.add_decayed_weights(s["weight_decay"] or 0.0),
+        optax.add_decayed_weights(s["weight_decay"]),
         optax.adam(rate, s["b1"], s["b2"], s["eps"]),
     )
 
 
 def _adamw(s, rate):
-    # optax's own default is 1e-4.
-    decay = 1e-2 if s["weight_decay"] is None else s["weight_decay"]
+    decay = s["weight_decay"]
     return optax.adamw(rate, s["b1"], s["b2"], s["eps"], weight_decay=decay)
 
 
 def _rmsprop(s, rate):
     return optax.chain(
-        optax.add_decayed_weights(s["weight_decay"] or 0.0),
+        optax.add_decayed_weights(s["weight_decay"]),
         # torch adds eps outside the root; optax's defaults are 0.9 and inside.
         optax.rmsprop(rate, decay=s["decay"], eps=s["eps"], eps_in_sqrt=False),
     )
@@ -60,7 +60,7 @@ def _rmsprop(s, rate):
 
 def _sgd(s, rate):
     return optax.chain(
-        optax.add_decayed_weights(s["weight_decay"] or 0.0),
+        optax.add_decayed_weights(s["weight_decay"]),
         optax.sgd(rate, momentum=s["momentum"] or None),
     )
 
@@ -98,16 +98,16 @@ def make_optimizer(
 ) -> optax.GradientTransformation:
     """Gradient clipping, the named optimizer and the rate's shape over `total_steps`.
 
-    Settings that are absent take the defaults above; weight decay is decoupled in
-    adamw and added to the gradient elsewhere, as in torch. Warm-up is linear and
-    reaches the full rate at step `warmup_steps`.
+    Both mappings are complete, as the sections of `sdfl_jax.config.defaults()` are.
+    Weight decay is decoupled in adamw and added to the gradient elsewhere, as in torch.
+    Warm-up is linear and reaches the full rate at step `warmup_steps`.
 
     `lr_multipliers` scales the rate, and with it adamw's decay, of the params that a
     pattern stands for (see `patterns`); where several do, their factors multiply. What
     `freeze` stands for gets no update, no decay and no optimizer state, and does not
     count in the norm that `clip` bounds.
 
-    Raises `InputError` for unknown names and settings and for values that do not fit,
+    Raises `InputError` for settings that are unknown, missing or out of their range,
     and its `init` for a pattern that stands for none of the params.
     """
     optimizer = _optimizer_settings(optimizer)
@@ -152,8 +152,15 @@ def _multiply(multipliers: Mapping[str, float]) -> optax.GradientTransformation:
 
 def learning_rate(opt_state) -> float:
     """The rate that the last step applied (before the first: that it will apply)."""
-    hyperparams = opt_state.hyperparams
-    return float(hyperparams["learning_rate"]) * float(hyperparams["shape"])
+    return float(applied_rate(opt_state))
+
+
+def applied_rate(opt_state) -> Float[Array, ""] | None:
+    """`learning_rate` on the device; None of an optimizer that is not made here."""
+    hyperparams = getattr(opt_state, "hyperparams", {})
+    if not {"learning_rate", "shape"} <= hyperparams.keys():
+        return None
+    return hyperparams["learning_rate"] * hyperparams["shape"]
 
 
 def set_learning_rate(opt_state, lr: float):
@@ -165,14 +172,13 @@ def set_learning_rate(opt_state, lr: float):
     return opt_state._replace(hyperparams=hyperparams)
 
 
-def make_plateau(optimizer: Mapping, schedule: Mapping) -> "Plateau | None":
+def make_plateau(lr: float, schedule: Mapping) -> "Plateau | None":
     """The `Plateau` that the settings of `make_optimizer` ask for, None for others."""
-    optimizer = _optimizer_settings(optimizer)
     schedule = _schedule_settings(schedule)
     if schedule["name"] != "plateau":
         return None
     names = ("factor", "patience", "early_stop")
-    return Plateau(optimizer["lr"], **{name: schedule[name] for name in names})
+    return Plateau(lr, **{name: schedule[name] for name in names})
 
 
 class Plateau:
@@ -184,9 +190,7 @@ class Plateau:
     starts anew whenever the rate has changed.
     """
 
-    def __init__(
-        self, lr: float, factor: float = 0.1, patience: int = 5, early_stop: int = 10
-    ):
+    def __init__(self, lr: float, *, factor: float, patience: int, early_stop: int):
         self.lr = float(lr)
         self.factor, self.patience, self.early_stop = factor, patience, early_stop
         self.stop = False
@@ -246,7 +250,7 @@ def _shape(schedule: Mapping, total_steps: int) -> Callable:
 
 
 def _optimizer_settings(given: Mapping) -> dict:
-    settings = _settings("optimizer", given, OPTIMIZER_SETTINGS, OPTIMIZERS)
+    settings = _complete("optimizer", given, _OF_OPTIMIZER, OPTIMIZERS)
     _range("optimizer", settings, ("lr", "eps"), above=0.0)
     _range("optimizer", settings, ("weight_decay", "clip", "momentum"), least=0.0)
     for name in ("b1", "b2", "decay", "momentum"):
@@ -255,7 +259,7 @@ def _optimizer_settings(given: Mapping) -> dict:
 
 
 def _schedule_settings(given: Mapping) -> dict:
-    settings = _settings("schedule", given, SCHEDULE_SETTINGS, SCHEDULES)
+    settings = _complete("schedule", given, _OF_SCHEDULE, SCHEDULES)
     counts = ("warmup_steps", "patience", "early_stop", "decay_steps")
     _range("schedule", settings, counts, least=0)
     _range("schedule", settings, ("every_steps",), least=1)
@@ -263,25 +267,23 @@ def _schedule_settings(given: Mapping) -> dict:
     return settings
 
 
-def _settings(what: str, given: Mapping, defaults: Mapping, names: Mapping) -> dict:
-    """`given` over `defaults`; unknown keys and an unknown name are refused."""
+def _complete(what: str, given: Mapping, keys: Sequence[str], names: Mapping) -> dict:
+    """`given` as a dict; unknown and missing keys and an unknown name are refused."""
     for key in given:
-        if key not in defaults:
-            raise InputError(f"No setting {what}.{key}; {valid(key, defaults)}")
-    settings = {**defaults, **given}
-    if settings["name"] not in names:
-        raise InputError(
-            f"No {what} {settings['name']!r}; {valid(settings['name'], names)}"
-        )
-    return settings
+        if key not in keys:
+            raise InputError(f"No setting {what}.{key}; {valid(key, keys)}")
+    missing = [key for key in keys if key not in given]
+    if missing:
+        raise InputError(f"{what} is given without {missing}.")
+    if given["name"] not in names:
+        raise InputError(f"No {what} {given['name']!r}; {valid(given['name'], names)}")
+    return dict(given)
 
 
 def _range(what, settings, names, above=None, least=None, below=None) -> None:
-    """Refuses numbers outside their range; None stands for a default and passes."""
+    """Refuses numbers outside their range."""
     for name in names:
         value = settings[name]
-        if value is None and name == "weight_decay":
-            continue
         fits = isinstance(value, int | float) and math.isfinite(value)
         fits = fits and (above is None or value > above)
         fits = fits and (least is None or value >= least)

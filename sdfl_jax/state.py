@@ -18,6 +18,7 @@ class TrainState:
     skipped: PyTree  # scalar: steps whose loss or gradient was not finite
     skipped_in_row: PyTree  # scalar: those since the last good step
     loss_scale: PyTree  # scalar: what float16 multiplies its loss by; 1 elsewhere
+    good_in_row: PyTree  # scalar: steps since that moved; {} where nothing is scaled
     ema: PyTree  # moving average of params, which evaluation uses; {} without one
 
     @property
@@ -28,25 +29,35 @@ class TrainState:
     def items(self) -> tuple[dict, dict]:
         """What evaluation needs, and what only training needs beside it."""
         rest = {name: getattr(self, name) for name in _COUNTERS}
+        if isinstance(self.good_in_row, dict):  # runs of other precisions have none
+            del rest["good_in_row"]
         # The raw params where the averaged ones are those of evaluation.
         return self.variables, rest | {"raw_params": self.params if self.ema else {}}
 
     @classmethod
     def from_items(cls, model: dict, training: dict) -> "TrainState":
         """The state that `items` took apart."""
+        training = {"good_in_row": {}} | training
         raw = training.pop("raw_params")
         params, ema = (raw, model["params"]) if raw else (model["params"], {})
         return cls(params=params, ema=ema, batch_stats=model["batch_stats"], **training)
 
 
-_COUNTERS = ("step", "opt_state", "skipped", "skipped_in_row", "loss_scale")
+_COUNTERS = (
+    "step",
+    "opt_state",
+    "skipped",
+    "skipped_in_row",
+    "loss_scale",
+    "good_in_row",
+)
 
 
 def init_state(
     variables: dict, tx, *, precision: str = "float32", ema: bool = False
 ) -> TrainState:
     """The state before the first step, from a network's variables."""
-    scale = FIRST_LOSS_SCALE if precision == "float16" else 1.0
+    scaled = precision == "float16"
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=variables["params"],
@@ -54,7 +65,8 @@ def init_state(
         opt_state=tx.init(variables["params"]),
         skipped=jnp.zeros((), jnp.int32),
         skipped_in_row=jnp.zeros((), jnp.int32),
-        loss_scale=jnp.float32(scale),
+        loss_scale=jnp.float32(FIRST_LOSS_SCALE if scaled else 1.0),
+        good_in_row=jnp.zeros((), jnp.int32) if scaled else {},
         # Copied, for a donated state may hold no array twice.
         ema=jax.tree.map(jnp.copy, variables["params"]) if ema else {},
     )

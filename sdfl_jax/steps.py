@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, PartitionSpec
 
-from sdfl_jax import explain, losses, models
+from sdfl_jax import explain, losses, models, optim
 from sdfl_jax.devices import sharding
 from sdfl_jax.errors import InputError, valid
 from sdfl_jax.models import freezing
@@ -20,7 +20,7 @@ DTYPES = {
     "bfloat16": jnp.bfloat16,
     "float16": jnp.float16,
 }
-# float16: the loss scale is tried twice as high after so many good steps.
+# float16: the loss scale is tried twice as high after so many good steps in a row.
 LOSS_SCALE_PATIENCE = 2000
 
 
@@ -154,6 +154,7 @@ def make_train_step(
         )
         params = keep(optax.apply_updates(params, updates), state.params)
         params = freezing.put_back(params, state.params, freeze)
+        unscaled = {"loss_scale": state.loss_scale, "good_in_row": state.good_in_row}
         average = lambda old, new: jnp.where(finite, ema * old + (1 - ema) * new, old)
         state = TrainState(
             step=state.step + 1,
@@ -162,9 +163,7 @@ def make_train_step(
             opt_state=keep(opt_state, state.opt_state),
             skipped=state.skipped + ~finite,
             skipped_in_row=jnp.where(finite, 0, state.skipped_in_row + 1),
-            loss_scale=_next_loss_scale(state, finite)
-            if dynamic_loss_scale
-            else state.loss_scale,
+            **(_next_loss_scale(state, finite) if dynamic_loss_scale else unscaled),
             ema=freezing.put_back(
                 jax.tree.map(average, state.ema, params), state.ema, freeze
             )
@@ -178,6 +177,9 @@ def make_train_step(
             "skipped": state.skipped,
             "skipped_in_row": state.skipped_in_row,
         }
+        rate = optim.applied_rate(state.opt_state)
+        if rate is not None:
+            scalars["learning_rate"] = rate
         if dynamic_loss_scale:
             scalars["loss_scale"] = state.loss_scale
         scalars = sharding.constrain(scalars, mesh, False)
@@ -194,12 +196,24 @@ def _parts(array, count: int, mesh: Mesh):
     return jax.lax.with_sharding_constraint(parts, layout)
 
 
-def _next_loss_scale(state: TrainState, finite):
-    """Half after an overflow; twice every so many steps, as far as float32 reaches."""
-    scale = state.loss_scale
-    due = (state.step + 1) % LOSS_SCALE_PATIENCE == 0
-    higher = jnp.where(due, jnp.minimum(2 * scale, 2.0**24), scale)
-    return jnp.where(finite, higher, jnp.maximum(scale / 2, 1.0))
+def _next_loss_scale(state: TrainState, finite) -> dict:
+    """Half after an overflow; twice after so many good steps in a row, up to 2^24.
+
+    As `flax.training.dynamic_scale.DynamicScale` counts, which cannot stand here: it
+    differentiates one whole loss, where an accumulated step has a gradient of each part
+    (through all parts at once it would keep the activations of all), and it does not
+    look whether the loss itself is finite.
+    """
+    good = state.good_in_row + 1
+    due = good >= LOSS_SCALE_PATIENCE
+    higher = jnp.where(
+        due, jnp.minimum(2 * state.loss_scale, 2.0**24), state.loss_scale
+    )
+    lower = jnp.maximum(state.loss_scale / 2, 1.0)
+    return {
+        "loss_scale": jnp.where(finite, higher, lower),
+        "good_in_row": jnp.where(finite & ~due, good, 0),
+    }
 
 
 def make_evaluate_step(
@@ -208,7 +222,6 @@ def make_evaluate_step(
     *,
     flips: bool = False,
     one_by_one: bool = False,
-    loss_per_image: bool = False,
     image_level_mask: str = "grey",
     **loss_settings,
 ):
@@ -222,7 +235,6 @@ def make_evaluate_step(
       one_by_one: each device works its rows off one after the other. What comes out is
         then the same to the bit for every batch size and number of devices, where the
         platform's operations are deterministic, as they are on a CPU.
-      loss_per_image: `loss` holds (B,) numbers, each of a row as if it were the batch.
       image_level_mask: one of IMAGE_LEVEL_MASKS, what stands for the mask of a network
         that gives none: "grey" is the image in grey levels, the brightest manipulated,
         as one study did it; "grad_cam" is `explain.grad_cam`.
@@ -230,12 +242,14 @@ def make_evaluate_step(
 
     Returns:
       `evaluate_step(variables, arrays)`, a dict of `mask_probs` (B H W, float32 in
-      [0, 1]), `score` (B, likewise) and `loss` (scalars over the rows that are
-      `valid`). Without a mask in `arrays`, or without settings, `loss` is empty.
+      [0, 1]), `score` (B, likewise) and `loss`, a dict of (B,): the loss and its terms
+      of each row as if it were the batch, so that their mean depends neither on batches
+      nor on processes. Without a mask in `arrays`, or without settings, it is empty;
+      else, but for `one_by_one`, `batch_loss` is what a training step would call the
+      loss of the `valid` rows together.
       `variables` lie whole on each device; `arrays` are this process's, on the host.
     """
 
-    loss_per_image = loss_per_image or one_by_one
     _, baseline = _image_level_mask(image_level_mask)
 
     def predict(variables, images):
@@ -267,12 +281,12 @@ def make_evaluate_step(
             found = {name: total / 4 for name, total in found.items()}
         if not loss_settings or "mask" not in arrays:
             return found | {"loss": {}}
-        if loss_per_image:
-            alone = lambda tree: jax.tree.map(lambda x: x[None], tree)
-            loss = jax.vmap(lambda o, a: loss_of(alone(o), alone(a)))(outputs, arrays)
-        else:
-            loss = loss_of(outputs, arrays)
-        return found | {"loss": loss}
+        alone = lambda tree: jax.tree.map(lambda x: x[None], tree)
+        loss = jax.vmap(lambda o, a: loss_of(alone(o), alone(a)))(outputs, arrays)
+        found["loss"] = loss
+        if not one_by_one:
+            found["batch_loss"], _ = losses.total(outputs, arrays, **loss_settings)
+        return found
 
     def each_row(variables, arrays):
         def alone(row):

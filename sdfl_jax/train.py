@@ -6,18 +6,29 @@ from pathlib import Path
 import jax
 from clu import parameter_overview
 
-from sdfl_jax.checkpoints import card, checkpoint
+from sdfl_jax import optim
+from sdfl_jax.checkpoints import card
 from sdfl_jax.checkpoints.checkpoint import Checkpoints
 from sdfl_jax.config import check
 from sdfl_jax.data.damaged import DamagedRecords
 from sdfl_jax.devices import sharding
-from sdfl_jax.devices.processes import gather, is_first
+from sdfl_jax.devices.processes import first_decides, gather, is_first
 from sdfl_jax.report import Log
 from sdfl_jax.training import batches as batching
-from sdfl_jax.training.experiment import build, first_variables
+from sdfl_jax.training.experiment import (
+    agree_with_config,
+    build,
+    first_variables,
+)
 from sdfl_jax.training.lock import only_user
 from sdfl_jax.training.preemption import Preempted, Preemption
-from sdfl_jax.training.progress import Diverged, Meter, Profile, write_summary
+from sdfl_jax.training.progress import (
+    Diverged,
+    Profile,
+    Progress,
+    no_silent_copies,
+    write_summary,
+)
 from sdfl_jax.training.validation import Validation
 
 
@@ -38,29 +49,58 @@ def train(config, workdir: str, *, allow_config_change: bool = False):
       Preempted: SIGTERM came; the state is saved.
     """
     config = check(config)
-    alone = only_user(workdir) if is_first() else contextlib.nullcontext()
-    with alone, Preemption() as preemption:
-        return _train(config, workdir, preemption, allow_config_change)
+    with contextlib.ExitStack() as stack:
+        first_decides(lambda: stack.enter_context(only_user(workdir)))
+        preemption = stack.enter_context(Preemption())
+        opened = stack.enter_context(contextlib.ExitStack())
+        return _train(config, workdir, preemption, opened, allow_config_change)
 
 
-def _train(config, workdir: str, preemption: Preemption, allow_config_change: bool):
+def _train(
+    config,
+    workdir: str,
+    preemption: Preemption,
+    opened: contextlib.ExitStack,
+    allow_config_change: bool,
+):
+    """`opened` closes what this opens, however the run ends."""
     steps_per_epoch = batching.steps_per_epoch(config)
     total_steps = config.total_steps or config.total_epochs * steps_per_epoch
-    checkpoints = Checkpoints(
-        workdir, keep=config.keep, model_card=card.describe(config)
+    described = card.describe(
+        config.to_dict(),
+        train=config.data.train,
+        val=config.data.val,
+        audit=config.data.audit,
     )
-    checkpoint.agree_with_config(workdir, config, allow_change=allow_config_change)
+    checkpoints = Checkpoints(workdir, keep=config.keep, model_card=described)
+    opened.callback(checkpoints.close)
+    first_decides(
+        lambda: agree_with_config(workdir, config, allow_change=allow_config_change)
+    )
 
     experiment = build(config, total_steps)
     variables = first_variables(config, experiment.model)
     state = experiment.state(variables)
+    first_decides(lambda: show_parameters(variables["params"], workdir))
     if is_first():
-        show_parameters(variables["params"], workdir)
         memory = sharding.bytes_per_device(state) / 2**20
         print(f"Parameters, statistics and optimizer: {memory:,.0f} MiB on each device")
-    state, progress = checkpoints.restore(state)
-    validation = Validation(experiment, total_steps, steps_per_epoch)
-    validation.resume(progress)
+    state, kept = checkpoints.restore(state)
+    validation = Validation(
+        experiment.model,
+        experiment.evaluate_step,
+        experiment.local_mesh,
+        config.data.val,
+        batch_size=config.batch_size,
+        image_size=config.image_size,
+        geometry=config.data.geometry,
+        workers=config.data.workers,
+        every_steps=config.validate_every or steps_per_epoch,
+        total_steps=total_steps,
+        best_metric=config.best_metric,
+        plateau=optim.make_plateau(config.optimizer.lr, config.schedule.to_dict()),
+    )
+    validation.resume(kept)
 
     step = int(state.step)
     batches = batching.train_batches(config, start_step=step)
@@ -68,14 +108,25 @@ def _train(config, workdir: str, preemption: Preemption, allow_config_change: bo
         config.data.train, steps_per_epoch * config.batch_size // jax.process_count()
     )
     log = Log(workdir if is_first() else None, resume_step=step)
-    meter = Meter(log, config, total_steps, step)
+    opened.callback(log.close)
+    progress = Progress(
+        log,
+        step=step,
+        total_steps=total_steps,
+        batch_size=config.batch_size,
+        log_every=config.log_every,
+        origin={"seed": config.seed, "data": config.data.train},
+    )
+    opened.callback(progress.close)
     profile = Profile(workdir, config.profile)
+    opened.callback(profile.close)
 
+    first = step + 1
     try:
         unsaved, last = False, None
         while True:
             if validation.due(step):
-                meter.flush()
+                progress.flush()
                 state, is_best = validation.run(step, state, log, preemption, last)
                 if is_best:
                     checkpoints.save_best(state, validation.progress)
@@ -83,36 +134,32 @@ def _train(config, workdir: str, preemption: Preemption, allow_config_change: bo
             finished = step >= total_steps or validation.stop
             preempted = preemption.after(step)
             if unsaved and (finished or preempted or step % config.save_every == 0):
-                meter.flush()
+                progress.flush()
                 checkpoints.save(state, validation.progress)
                 unsaved = False
             if finished or preempted:
                 break
 
             profile.before_step()
-            batch = meter.wait_for(batches)
-            damaged.see(batch.pop("damaged"))
-            state, scalars = experiment.train_step(
-                state, sharding.to_global(batch, experiment.mesh)
-            )
             step += 1
+            batch = progress.wait_for(batches)
+            damaged.see(batch.pop("damaged"))
+            arrays = sharding.to_global(batch, experiment.mesh)
+            # The first step compiles, which may read constants of the network.
+            with profile.annotated(step), no_silent_copies(step > first):
+                state, scalars = experiment.train_step(state, arrays)
             unsaved, last = True, (batch, scalars["loss"])
             profile.after_step(scalars)
-            meter.after_step(step, scalars, batch["index"])
+            progress.after_step(step, scalars, batch["index"])
             checkpoints.check()
     except Diverged as error:
         checkpoints.save(state, validation.progress)
-        checkpoints.close()
         raise error.written(workdir) from None
-    finally:
-        meter.close()
 
-    profile.close()
-    checkpoints.close()
-    log.close()
+    opened.close()
     if not finished:
         raise Preempted(step)
-    summary = meter.summary(step) | {
+    summary = progress.summary(step) | {
         "skipped_steps": int(state.skipped),
         "damaged_records": sorted(set().union(*gather(damaged.places))),
     }

@@ -55,7 +55,7 @@ def test_an_image_of_weight_two_counts_as_two_images(seed, n, distinct, policy):
             sample.score[drawn],
             sample.has_mask[drawn],
             **how,
-        ).figures()
+        ).by_protocol()
         for protocol, figures in found.items():
             for name, values in figures.items():
                 expected = repeated[protocol][name]
@@ -158,7 +158,7 @@ def test_where_nothing_varies_or_nothing_is_known_there_is_no_interval():
 
 def test_equal_predictions_do_not_differ():
     sample = random_sample(4)
-    found = metrics.compare(sample, sample, resamples=50)["standard"]
+    found = metrics.differences(sample, sample, resamples=50)["standard"]
     for entry in found.values():
         if entry["difference"] is not None:
             assert entry["difference"] == 0 and entry["p_value"] == 1
@@ -170,7 +170,7 @@ def test_a_difference_that_every_image_shows_is_found_though_images_vary():
     f1 = rng.uniform(0.1, 0.8, 40)
     ones = np.ones(40, int)
     worse, better = sample_of(f1, ones, ones), sample_of(f1 + 0.05, ones, ones)
-    entry = metrics.compare(worse, better)["standard"]["pixel_f1_manipulated"]
+    entry = metrics.differences(worse, better)["standard"]["pixel_f1_manipulated"]
     assert entry["difference"] == pytest.approx(
         entry["second"] - entry["first"]
     ) and entry["difference"] == pytest.approx(0.05, abs=0.01)
@@ -179,7 +179,7 @@ def test_a_difference_that_every_image_shows_is_found_though_images_vary():
     # The two intervals by themselves could not tell them apart.
     single = metrics.intervals(worse)["standard"]["pixel_f1_manipulated"]
     assert single[1] > entry["second"]
-    back = metrics.compare(better, worse)["standard"]["pixel_f1_manipulated"]
+    back = metrics.differences(better, worse)["standard"]["pixel_f1_manipulated"]
     assert back["difference"] == -entry["difference"]
     assert back["p_value"] == entry["p_value"]
 
@@ -190,7 +190,7 @@ def test_chance_alone_is_called_a_difference_as_seldom_as_promised():
     found = []
     for seed in range(150):
         one, other = (sample_of(rng.uniform(0, 1, 50), ones, ones) for _ in range(2))
-        entry = metrics.compare(one, other, resamples=200, seed=seed)["standard"]
+        entry = metrics.differences(one, other, resamples=200, seed=seed)["standard"]
         found.append(entry["pixel_f1_manipulated"]["p_value"])
     assert 1 <= np.count_nonzero(np.array(found) < 0.05) <= 16  # 7.5 expected
     assert 0.35 < np.mean(found) < 0.65
@@ -198,4 +198,4 @@ def test_chance_alone_is_called_a_difference_as_seldom_as_promised():
 
 def test_other_numbers_of_images_are_not_compared():
     with pytest.raises(InputError, match="24 and 20 images"):
-        metrics.compare(random_sample(0), random_sample(0, n=20))
+        metrics.differences(random_sample(0), random_sample(0, n=20))

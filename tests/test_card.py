@@ -50,7 +50,10 @@ def test_every_checkpoint_carries_its_card(shards, audited, tmp_path):
     state = init_state(
         {"params": {"a": np.ones(2, np.float32)}, "batch_stats": {}}, optax.identity()
     )
-    checkpoints = Checkpoints(tmp_path, keep=1, model_card=card.describe(config))
+    described = card.describe(
+        config.to_dict(), train=shards[0], val=shards[1], audit=str(audited)
+    )
+    checkpoints = Checkpoints(tmp_path, keep=1, model_card=described)
     checkpoints.save(state, PROGRESS)
     assert not (tmp_path / card.FILE).exists()  # the best one's is what people read
     checkpoints.save_best(state, PROGRESS)
@@ -84,7 +87,8 @@ def test_every_checkpoint_carries_its_card(shards, audited, tmp_path):
 
 
 def test_a_checkpoint_before_any_validation_says_so(shards, tmp_path):
-    described = card.describe(check(tiny.config(*shards)))
+    settings = check(tiny.config(*shards)).to_dict()
+    described = card.describe(settings, train=shards[0], val=shards[1])
     carried = card.with_scores(described, 1, {})
     assert carried["scores"] is None and carried["audit"] is None
     card.write(tmp_path, carried)

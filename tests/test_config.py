@@ -105,7 +105,15 @@ def test_lists_and_patterns_can_be_given_on_the_command_line():
             r"\['encoder/.'\]='low': takes a nu",
         ),
         ({"freeze": "encoder/*"}, "config.freeze='encoder/.': takes a list"),
-        ({"batch_size": 0}, "config.batch_size=0: must be above 0"),
+        ({"batch_size": 0}, "config.batch_size=0: must be 1 or more"),
+        ({"accumulate_steps": 0}, "config.accumulate_steps=0: must be 1 or more"),
+        ({"ema": 1.0}, "config.ema=1.0: .* below 1"),
+        ({"ema": -0.1}, "config.ema=-0.1: .* at least 0"),
+        ({"data": {"workers": -1}}, "config.data.workers=-1: must be 0 or more"),
+        ({"profile": -1}, "config.profile=-1: must be 0 or more"),
+        ({"validate_every": -5}, "config.validate_every=-5: must be 0 or more"),
+        ({"best_metric": "image_acu"}, "'image_acu'; .*did you mean 'image_auc'"),
+        ({"best_metric": "best_threshold"}, "No config.best_metric"),
         ({"total_epochs": 2}, "exactly one"),
         ({"total_steps": 0}, "exactly one"),
         ({"data": {"geometry": "stretch"}}, "'stretch': takes 'resize'"),
@@ -132,3 +140,37 @@ def test_arguments_after_the_colon():
         config_lib.parse_arg("smok", **fields)
     with pytest.raises(InputError, match="image_size=big: takes a whole number"):
         config_lib.parse_arg("image_size=big", **fields)
+
+
+def test_a_field_is_understood_by_its_former_name_and_a_line_says_so(capsys):
+    checked = config_lib.check(changed(best_figure="image_eer"))
+    assert checked.best_metric == "image_eer" and "best_figure" not in checked
+    said = capsys.readouterr().err.splitlines()
+    assert said == [
+        "config.best_figure is called config.best_metric now; taken as that."
+    ]
+    # A run of then is gone on with: its config is the same one.
+    saved = checked.to_dict()
+    saved["best_figure"] = saved.pop("best_metric")
+    assert config_lib.check_change(saved, checked, allow=False) == []
+
+
+@pytest.mark.slow
+def test_the_command_line_understands_a_field_by_its_former_name():
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "sdfl_jax.main",
+            "--config=configs/sdfl.py",
+            "--config.best_figure=nothing",
+            "--dry_run",
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    first, second = done.stderr.splitlines()
+    assert first.startswith("config.best_figure is called config.best_metric now")
+    assert second.startswith("Error: No config.best_metric 'nothing'")

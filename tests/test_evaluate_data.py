@@ -348,7 +348,7 @@ def test_robustness_gives_a_curve_for_every_figure(
     before = scores["standard"]["pixel_auc_manipulated"]
     assert scores["robustness"]["jpeg"]["pixel_auc_manipulated"][1] != before
     # What was saved is of the images as they are.
-    assert Evaluation.load(tmp_path / "out").figures["standard"] == pytest.approx(
+    assert Evaluation.load(tmp_path / "out").by_protocol["standard"] == pytest.approx(
         {k: v for k, v in scores["standard"].items()}
     )
 

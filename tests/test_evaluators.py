@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from sdfl_jax import metrics
+from sdfl_jax import metrics, report
 from sdfl_jax.data import pipeline
 from sdfl_jax.errors import InputError
 from sdfl_jax.evaluators import Evaluation, Evaluator, compare
@@ -108,8 +108,9 @@ def test_figures_are_those_of_the_whole_images(plain):
     )
     for protocol in expected:
         for name, value in expected[protocol].items():
-            assert plain.figures[protocol][name] == pytest.approx(value, rel=1e-6), name
-    assert plain.figures["reference"]["n"] == len(SIZES)
+            found = plain.by_protocol[protocol][name]
+            assert found == pytest.approx(value, rel=1e-6), name
+    assert plain.by_protocol["reference"]["n"] == len(SIZES)
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 32])
@@ -170,8 +171,8 @@ def test_kinds_are_scored_apart_against_all_authentic_images(plain):
     # The other splice has no mask.
     assert kinds["splice"]["pixel_f1_manipulated"] == plain.rows[0]["pixel_f1"]
     part = plain.of_kinds(["copymove", "inpainting"])
-    assert part.figures["reference"]["n"] == 2 + 3
-    assert part.figures["standard"]["pixel_f1_manipulated"] == pytest.approx(
+    assert part.by_protocol["reference"]["n"] == 2 + 3
+    assert part.by_protocol["standard"]["pixel_f1_manipulated"] == pytest.approx(
         np.mean([plain.rows[i]["pixel_f1"] for i in (2, 5)])
     )
     assert set(part.baselines()) == {
@@ -187,16 +188,16 @@ def test_thresholds_move_maps_and_scores_apart(plain):
     f1 = lambda figures: figures["standard"]["pixel_f1_manipulated"]
     assert all(f1(best) >= f1(t) for t in tried)
     image_f1 = {t["standard"]["image_f1"] for t in tried}
-    assert image_f1 == {plain.figures["standard"]["image_f1"]}
+    assert image_f1 == {plain.by_protocol["standard"]["image_f1"]}
     moved = plain.at_threshold(0.5, image_threshold=0.0)
     assert moved["reference"]["specificity"] == 0
 
 
 def test_all_figures_fit_json(plain):
-    everything = [plain.figures, plain.rows, plain.loss, plain.by_kind()]
+    everything = [plain.by_protocol, plain.rows, plain.loss, plain.by_kind()]
     json.dumps([*everything, plain.baselines()], allow_nan=False)
     authentic = plain.of_kinds([])
-    json.dumps([authentic.figures, authentic.baselines()], allow_nan=False)
+    json.dumps([authentic.by_protocol, authentic.baselines()], allow_nan=False)
     assert authentic.pixel_threshold is None and authentic.by_kind() == {}
 
 
@@ -207,7 +208,8 @@ def test_an_evaluation_is_read_back_from_its_folder(plain, tmp_path):
     odd.save(tmp_path)
     read = Evaluation.load(tmp_path)
     assert (read.known, read.loss) == (odd.known, odd.loss)
-    assert read.figures == plain.figures and read.baselines() == plain.baselines()
+    assert read.by_protocol == plain.by_protocol
+    assert read.baselines() == plain.baselines()
     assert read.histograms.dtype == np.int32 and read.has_mask.dtype == bool
 
 
@@ -281,7 +283,7 @@ def test_processes_score_every_image_exactly_once(plain, processes, tmp_path):
     parts = [Evaluation.load(tmp_path / str(i)) for i in reversed(range(processes))]
     whole = Evaluation.merge(parts)
     assert [known["index"] for known in whole.known] == list(range(len(SIZES)))
-    assert whole.rows == plain.rows and whole.figures == plain.figures
+    assert whole.rows == plain.rows and whole.by_protocol == plain.by_protocol
     np.testing.assert_array_equal(whole.histograms, plain.histograms)
     expected = np.mean([i % processes for i in range(len(SIZES))])
     assert whole.loss["loss"] == pytest.approx(expected)
@@ -297,7 +299,7 @@ def test_a_process_without_examples_adds_nothing(plain):
     assert nothing.known == [] and seen == []
     whole = Evaluation.merge([nothing, plain, nothing])
     assert whole.rows == plain.rows and whole.loss == plain.loss
-    assert nothing.figures["reference"]["n"] == 0
+    assert nothing.by_protocol["reference"]["n"] == 0
 
 
 def in_set(evaluation, name):
@@ -313,9 +315,9 @@ def test_sets_are_scored_together_and_apart(plain):
     assert list(scores["sets"]) == ["a", "b"]
     for part in scores["sets"].values():
         for protocol in ("reference", "standard"):
-            assert part[protocol] == plain.figures[protocol]
+            assert part[protocol] == plain.by_protocol[protocol]
     # The mean over twice the same images is their mean.
-    for name, value in plain.figures["standard"].items():
+    for name, value in plain.by_protocol["standard"].items():
         assert scores["standard"][name] == pytest.approx(value), name
     assert "sets" not in plain.scores(resamples=0)
 
@@ -324,9 +326,9 @@ def test_scores_hold_what_the_report_shows(plain):
     settled = dataclasses.replace(plain, calibrated=(0.3, 0.6))
     scores = settled.scores(subsets=["splice+copymove"], videos=True, resamples=50)
     json.dumps(scores, allow_nan=False)
-    assert scores["standard"] == plain.figures["standard"]
+    assert scores["standard"] == plain.by_protocol["standard"]
     for protocol, found in scores["intervals"].items():
-        assert found.keys() == metrics.FIGURES[protocol].keys() - {
+        assert found.keys() == metrics.METRICS[protocol].keys() - {
             "pixel_f1_permuted_manipulated"
         }
     low, high = scores["intervals"]["standard"]["pixel_f1_manipulated"]
@@ -337,6 +339,12 @@ def test_scores_hold_what_the_report_shows(plain):
     assert calibrated["standard"] == plain.at_threshold(0.3, 0.6)["standard"]
     assert calibrated["intervals"]["standard"]["pixel_f1_manipulated"] is not None
     assert plain.scores(resamples=0)["validation_threshold"] is None
+    # Validation data without masks know a threshold of scores alone.
+    labels = dataclasses.replace(plain, calibrated=(None, 0.6)).scores(resamples=0)
+    calibrated = labels["validation_threshold"]
+    assert (calibrated["threshold"], calibrated["image_threshold"]) == (None, 0.6)
+    assert calibrated["standard"] == plain.at_threshold(None, 0.6)["standard"]
+    assert "threshold 0.6, best on validation data" in report.score_table(labels)
 
     assert scores["kinds"]["splice"]["manipulated"] == 2
     assert "pixel_f1_manipulated" in scores["kinds"]["splice"]["intervals"]

@@ -72,7 +72,7 @@ def finetune(first, labels_only, workdir, **changes):
         *labels_only,
         total_steps=2,
         init_from=str(first),
-        best_figure="image_auc",
+        best_metric="image_auc",
         **changes,
     )
     return train(config, str(workdir))

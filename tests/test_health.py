@@ -19,7 +19,7 @@ ALIVE = {"bn": {"mean": np.zeros(4), "var": np.ones(4)}}
 
 
 def signs(scalars=GOOD, statistics=ALIVE, **settings):
-    return health.warnings(scalars, statistics, figure="pixel_f1", **settings)
+    return health.warnings(scalars, statistics, metric="pixel_f1", **settings)
 
 
 def test_a_healthy_run_gives_no_sign():

@@ -8,7 +8,7 @@ import pytest
 from flax import traverse_util
 
 from sdfl_jax import models, optim, weights
-from sdfl_jax.config import of_network
+from sdfl_jax.config import check, of_network
 from sdfl_jax.errors import InputError
 from sdfl_jax.models import freezing
 from sdfl_jax.trees import patterns
@@ -60,7 +60,12 @@ def test_merged_adapters_give_the_same_result(simplenet):
 def test_only_adapters_and_what_is_not_frozen_have_optimizer_state(simplenet):
     _, adapted, variables, image = simplenet
     freeze = ("dense?/*", "!*/lora_?")
-    tx = optim.make_optimizer({"name": "adamw"}, {"name": "constant"}, 1, freeze=freeze)
+    config = of_network("simplenet")
+    config.total_steps = 1
+    config = check(config)
+    tx = optim.make_optimizer(
+        config.optimizer.to_dict(), config.schedule.to_dict(), 1, freeze=freeze
+    )
     state = tx.init(variables["params"])
     trained = sum(
         leaf.size

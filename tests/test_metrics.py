@@ -182,8 +182,8 @@ def test_every_figure_has_its_words_and_its_place(golden):
     given = (arrays["mask"], arrays["predicted_mask"], arrays["label"], arrays["score"])
     found = metrics.report(*given, permute=True)
     own = {"n", "threshold", "confusion"}
-    assert set(found["reference"]) - own == set(metrics.FIGURES["reference"])
-    assert list(found["standard"]) == list(metrics.FIGURES["standard"])
+    assert set(found["reference"]) - own == set(metrics.METRICS["reference"])
+    assert list(found["standard"]) == list(metrics.METRICS["standard"])
     plain = metrics.report(*given)["standard"]
     permuted = "pixel_f1_permuted_manipulated"
     assert plain.keys() == found["standard"].keys() - {permuted}
@@ -253,7 +253,7 @@ def test_the_threshold_curve_holds_the_figures_of_every_threshold(golden_tables)
     json.dumps(curve, allow_nan=False)
     assert len(curve["threshold"]) == 256
     for i in range(0, 256, 51):
-        at = metrics.figures(
+        at = metrics.from_histograms(
             histograms, label, np.zeros(len(label)), None, curve["threshold"][i]
         )["standard"]
         for name in curve.keys() - {"threshold"}:
@@ -455,7 +455,8 @@ def test_best_pixel_threshold_is_the_best_of_all_cuts(golden_tables):
         for t in range(256)
     ]
     assert f1 == pytest.approx(max(tried))
-    at = metrics.figures(histograms, label, np.zeros(len(label)), None, threshold)
+    score = np.zeros(len(label))
+    at = metrics.from_histograms(histograms, label, score, None, threshold)
     assert at["standard"]["pixel_f1_manipulated"] == pytest.approx(f1)
 
 

@@ -5,17 +5,27 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import ml_collections as mlc
 import numpy as np
 import optax
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from sdfl_jax import optim
+from sdfl_jax import config, optim
 from sdfl_jax.errors import InputError
 from sdfl_jax.trees import patterns
 
 SCHEDULE = json.loads((Path(__file__).parent / "golden/schedule.json").read_text())
 CONSTANT = {"name": "constant"}
+
+
+def make(optimizer, schedule, total_steps, **settings):
+    """As a config that gives these settings has it made."""
+    fields = {"total_steps": 1, "optimizer": optimizer, "schedule": schedule}
+    checked = config.check(mlc.ConfigDict(fields))
+    return optim.make_optimizer(
+        checked.optimizer.to_dict(), checked.schedule.to_dict(), total_steps, **settings
+    )
 
 
 def gradient(params, step):
@@ -24,7 +34,7 @@ def gradient(params, step):
 
 def walk(optimizer, steps=6):
     """Where three parameters stand after some steps."""
-    tx = optim.make_optimizer(optimizer, CONSTANT, steps)
+    tx = make(optimizer, CONSTANT, steps)
     params = jnp.array([1.0, -2, 3])
     state = tx.init(params)
     for step in range(steps):
@@ -73,7 +83,7 @@ def test_optimizers_walk_as_in_torch(case):
 
 
 def test_clip_bounds_the_norm_of_the_gradient():
-    tx = optim.make_optimizer({"name": "sgd", "lr": 1.0, "clip": 5.0}, CONSTANT, 1)
+    tx = make({"name": "sgd", "lr": 1.0, "clip": 5.0}, CONSTANT, 1)
     params = {"a": jnp.zeros(2), "b": jnp.zeros(1)}
     for scale, norm in ((1.0, 3.0), (100.0, 5.0)):
         grads = {"a": scale * jnp.array([1.0, 2]), "b": scale * jnp.array([2.0])}
@@ -83,7 +93,7 @@ def test_clip_bounds_the_norm_of_the_gradient():
 
 def rates(schedule, total_steps, lr=0.5):
     """The rate of every step, as applied."""
-    tx = optim.make_optimizer({"name": "sgd", "lr": lr}, schedule, total_steps)
+    tx = make({"name": "sgd", "lr": lr}, schedule, total_steps)
     params = jnp.zeros(())
     state = tx.init(params)
     found = []
@@ -116,7 +126,7 @@ def test_step_lowers_the_rate_every_so_many_steps():
 def test_rate_can_be_set_between_steps_without_a_new_compilation():
     mesh = Mesh(jax.devices()[:8], ("data",))
     everywhere = NamedSharding(mesh, PartitionSpec())
-    tx = optim.make_optimizer({"lr": 1e-3}, {"name": "plateau"}, 10)
+    tx = make({"lr": 1e-3}, {"name": "plateau"}, 10)
     params = jax.device_put(jnp.ones(4), everywhere)
     state = jax.device_put(tx.init(params), everywhere)
     step = jax.jit(tx.update, out_shardings=everywhere)
@@ -161,11 +171,12 @@ def test_plateau_bears_losses_that_are_not_numbers():
 
 def test_make_plateau_follows_the_settings():
     schedule = {"name": "plateau", "factor": 0.5, "patience": 0, "early_stop": 3}
-    plateau = optim.make_plateau({"lr": 0.1}, schedule)
+    defaults = config.defaults().schedule.to_dict()
+    plateau = optim.make_plateau(0.1, defaults | schedule)
     plateau.update(1.0)
     plateau.update(1.0)
     assert plateau.lr == 0.05
-    assert optim.make_plateau({"lr": 0.1}, {"name": "cosine"}) is None
+    assert optim.make_plateau(0.1, defaults | {"name": "cosine"}) is None
 
 
 @pytest.mark.parametrize(
@@ -186,8 +197,24 @@ def test_make_plateau_follows_the_settings():
     ],
 )
 def test_settings_that_do_not_fit_are_refused(optimizer, schedule, told):
+    complete = config.defaults()
+    optimizer = complete.optimizer.to_dict() | {"weight_decay": 0.0} | optimizer
     with pytest.raises(InputError, match=told):
-        optim.make_optimizer(optimizer, schedule, 10)
+        optim.make_optimizer(optimizer, complete.schedule.to_dict() | schedule, 10)
+
+
+def test_settings_that_are_missing_are_named():
+    with pytest.raises(InputError, match=r"optimizer is given without \['weight_"):
+        optim.make_optimizer({"name": "sgd", "lr": 0.1}, {}, 10)
+
+
+@pytest.mark.parametrize("name", sorted(optim.OPTIMIZERS))
+def test_without_a_weight_decay_each_optimizer_takes_its_own_of_torch(name):
+    # sgd once decayed by adamw's 1e-2.
+    for given in ({"name": name}, {"name": name, "weight_decay": None}):
+        fields = mlc.ConfigDict({"total_steps": 1, "optimizer": given})
+        decay = config.check(fields).optimizer.weight_decay
+        assert decay == (1e-2 if name == "adamw" else 0.0)
 
 
 PARAMS = {
@@ -198,7 +225,7 @@ PARAMS = {
 
 def update(optimizer, **settings):
     """The first update and the optimizer's state after it, with gradients of 1 to 3."""
-    tx = optim.make_optimizer({"lr": 0.1} | optimizer, CONSTANT, 10, **settings)
+    tx = make({"lr": 0.1} | optimizer, CONSTANT, 10, **settings)
     state = tx.init(PARAMS)
     grads = jax.tree.map(lambda x: jnp.arange(1.0, 1 + len(x)), PARAMS)
     return tx.update(grads, state, PARAMS)

@@ -229,7 +229,7 @@ def test_a_mask_that_no_network_gave_says_what_it_is(tmp_path):
     tiny.write_images(tmp_path / "photos", 1)
     network = {"name": "classifier", "encoder": "tiny"}
     folder = tiny.write_run(
-        tmp_path / "run", model=network, best_figure="image_auc", mask_losses=()
+        tmp_path / "run", model=network, best_metric="image_auc", mask_losses=()
     )
     path = tmp_path / "photos" / "0.png"
     (line,) = outputs.predict(str(folder), str(tmp_path / "out"), [str(path)])

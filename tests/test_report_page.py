@@ -389,9 +389,9 @@ def test_training_curves_hold_every_logged_value(workdir):
 
 
 def test_headings_tell_figures_apart():
-    from sdfl_jax.metrics import FIGURES
+    from sdfl_jax.metrics import METRICS
 
-    for figures in FIGURES.values():
+    for figures in METRICS.values():
         names = [tables.heading(key) for key in figures]
         assert len(set(names)) == len(names)
     assert tables.heading("pixel_f1_manipulated") == "pixel F1"

@@ -55,7 +55,7 @@ def test_the_study_s_table_pools_the_images_of_each_group(tmp_path, capsys):
             np.concatenate([getattr(part, name) for part in parts])
             for name in ("histograms", "label", "score", "has_mask")
         )
-        return metrics.figures(*arrays)["reference"]
+        return metrics.from_histograms(*arrays)["reference"]
 
     lines = [line for line in text.splitlines() if line.startswith("|")]
     heads = [cell.strip() for cell in lines[0].strip("|").split("|")]
@@ -65,7 +65,7 @@ def test_the_study_s_table_pools_the_images_of_each_group(tmp_path, capsys):
     for cell, of in zip(first[3:], (parts[:1], parts[1:], parts), strict=True):
         figures = expected(of)
         assert cell.split() == [
-            f"{figures[key]:.2f}".removeprefix("0") for key in study.FIGURES
+            f"{figures[key]:.2f}".removeprefix("0") for key in study.SHOWN
         ]
     second = [cell.strip() for cell in lines[3].strip("|").split("|")]
     assert second[1:3] == ["upernet (resnet50)", "faces"]
@@ -74,7 +74,7 @@ def test_the_study_s_table_pools_the_images_of_each_group(tmp_path, capsys):
         rows = {(row["network"], row["test"]): row for row in csv.DictReader(file)}
     both = rows["sdfl", "both"]
     assert both["n"] == "55" and both["folders"] == f"{a} {b}"
-    for key in study.FIGURES:
+    for key in study.SHOWN:
         assert float(both[key]) == expected(parts)[key]
 
 

@@ -4,11 +4,12 @@ import types
 
 import jax
 import jax.numpy as jnp
+import ml_collections as mlc
 import numpy as np
 import optax
 import pytest
 
-from sdfl_jax import losses, models, steps
+from sdfl_jax import config, losses, models, optim, steps
 from sdfl_jax.devices import sharding
 from sdfl_jax.errors import InputError
 from sdfl_jax.state import init_state
@@ -172,11 +173,41 @@ def test_an_overflow_halves_the_loss_scale_and_skips_the_step(batch):
     settings = dict(precision="float16", step_settings={"dynamic_loss_scale": True})
     step, state, arrays, before = prepare(batch, **settings)
     state = state.replace(loss_scale=jnp.float32(2.0**40))
+    state = state.replace(good_in_row=jnp.int32(steps.LOSS_SCALE_PATIENCE - 1))
     after, scalars = step(state, arrays)
     assert float(after.loss_scale) == 2.0**39
+    assert int(after.good_in_row) == 0
     assert int(scalars["skipped"]) == 1
     assert np.isfinite(scalars["loss"])
     assert_close(after.params, before.params, rtol=0, atol=0)
+
+
+def test_the_loss_scale_grows_after_so_many_good_steps_in_a_row_alone(batch):
+    """It once grew at every 2,000th step of the run, right after an overflow too."""
+    settings = dict(precision="float16", step_settings={"dynamic_loss_scale": True})
+    step, state, arrays, _ = prepare(batch, **settings)
+    last = lambda: jnp.int32(steps.LOSS_SCALE_PATIENCE - 1)  # anew: it is donated
+    # The step that a 2,000th one ends, a few good steps after an overflow.
+    state = state.replace(
+        step=last(), good_in_row=jnp.int32(3), loss_scale=jnp.float32(64)
+    )
+    state, _ = step(state, arrays)
+    assert float(state.loss_scale) == 64 and int(state.good_in_row) == 4
+    state, _ = step(state.replace(good_in_row=last()), arrays)
+    assert float(state.loss_scale) == 128 and int(state.good_in_row) == 0
+
+
+def test_a_step_tells_the_rate_that_it_applied(batch):
+    fields = mlc.ConfigDict({"total_steps": 10, "optimizer": {"lr": 0.4}})
+    fields.schedule = {"name": "constant", "warmup_steps": 4}
+    checked = config.check(fields)
+    tx = optim.make_optimizer(
+        checked.optimizer.to_dict(), checked.schedule.to_dict(), 10
+    )
+    step, state, arrays, _ = prepare(batch, tx=tx)
+    for rate in (0.1, 0.2):
+        state, scalars = step(state, arrays)
+        assert float(scalars["learning_rate"]) == pytest.approx(rate)
 
 
 def test_precision_follows_the_device():
@@ -279,10 +310,11 @@ def test_evaluation_scores_in_0_1_and_its_loss_skips_padding(batch):
     first = step(variables, sharding.to_global(batch | {"valid": valid}, mesh))
     other = {k: np.concatenate([v[:5], v[:3]]) for k, v in batch.items()}
     second = step(variables, sharding.to_global(other | {"valid": valid}, mesh))
+    assert first["loss"].keys() == {"loss", "loss/mask", "loss/label"}
     for name in first["loss"]:
-        np.testing.assert_allclose(
-            first["loss"][name], second["loss"][name], rtol=1e-5, err_msg=name
-        )
+        one, other = (np.asarray(found["loss"][name]) for found in (first, second))
+        np.testing.assert_allclose(one[:5], other[:5], rtol=1e-5, err_msg=name)
+        assert one.shape == (8,) and not one[5:].any(), name
     probs = np.asarray(first["mask_probs"])
     assert probs.shape == (8, SIDE, SIDE) and 0 <= probs.min() <= probs.max() <= 1
     assert not step(variables, {"image": batch["image"]})["loss"]

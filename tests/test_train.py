@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 
+import sdfl_jax.train as train_module
 from sdfl_jax import main
 from sdfl_jax.checkpoints import checkpoint
 from sdfl_jax.errors import InputError
@@ -53,6 +54,8 @@ def test_a_run_trains_validates_logs_and_saves(run):
     assert 0 <= validated[-1]["val/pixel_f1_manipulated"] <= 1
     assert 0 <= validated[-1]["val/image_auc"] <= 1
     assert all(0 <= x["wait_share"] <= 1 for x in logged if "wait_share" in x)
+    rates = [x["learning_rate"] for x in logged if "loss" in x]
+    assert rates == pytest.approx(4 * [1e-3])
     assert list(workdir.glob("**/events.out.tfevents*"))
     assert "encoder" in (workdir / "parameters.txt").read_text()
 
@@ -74,7 +77,7 @@ def test_resumed_run_repeats_the_uninterrupted_one(run, shards, tmp_path, monkey
     class Killed(BaseException):
         pass
 
-    original = progress.Meter.after_step
+    original = progress.Progress.after_step
 
     def die_at_3(self, step, *rest):
         if step == 3:
@@ -82,7 +85,7 @@ def test_resumed_run_repeats_the_uninterrupted_one(run, shards, tmp_path, monkey
         original(self, step, *rest)
 
     with monkeypatch.context() as patch:
-        patch.setattr(progress.Meter, "after_step", die_at_3)
+        patch.setattr(progress.Progress, "after_step", die_at_3)
         with pytest.raises(Killed):
             train(tiny.config(*shards), str(tmp_path))
     resumed = train(tiny.config(*shards), str(tmp_path))
@@ -118,6 +121,33 @@ def test_training_without_manipulated_images_is_refused(shards, tmp_path):
     only = tiny.write_shards(tmp_path / "train", 1)
     with pytest.raises(InputError, match="no manipulated image to balance"):
         train(tiny.config(only, shards[1]), str(tmp_path / "run"))
+
+
+def test_a_silent_copy_to_the_devices_in_the_loop_is_an_error(
+    shards, tmp_path, monkeypatch
+):
+    """An array of NumPy in the step would be copied anew, unseen, every time."""
+    monkeypatch.setattr("sdfl_jax.train.sharding.to_global", lambda batch, mesh: batch)
+    with pytest.raises(Exception, match="Disallowed host-to-device transfer"):
+        train(tiny.config(*shards), str(tmp_path))
+
+
+def test_whatever_ends_a_run_its_files_are_closed(shards, tmp_path, monkeypatch):
+    class Ended(BaseException):
+        pass
+
+    def end(*_):
+        raise Ended
+
+    closed = []
+    for name in ("Log", "Checkpoints", "Profile", "Progress"):
+        kind = getattr(train_module, name)
+        close = lambda self, name=name, old=kind.close: (closed.append(name), old(self))
+        monkeypatch.setattr(kind, "close", close)
+    monkeypatch.setattr(progress.Progress, "after_step", end)
+    with pytest.raises(Ended):
+        train(tiny.config(*shards), str(tmp_path))
+    assert set(closed) == {"Log", "Checkpoints", "Profile", "Progress"}
 
 
 def test_a_run_with_validations_compiles_each_step_once(shards, tmp_path, caplog):
@@ -158,7 +188,6 @@ def test_weights_of_another_run_can_start_one(run, shards, tmp_path):
     ("changes", "told"),
     [
         ({"batch_size": 12}, "not a multiple of the 8 devices; 16 is"),
-        ({"best_figure": "f1"}, "config.best_figure='f1': takes one of"),
         ({"data__train": "/nowhere"}, "/nowhere"),
         ({"init_from": "/nowhere"}, "/nowhere: no config.json there"),
     ],

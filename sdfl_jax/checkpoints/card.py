@@ -13,42 +13,48 @@ from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
-import ml_collections as mlc
-
 from sdfl_jax import __version__
-from sdfl_jax.config import flat
 from sdfl_jax.data import records
 from sdfl_jax.data.audit.leaks import LEAKS
 from sdfl_jax.data.forge import stream
 from sdfl_jax.errors import InputError
 from sdfl_jax.files import replacing
+from sdfl_jax.trees.nested import flat
 
 FILE = "model_card.md"
 _FINDINGS = "findings.csv"  # what `sdfl_jax.data.audit --out=DIR` writes
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
-def describe(config: mlc.ConfigDict) -> dict:
+def describe(settings: Mapping, *, train: str, val: str, audit: str = "") -> dict:
     """The part of the card that is known before training.
 
-    Keys: `versions`, `config`, `data` (by split: path, examples, sources, kinds and
-    the SHA-256 of the manifest) and `audit` (see `read_audit`). Raises `InputError`
-    where a folder of shards or the audit that `config.data.audit` names is missing.
+    Args:
+      settings: the run's config as nested dicts; it goes into the card as it is.
+      train, val: folders of shards.
+      audit: see `read_audit`.
+
+    Returns:
+      `versions`, `config`, `data` (by split: path, examples, sources, kinds and the
+      SHA-256 of the manifest) and `audit`.
+
+    Raises:
+      InputError: a folder of shards, or the audit that is named, is missing.
     """
     versions = {"sdfl_jax": __version__, "python": platform.python_version()}
     versions |= {name: importlib.metadata.version(name) for name in _PACKAGES}
     return {
         "versions": versions,
-        "config": config.to_dict(),
-        "data": {split: _data(config.data[split]) for split in ("train", "val")},
-        "audit": read_audit(config.data.audit, beside=config.data.train),
+        "config": dict(settings),
+        "data": {"train": _data(train), "val": _data(val)},
+        "audit": read_audit(audit, beside=train),
     }
 
 
 def with_scores(card: Mapping, step: int, progress: Mapping) -> dict:
     """The card of one checkpoint: `step` and, once validated, its `scores`.
 
-    `scores` are those of the last validation: its step, both protocols' figures,
+    `scores` are those of the last validation: its step, both protocols' metrics,
     losses and the thresholds that were best.
     """
     scores = None

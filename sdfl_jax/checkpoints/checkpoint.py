@@ -4,7 +4,7 @@
 last few states of training and `WORKDIR/checkpoints/best/STEP` the one that validated
 best. Each checkpoint holds three items: `model` (params and batch statistics: all that
 evaluation needs), `training` (optimizer and counters) and `progress` (JSON: schedule,
-best figure, thresholds, `card`), and `hashes.json`: orbax restores damaged bytes
+best metric, thresholds, `card`), and `hashes.json`: orbax restores damaged bytes
 silently. The position in the data follows from the step.
 """
 
@@ -20,11 +20,10 @@ from pathlib import Path
 import jax
 import ml_collections as mlc
 import orbax.checkpoint as ocp
-from jax.experimental import multihost_utils
 
 from sdfl_jax import models
 from sdfl_jax.checkpoints import card, hashes, shipped
-from sdfl_jax.config import check_change
+from sdfl_jax.devices import processes
 from sdfl_jax.errors import InputError
 from sdfl_jax.files import write_json
 from sdfl_jax.state import TrainState
@@ -43,9 +42,7 @@ class Checkpoints:
     ):
         self._workdir, self._card = workdir, model_card  # of `card.describe`
         root = Path(workdir).absolute() / "checkpoints"
-        if jax.process_index() == 0:
-            _set_damaged_aside(root)
-        multihost_utils.sync_global_devices("damaged checkpoints are out of the way")
+        processes.first_decides(lambda: _set_damaged_aside(root))
         self._latest = _Saver(root / "latest", keep)
         self._best = _Saver(root / "best", 1)
 
@@ -66,7 +63,7 @@ class Checkpoints:
         if self._card:
             carried = card.with_scores(self._card, int(state.step), progress)
             progress = progress | {"card": carried}
-            if tell and jax.process_index() == 0:
+            if tell and processes.is_first():
                 card.write(self._workdir, carried)
         saver.save(state, progress)
 
@@ -82,7 +79,13 @@ class Checkpoints:
         wanted = jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
         _refuse_other_network(manager, step, wanted.variables)
         model, training = wanted.items()
-        _refuse_other_optimizer(manager, step, training)
+        saved = _saved(manager, step, "training")
+        # Runs of float16 alone have this counter, and not those from before it.
+        if "good_in_row" in saved:
+            training["good_in_row"] = training["step"]
+        else:
+            training.pop("good_in_row", None)
+        _refuse_other_optimizer(manager, step, saved, training)
         restored = manager.restore(
             step,
             args=ocp.args.Composite(
@@ -91,10 +94,10 @@ class Checkpoints:
                 progress=ocp.args.JsonRestore(),
             ),
         )
-        return (
-            TrainState.from_items(restored.model, restored.training),
-            restored.progress,
-        )
+        found = TrainState.from_items(restored.model, restored.training)
+        if isinstance(state.good_in_row, dict) or isinstance(found.good_in_row, dict):
+            found = found.replace(good_in_row=state.good_in_row)
+        return found, restored.progress
 
     def check(self):
         """Raises what went wrong in the writes under way, once it has."""
@@ -179,11 +182,25 @@ _FULL = (
 class Trained:
     """A network read back: all that evaluation and prediction need."""
 
-    config: mlc.ConfigDict
+    config: mlc.ConfigDict  # what `write_config` kept: complete, with nothing to check
     model: object
     variables: dict
     step: int
-    progress: dict  # figures and thresholds of the validation data
+    progress: dict  # metrics and thresholds of the validation data
+
+    @property
+    def calibrated(self) -> tuple[float | None, float | None]:
+        """The thresholds of maps and scores that were best on the validation data.
+
+        None where these data had no such: scores alone know none of maps.
+        """
+        names = ("pixel_threshold", "image_threshold")
+        return tuple(self.progress.get(name) for name in names)
+
+    @property
+    def thresholds(self) -> tuple[float, float]:
+        """`calibrated`, with 0.5 for what is not known."""
+        return tuple(0.5 if known is None else known for known in self.calibrated)
 
 
 def load(workdir: str | os.PathLike, which: str = "best") -> Trained:
@@ -199,7 +216,7 @@ def load(workdir: str | os.PathLike, which: str = "best") -> Trained:
         return _load_shipped(packed)
     config = read_config(workdir)
     folder, step = _find(Path(workdir).absolute() / "checkpoints", str(which))
-    manager = _manager(folder, keep=1_000_000)
+    manager = _manager(folder)
     model = models.build(**config.model)
     wanted = jax.eval_shape(
         lambda rng: models.init_variables(model, config.image_size, rng),
@@ -232,20 +249,9 @@ def _load_shipped(folder: Path) -> Trained:
     return Trained(config, model, variables, told["step"], told)
 
 
-def agree_with_config(
-    workdir: str | os.PathLike, config: mlc.ConfigDict, *, allow_change: bool
-):
-    """Keeps `config` for the run, and compares it with the one that the run began with.
-
-    Shows what differs; `InputError` where `config.check_change` refuses it.
-    """
-    if jax.process_index() != 0:
-        return
-    if _steps(Path(workdir) / "checkpoints" / "latest"):
-        before = read_config(workdir).to_dict()
-        for line in check_change(before, config, allow=allow_change):
-            _say(line)
-    write_config(workdir, config)
+def has_begun(workdir: str | os.PathLike) -> bool:
+    """Whether a run has saved a state there to go on from."""
+    return bool(_steps(Path(workdir) / "checkpoints" / "latest"))
 
 
 def write_config(workdir: str | os.PathLike, config: mlc.ConfigDict):
@@ -267,12 +273,16 @@ def read_config(workdir: str | os.PathLike) -> mlc.ConfigDict:
         raise InputError(f"{path}: not JSON ({error}).") from None
 
 
-def _manager(folder: Path, keep: int, before_commit=None) -> ocp.CheckpointManager:
+def _manager(
+    folder: Path, keep: int | None = None, before_commit=None
+) -> ocp.CheckpointManager:
+    """Keeps the last `keep` steps; without it only reads, and changes nothing."""
     return ocp.CheckpointManager(
         folder,
         options=ocp.CheckpointManagerOptions(
             max_to_keep=keep,
-            create=True,
+            create=keep is not None,
+            read_only=keep is None,
             async_options=ocp.options.AsyncOptions(
                 post_finalization_callback=before_commit
             ),
@@ -363,10 +373,14 @@ def _say(line: str):
     print(line, file=sys.stderr)
 
 
-def _refuse_other_optimizer(manager, step, wanted: dict):
+def _saved(manager, step: int, item: str) -> dict:
+    """Shapes of what a checkpoint holds of `item`, by their names there."""
+    saved = manager.item_metadata(step)[item]
+    return getattr(saved, "tree", saved) or {}
+
+
+def _refuse_other_optimizer(manager, step, saved: dict, wanted: dict):
     """Compares the shapes of what only training needs; its tree has no fixed names."""
-    saved = manager.item_metadata(step)["training"]
-    saved = getattr(saved, "tree", saved)
     shapes = [
         sorted(tuple(x.shape) for x in jax.tree.leaves(tree))
         for tree in (saved, wanted)
@@ -382,6 +396,5 @@ def _refuse_other_optimizer(manager, step, wanted: dict):
 
 def _refuse_other_network(manager, step, wanted: dict):
     """Compares names and shapes, which orbax itself reports at length or not at all."""
-    saved = manager.item_metadata(step)["model"]
-    saved = getattr(saved, "tree", saved) or {}
+    saved = _saved(manager, step, "model")
     matching.must_match(f"The checkpoint {manager.directory}/{step}", saved, wanted)

@@ -93,7 +93,12 @@ def train_batches(
 def steps_per_epoch(
     folder: str | os.PathLike, batch_size: int, balance: bool = True
 ) -> int:
-    """Steps that take every example once, rarer classes repeated if `balance`."""
+    """Whole batches in one pass over the examples, rarer classes repeated if `balance`.
+
+    At least 1. The examples that fill no batch any more, fewer than `batch_size`, come
+    first in the next pass, so an epoch of so many steps sees each example at most once
+    more than another, and up to `batch_size` - 1 of them not at all.
+    """
     length = _epoch_length(folder, records.load_manifest(folder), balance)
     return max(1, length // batch_size)
 

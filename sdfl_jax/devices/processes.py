@@ -2,7 +2,8 @@
 
 import os
 import pickle
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import TypeVar
 
 import jax
 import numpy as np
@@ -12,6 +13,8 @@ from sdfl_jax.errors import InputError
 
 # What the scripts in `launch/` set, for each process.
 ADDRESS, COUNT, INDEX = "COORDINATOR_ADDRESS", "PROCESS_COUNT", "PROCESS_INDEX"
+
+T = TypeVar("T")
 
 
 def join(environment: Mapping[str, str] = os.environ) -> None:
@@ -51,6 +54,32 @@ def join(environment: Mapping[str, str] = os.environ) -> None:
 def is_first() -> bool:
     """Whether this process is the one that prints, logs and writes small files."""
     return jax.process_index() == 0
+
+
+def first_decides(decide: Callable[[], T]) -> T:
+    """What `decide()`, which runs in the first process alone, returns: in all of them.
+
+    For what one process does to shared files while the others wait for it. What it
+    raises there is raised in every process: an `InputError` or `OSError` as it is,
+    others as a `RuntimeError`, so that nobody waits for one that has ended.
+    """
+    decided, error = None, None
+    if is_first():
+        try:
+            decided = decide()
+        except Exception as raised:
+            error = raised
+    told = error
+    if error is not None and not isinstance(error, InputError | OSError):
+        told = f"The first process failed: {type(error).__name__}: {error}"
+    decided, told = gather((decided, told))[0]
+    if error is not None:
+        raise error
+    if isinstance(told, str):
+        raise RuntimeError(told)
+    if told is not None:
+        raise told
+    return decided
 
 
 def gather(value) -> list:

@@ -20,21 +20,15 @@ class Network:
     def __init__(self, trained: checkpoint.Trained, options: Options):
         config = trained.config
         mesh = sharding.local_mesh(sharding.data_mesh())
-        progress = trained.progress
-        self.card = progress.get("card")
-        self.calibrated = None
-        if progress.get("pixel_threshold") is not None:
-            self.calibrated = (
-                progress["pixel_threshold"],
-                progress.get("image_threshold"),
-            )
+        self.card = trained.progress.get("card")
+        known = any(threshold is not None for threshold in trained.calibrated)
+        self.calibrated = trained.calibrated if known else None
         self.step = make_evaluate_step(
             trained.model,
             mesh,
             flips=options.tta == "flips",
             # The same figures from any batch, which GPUs pay for with their speed.
             one_by_one=mesh.devices.flat[0].platform == "cpu",
-            loss_per_image=True,
             image_level_mask=options.image_level_mask,
             **loss_settings(config),
         )

@@ -24,7 +24,7 @@ def evaluate(options: Options) -> dict | None:
     """Scores every example once and writes the report, all of it or nothing.
 
     `options.out` gets `metrics.json` (what is returned), `per_image.csv`,
-    `evaluation.npz` (from which all figures follow), `masks/` (with a folder for each
+    `evaluation.npz` (from which all metrics follow), `masks/` (with a folder for each
     of several data sets), `report.md`, `report.html`, `roc.png` and `pictures.png`.
 
     With several processes (`processes.join`) each scores every n-th example on its own
@@ -85,14 +85,14 @@ def evaluate(options: Options) -> dict | None:
 
 
 def _robustness(kind: str, scorer, sets, options: Options) -> dict:
-    """Standard figures at each level of a degradation, as lists beside `level`."""
+    """Standard metrics at each level of a degradation, as lists beside `level`."""
     unit, levels = degrade.LEVELS[kind]
     curve = {"unit": unit, "level": list(levels)}
     for level in levels:
         change = degrade.Degradation(kind, level)
         found = score(scorer, sets, options, change=change)
         if found is not None:
-            for name, value in found[0].figures["standard"].items():
+            for name, value in found[0].by_protocol["standard"].items():
                 curve.setdefault(name, []).append(value)
     return curve
 
@@ -138,7 +138,7 @@ class Notes:
         self.names = collections.defaultdict(list)
 
     def watch(self, batches: Iterable[pipeline.Batch]) -> Iterator[pipeline.Batch]:
-        """Hands batches on; with `strict` an example without figures is an error."""
+        """Hands batches on; with `strict` an example without metrics is an error."""
         seen = set()  # a tile is not an example
         for batch in batches:
             for example in batch.errors:

@@ -13,7 +13,6 @@ from tqdm import tqdm
 from sdfl_jax import metrics, report
 from sdfl_jax.data import eval_sources, folders, images
 from sdfl_jax.devices import processes
-from sdfl_jax.errors import InputError
 from sdfl_jax.files import new_folder
 
 SHOWN_IMAGES = 12
@@ -87,15 +86,6 @@ def _write_map(path: Path, mask_probs: np.ndarray):
 def shared_folder(out: str) -> Iterator[Path]:
     """`new_folder`, made by the first process and filled by all of them."""
     with contextlib.ExitStack() as stack:
-        folder, problem = None, None
-        if processes.is_first():
-            try:
-                folder = stack.enter_context(new_folder(out, made_by="metrics.json"))
-            except (InputError, OSError) as error:
-                problem = error
-        # The others wait for an answer, be it that there is no folder.
-        folder, refused = processes.gather((folder, problem))[0]
-        if refused:
-            raise refused
-        yield folder
+        made = lambda: stack.enter_context(new_folder(out, made_by="metrics.json"))
+        yield processes.first_decides(made)
         processes.gather("written")  # the first must not rename it before

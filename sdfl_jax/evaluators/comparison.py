@@ -16,7 +16,7 @@ def compare(
     resamples: int = metrics.RESAMPLES,
     seed: int = 0,
 ) -> dict:
-    """`metrics.compare` of two evaluations of the same images, in any order.
+    """`metrics.differences` of two evaluations of the same images, in any order.
 
     Each is cut at its own threshold. Returns `images`, `groups` (drawn together),
     `resamples`, `seed`, the comparisons `reference` and `standard`, and, where both
@@ -29,10 +29,10 @@ def compare(
         "images": len(first.known),
         "groups": len(np.unique(first.groups)),
         **drawing,
-        **metrics.compare(first.sample(), second.sample(), first.groups, **drawing),
+        **metrics.differences(first.sample(), second.sample(), first.groups, **drawing),
     }
     if first.calibrated and second.calibrated:
-        result["validation_threshold"] = metrics.compare(
+        result["validation_threshold"] = metrics.differences(
             first.sample(*first.calibrated),
             second.sample(*second.calibrated),
             first.groups,

@@ -1,4 +1,4 @@
-"""What is left of a data set after a network has seen it, and its figures."""
+"""What is left of a data set after a network has seen it, and its metrics."""
 
 import collections
 import dataclasses
@@ -37,7 +37,7 @@ class Evaluation:
     """All that is known of N examples after a network has seen them.
 
     Pixels are kept as histograms (`metrics.histogram`), 3 kB an image, from which
-    every figure at every threshold follows. Figures are worked out when asked for.
+    every metric at every threshold follows. Metrics are worked out when asked for.
     """
 
     known: list[dict]  # of each example: `KNOWN`
@@ -48,7 +48,8 @@ class Evaluation:
     has_mask: np.ndarray  # bool (N,)
     loss: dict[str, float]  # means over rows of batches: images, or their tiles
     threshold: float = 0.5  # of maps and scores
-    calibrated: tuple[float, float] | None = None  # the validation data's, of each
+    # The validation data's, of maps and of scores; None where they have no such.
+    calibrated: tuple[float | None, float | None] | None = None
     empty_mask: str = "one"  # `metrics.EMPTY_MASK`
     permute: bool = False
     loss_rows: int = 0  # that `loss` averages over
@@ -63,7 +64,7 @@ class Evaluation:
     # On disk
 
     def save(self, folder: str | os.PathLike):
-        """Writes `evaluation.npz`, from which every figure can be worked out again."""
+        """Writes `evaluation.npz`, from which every metric can be worked out again."""
         rest = {
             field.name: getattr(self, field.name)
             for field in dataclasses.fields(self)
@@ -144,12 +145,12 @@ class Evaluation:
             **{name: getattr(parts[0], name) for name in settings},
         )
 
-    # Figures
+    # Metrics
 
     def sample(
         self, threshold: float | None = None, image_threshold: float | None = None
     ) -> metrics.Sample:
-        """What figures are made of; at other thresholds, if given."""
+        """What metrics are made of; at other thresholds, if given."""
         return metrics.Sample(
             self.histograms,
             self.label,
@@ -162,15 +163,15 @@ class Evaluation:
         )
 
     @functools.cached_property
-    def figures(self) -> dict[str, dict]:
-        """`metrics.figures` of both protocols at `threshold`."""
-        return self.sample().figures()
+    def by_protocol(self) -> dict[str, dict]:
+        """`metrics.from_histograms` of both protocols at `threshold`."""
+        return self.sample().by_protocol()
 
     def at_threshold(
         self, threshold: float, image_threshold: float | None = None
     ) -> dict[str, dict]:
-        """`figures` with other thresholds: of maps, and of scores if given."""
-        return self.sample(threshold, image_threshold).figures()
+        """`by_protocol` with other thresholds: of maps, and of scores if given."""
+        return self.sample(threshold, image_threshold).by_protocol()
 
     @functools.cached_property
     def rows(self) -> list[dict]:
@@ -236,18 +237,18 @@ class Evaluation:
         resamples: int = metrics.RESAMPLES,
         seed: int = 0,
     ) -> dict:
-        """All figures as `metrics.json` holds them.
+        """All metrics as `metrics.json` holds them.
 
         Args:
           subsets: unions of kinds such as "splice+inpainting" to score on their own.
-          videos: adds figures per video beside those per frame (`of_videos`).
+          videos: adds metrics per video beside those per frame (`of_videos`).
           resamples: of the bootstrap; 0 leaves all intervals out.
           seed: of the bootstrap.
 
         Returns:
-          `reference` and `standard` figures with their `intervals`;
+          `reference` and `standard` metrics with their `intervals`;
           `validation_threshold`, the same at `calibrated`, or None; `loss`;
-          `baselines`; `kinds` and `areas`, standard figures of a part's manipulated
+          `baselines`; `kinds` and `areas`, standard metrics of a part's manipulated
           images against all authentic ones; `subsets`; `threshold_curve`; `sets`,
           each with all of this, where there are several; `videos` if asked for.
         """
@@ -266,8 +267,8 @@ class Evaluation:
         if self.calibrated:
             pixel, image = self.calibrated
             result["validation_threshold"] = {
-                "threshold": pixel,
-                "image_threshold": image,
+                "threshold": pixel,  # None: not known, so `threshold` was taken
+                "image_threshold": image,  # likewise
                 **self._both(pixel, image, **drawing),
             }
         if len(self.set_names) > 1:
@@ -285,7 +286,7 @@ class Evaluation:
         return result
 
     def _both(self, threshold=None, image_threshold=None, *, resamples, seed) -> dict:
-        found = self.sample(threshold, image_threshold).figures()
+        found = self.sample(threshold, image_threshold).by_protocol()
         if resamples:
             found["intervals"] = self.intervals(
                 threshold, image_threshold, resamples=resamples, seed=seed
@@ -293,8 +294,8 @@ class Evaluation:
         return found
 
     def _standard(self, *, resamples: int, seed: int) -> dict:
-        """Standard figures with their intervals among them."""
-        found = self.figures["standard"]
+        """Standard metrics with their intervals among them."""
+        found = self.by_protocol["standard"]
         if not resamples:
             return found
         intervals = metrics.intervals(
@@ -323,9 +324,9 @@ class Evaluation:
         return self._beside_authentic([known["kind"] in kinds for known in self.known])
 
     def by_kind(self, *, resamples: int = 0, seed: int = 0) -> dict[str, dict]:
-        """Standard figures of each kind of manipulation, with `manipulated` images.
+        """Standard metrics of each kind of manipulation, with `manipulated` images.
 
-        Pixel figures average over the manipulated images of the kind; image figures
+        Pixel metrics average over the manipulated images of the kind; image metrics
         set these against all authentic images. With `resamples`, `intervals` too.
         """
         kinds = {
@@ -412,7 +413,7 @@ class Evaluation:
         return {"manipulated": manipulated, **self._standard(**drawing)}
 
     def _subset(self, name: str, **drawing) -> dict:
-        """Standard figures of a union of kinds and its baselines."""
+        """Standard metrics of a union of kinds and its baselines."""
         part = self.of_kinds(name.split("+"))
         return {
             "manipulated": int(np.count_nonzero(part.label)),

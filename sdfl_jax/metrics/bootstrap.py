@@ -1,8 +1,8 @@
-"""How sure a figure is: intervals and paired comparisons by resampling images.
+"""How sure a metric is: intervals and paired comparisons by resampling images.
 
 Images that belong together (pieces of one photograph, frames of one video) are drawn
 together: whole groups are resampled with replacement (cluster bootstrap; Field and
-Welsh, JRSS B 2007). A resample is a row of weights, so all figures of all resamples are
+Welsh, JRSS B 2007). A resample is a row of weights, so all metrics of all resamples are
 a few matrix products, and two networks are compared under the same weights.
 """
 
@@ -15,12 +15,12 @@ from sdfl_jax.errors import InputError
 from sdfl_jax.metrics.sample import PROTOCOLS, Sample
 
 RESAMPLES = 1000
-LEVEL = 0.95
+CONFIDENCE = 0.95
 
 # Weights held at a time: 128 MB.
 _BLOCK = 2**24
 
-# A figure that more than half of the resamples do not define (a class is missing in
+# A metric that more than half of the resamples do not define (a class is missing in
 # them) gets no interval.
 _LEAST_DEFINED = 0.5
 
@@ -33,14 +33,14 @@ def intervals(
     seed: int = 0,
     protocols: Sequence[str] = PROTOCOLS,
 ) -> dict[str, dict]:
-    """95 % intervals `[low, high]` of each figure of both protocols.
+    """95 % intervals `[low, high]` of each metric of both protocols.
 
     Percentiles over `resamples` data sets of as many groups, drawn with replacement;
-    `groups` (N,) names each image's group, by default each image is its own. Figures
+    `groups` (N,) names each image's group, by default each image is its own. Metrics
     that choose a threshold on the data choose it anew in each resample. None where the
-    figure is None, where most resamples leave it undefined, or with a single group.
+    metric is None, where most resamples leave it undefined, or with a single group.
     """
-    found = sample.figures()
+    found = sample.by_protocol()
     drawn = _resampled([sample], groups, resamples, seed, protocols)
     return {
         protocol: {
@@ -53,7 +53,7 @@ def intervals(
     }
 
 
-def compare(
+def differences(
     first: Sample,
     second: Sample,
     groups: Sequence | np.ndarray | None = None,
@@ -61,13 +61,13 @@ def compare(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> dict[str, dict]:
-    """Each figure of two predictions for the same images, and their difference.
+    """Each metric of two predictions for the same images, and their difference.
 
-    Both see the same resamples (paired bootstrap). Per protocol and figure: `first`,
+    Both see the same resamples (paired bootstrap). Per protocol and metric: `first`,
     `second`, `difference` (second minus first), its 95 % `interval` and a two-sided
     `p_value`: twice the share of resamples in which the difference is not on its side
     of zero, at least 2 / (resamples + 1), which is as small as it can be told. The
-    p-values are not corrected for looking at many figures. None where a figure is
+    p-values are not corrected for looking at many metrics. None where a metric is
     undefined for either, and without two groups no interval and no p-value.
     """
     if len(first.label) != len(second.label):
@@ -75,7 +75,7 @@ def compare(
             f"There are {len(first.label)} and {len(second.label)} images; both must"
             " hold the same ones."
         )
-    one, other = first.figures(), second.figures()
+    one, other = first.by_protocol(), second.by_protocol()
     drawn = _resampled([first, second], groups, resamples, seed)
     result = {}
     for protocol in one:
@@ -117,7 +117,7 @@ def weights(
 def _resampled(
     samples, groups, resamples, seed, protocols=PROTOCOLS
 ) -> list[dict] | None:
-    """Figures of each sample under every resample; None without two groups."""
+    """Metrics of each sample under every resample; None without two groups."""
     n = len(samples[0].label)
     if groups is None:
         groups = np.arange(n)
@@ -134,9 +134,9 @@ def _resampled(
         {
             protocol: {
                 name: np.concatenate([block[i][protocol][name] for block in blocks])
-                for name in figures
+                for name in metrics
             }
-            for protocol, figures in blocks[0][i].items()
+            for protocol, metrics in blocks[0][i].items()
         }
         for i in range(len(samples))
     ]
@@ -146,7 +146,7 @@ def _interval(values) -> list[float] | None:
     defined = values[~np.isnan(values)]
     if len(defined) <= _LEAST_DEFINED * len(values):
         return None
-    tail = (1 - LEVEL) / 2
+    tail = (1 - CONFIDENCE) / 2
     return [float(edge) for edge in np.quantile(defined, [tail, 1 - tail])]
 
 
@@ -154,6 +154,6 @@ def _p_value(differences) -> float | None:
     defined = differences[~np.isnan(differences)]
     if len(defined) <= _LEAST_DEFINED * len(differences):
         return None
-    # The figures themselves count as one more resample: no p-value is ever 0.
+    # The metrics themselves count as one more resample: no p-value is ever 0.
     sides = [np.count_nonzero(defined <= 0), np.count_nonzero(defined >= 0)]
     return min(1.0, float(2 * (min(sides) + 1) / (len(defined) + 1)))

@@ -47,7 +47,7 @@ def histogram(mask: np.ndarray, mask_probs: np.ndarray) -> Int[np.ndarray, "3 25
     """Counts the pixels of one image by mask class and level, int32 (3, 256).
 
     Rows: mask == 0, 0 < mask < 128, mask >= 128 (the reference takes any value but
-    zero as manipulated, the standard figures values from 128). Columns: `levels`.
+    zero as manipulated, the standard metrics values from 128). Columns: `levels`.
     `mask` is uint8 0-255 or bool, H W or H W 1, `mask_probs` the same shape, uint8
     or float. Raises `InputError` where shapes or types do not fit.
     """

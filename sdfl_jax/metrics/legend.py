@@ -1,4 +1,7 @@
-"""What each figure is, in words: the legend of every table."""
+"""The table of metrics: what each one is, in words, and which end of it is good."""
+
+import dataclasses
+import math
 
 from sdfl_jax.metrics.pixels import MEASURES
 from sdfl_jax.metrics.scores import BINS
@@ -26,9 +29,32 @@ _WAYS = {
     " together (large images weigh more)",
 }
 
-# By protocol and key. In `standard`, the manipulated images of a pixel figure are
+
+@dataclasses.dataclass(frozen=True)
+class Metric:
+    """`what` it is; `better`: "higher", "lower", or None for a threshold."""
+
+    what: str
+    better: str | None = "higher"
+
+    def beats(self, value: float, other: float) -> bool:
+        """Whether `value` is better than `other`; NaN beats nothing and loses to all.
+
+        Raises `ValueError` for a metric without a good end.
+        """
+        if self.better is None:
+            raise ValueError(f"{self.what}: has no better end.")
+        if math.isnan(value) or math.isnan(other):
+            return math.isnan(other) and not math.isnan(value)
+        return value > other if self.better == "higher" else value < other
+
+
+_LOWER = {"image_eer", "image_ece", "false_alarm_area_authentic"}
+_NEITHER = {"best_threshold", "pixel_threshold_oracle_dataset"}
+
+# By protocol and key. In `standard`, the manipulated images of a pixel metric are
 # those labelled so, with a known mask that has at least one manipulated pixel.
-FIGURES = {
+_WHAT = {
     "reference": {
         "pixel_f1_all": "pixel F1, mean over all images with a known mask, authentic"
         " ones included; 1 where mask and prediction are both empty; any mask value but"
@@ -61,7 +87,7 @@ FIGURES = {
         if (way, measure) not in {("", "f1"), ("", "iou")}
     }
     | {
-        "pixel_threshold_oracle_dataset": "oracle: the threshold of the figures"
+        "pixel_threshold_oracle_dataset": "oracle: the threshold of the metrics"
         " pixel_..._oracle_dataset_manipulated",
         "pixel_f1_all": "pixel F1 at the threshold, mean over all images with a known"
         " mask; empty masks by the empty-mask policy",
@@ -76,9 +102,34 @@ FIGURES = {
         "image_precision": "share of manipulated images among those called manipulated",
         "image_recall": "share of manipulated images called manipulated",
         "image_ap": "average precision of the image scores (ties are one step)",
-        "image_eer": "equal error rate: where the ROC curve of the image scores misses"
-        " and accuses at the same rate",
+        "image_eer": "equal error rate: where on the ROC curve of the image scores the"
+        " false-negative rate equals the false-positive rate",
         "image_ece": "expected calibration error: |mean score - share of manipulated"
         f" images| in {BINS} equal bins of the score, weighted by their images",
     },
+}
+
+METRICS = {
+    protocol: {
+        key: Metric(
+            what,
+            None if key in _NEITHER else "lower" if key in _LOWER else "higher",
+        )
+        for key, what in of_protocol.items()
+    }
+    for protocol, of_protocol in _WHAT.items()
+}
+
+# What may decide which state of a training is the best: the losses that are trained
+# with, and the standard metrics that have a good end and need no option.
+DECISIVE = {
+    "loss": Metric("the training loss, mean over the images", "lower"),
+    **{
+        f"loss/{term}": Metric(f"its term {term!r}, before its weight", "lower")
+        for term in ("mask", "label", "edge")
+    },
+} | {
+    key: metric
+    for key, metric in METRICS["standard"].items()
+    if metric.better and key != "pixel_f1_permuted_manipulated"
 }

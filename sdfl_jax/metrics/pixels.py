@@ -1,4 +1,4 @@
-"""Pixel figures of each image, and their weighted means over images.
+"""Pixel metrics of each image, and their weighted means over images.
 
 Every mean takes weights (R, N): R ways to count each of the N images, integers for the
 resamples of a bootstrap, ones for the data set itself.
@@ -44,13 +44,13 @@ def per_image(
     *,
     reference: bool = False,
 ) -> dict[str, Float[np.ndarray, "N"]]:
-    """Pixel figures of each image by itself.
+    """Pixel metrics of each image by itself.
 
     `pixel_f1`, `_iou`, `_precision`, `_recall` and `_mcc` at the threshold and, as
     `..._oracle`, at `pixel_threshold_oracle`, where the image's own F1 is largest (of
     equal ones the nearest to 0.5); `pixel_f1_inverse` of the pixels that are not
     called; `pixel_auc` and `pixel_ap` with ties as in scikit-learn; `mask_area` and
-    `predicted_area` as shares of the image. NaN where a figure has no meaning: see
+    `predicted_area` as shares of the image. NaN where a metric has no meaning: see
     `measures`; AUC where the mask is empty or full, average precision and the oracle's
     where it is empty. `reference`: any mask value but zero counts as manipulated, not
     only values from 128.

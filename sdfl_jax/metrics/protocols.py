@@ -1,4 +1,4 @@
-"""The figures of a data set, in the reference's protocol and in the field's."""
+"""The metrics of a data set, in the reference's protocol and in the field's."""
 
 import numpy as np
 
@@ -24,11 +24,11 @@ def report(
     empty_mask: str = "one",
     permute: bool = False,
 ) -> dict[str, dict]:
-    """`figures` of arrays, in both protocols; `FIGURES` says what each one is.
+    """`from_histograms` of arrays, in both protocols; `METRICS` says what each one is.
 
     `mask` uint8 0-255 and `mask_probs` (float in [0, 1], or uint8 with 255 = 1), both
     N H W [1] or sequences of images of any sizes; `label` (N,) 0 or 1; `score` (N,) in
-    [0, 1]; `has_mask` (N,) False for images that count in image figures only. Raises
+    [0, 1]; `has_mask` (N,) False for images that count in image metrics only. Raises
     `InputError` for NaN, with the place of the image, and for lengths, shapes or types
     that do not fit.
     """
@@ -45,7 +45,7 @@ def report(
         except InputError as error:
             raise InputError(f"Image {i}: {error}") from None
     histograms = np.stack(tables) if tables else np.zeros((0, 3, LEVELS), np.int32)
-    return figures(
+    return from_histograms(
         histograms,
         label,
         score,
@@ -56,7 +56,7 @@ def report(
     )
 
 
-def figures(
+def from_histograms(
     histograms: np.ndarray,
     label: Numbers,
     score: Numbers,
@@ -67,11 +67,11 @@ def figures(
     empty_mask: str = "one",
     permute: bool = False,
 ) -> dict[str, dict]:
-    """Both protocols, `{"reference": ..., "standard": ...}`: see `FIGURES`.
+    """Both protocols, `{"reference": ..., "standard": ...}`: see `METRICS`.
 
     `histograms` int (N 3 256), `label`, `score` and `has_mask` (N,). Images without
-    a mask count in image figures only. The other settings are those of `Sample`.
-    Figures are Python numbers, None where there is nothing to average.
+    a mask count in image metrics only. The other settings are those of `Sample`.
+    Metrics are Python numbers, None where there is nothing to average.
     """
     sample = Sample(
         histograms,
@@ -83,7 +83,7 @@ def figures(
         empty_mask,
         permute,
     )
-    return sample.figures()
+    return sample.by_protocol()
 
 
 def rows(
@@ -95,8 +95,8 @@ def rows(
 ) -> list[dict]:
     """One dict per image for `per_image.csv`, in the standard protocol.
 
-    Keys `label`, `score`, `has_mask` and those of `per_image`, None where a figure has
-    no meaning. Pixel figures are those of manipulated images with a mask; authentic
+    Keys `label`, `score`, `has_mask` and those of `per_image`, None where a metric has
+    no meaning. Pixel metrics are those of manipulated images with a mask; authentic
     images keep `predicted_area`, which is their false-alarm area.
     """
     sample = Sample(histograms, label, score, has_mask, threshold)
@@ -160,7 +160,7 @@ def best_pixel_threshold(
 def threshold_curve(
     histograms: np.ndarray, label: Numbers, has_mask: Numbers | None = None
 ) -> dict[str, list]:
-    """The pixel figures at each of the 256 cuts, as lists beside `threshold`.
+    """The pixel metrics at each of the 256 cuts, as lists beside `threshold`.
 
     `pixel_f1_manipulated` and the other `MEASURES`, means over manipulated images;
     `false_alarm_area_authentic`; None where there are no such images.
@@ -190,10 +190,10 @@ def baselines(
     has_mask: Numbers | None = None,
     centre_histograms: np.ndarray | None = None,
 ) -> dict[str, dict]:
-    """Standard figures of predictions made without looking, at threshold 0.5.
+    """Standard metrics of predictions made without looking, at threshold 0.5.
 
     `everything_manipulated` and `nothing_manipulated` follow from the masks inside the
-    histograms; `centre_prior` (pixel figures only) from the histograms of
+    histograms; `centre_prior` (pixel metrics only) from the histograms of
     `centre_prior` maps on the same masks, where they are given.
     """
     n = len(label)
@@ -201,7 +201,7 @@ def baselines(
     for name, level in (("everything_manipulated", 255), ("nothing_manipulated", 0)):
         constant = constant_histograms(np.asarray(histograms), level)
         score = np.full(n, level / 255)
-        result[name] = figures(constant, label, score, has_mask)["standard"]
+        result[name] = from_histograms(constant, label, score, has_mask)["standard"]
     if centre_histograms is not None:
         sample = Sample(centre_histograms, label, np.zeros(n), has_mask)
         result["centre_prior"] = plain(sample.of_pixels(sample.ones))

@@ -1,4 +1,4 @@
-"""A data set's figures as functions of weights over its images."""
+"""A data set's metrics as functions of weights over its images."""
 
 import dataclasses
 import functools
@@ -10,24 +10,24 @@ from jaxtyping import Bool, Float, Integer, Num
 from sdfl_jax.errors import InputError, valid
 from sdfl_jax.metrics import pixels, scores
 from sdfl_jax.metrics.histograms import LEVELS, cut_above, first_level, split
-from sdfl_jax.metrics.legend import EMPTY_MASK, FIGURES
+from sdfl_jax.metrics.legend import EMPTY_MASK, METRICS
 from sdfl_jax.metrics.pixels import MEASURES, weighted_mean
 
 Numbers = np.ndarray | Sequence  # one per image
 
-PROTOCOLS = tuple(FIGURES)
+PROTOCOLS = tuple(METRICS)
 
-# The reference adds this to the denominators of its figures.
+# The reference adds this to the denominators of its metrics.
 _EPSILON = 1e-6
 
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
-    """N images, checked, and how they are to be scored: what figures are made of.
+    """N images, checked, and how they are to be scored: what metrics are made of.
 
     `threshold` cuts maps and scores alike, unless `image_threshold` is given for the
     scores. `empty_mask` (`EMPTY_MASK`) decides what F1 and IoU over all images are
-    where the true mask is empty; figures of manipulated images always leave these out.
+    where the true mask is empty; metrics of manipulated images always leave these out.
     `permute` adds the F1 of the better of each map and its inverse.
     """
 
@@ -71,7 +71,7 @@ class Sample:
     def weighted(
         self, weights: Num[np.ndarray, "R N"], protocols: Sequence[str] = PROTOCOLS
     ) -> dict[str, dict[str, np.ndarray]]:
-        """Each figure of each protocol, an array (R,), NaN where it is not defined."""
+        """Each metric of each protocol, an array (R,), NaN where it is not defined."""
         counts = scores.confusion(self.label, self.score, self.image_threshold, weights)
         over_scores = scores.ranked(self.label, self.score, weights)
         found = {}
@@ -91,11 +91,11 @@ class Sample:
         }
 
     def keys(self, protocol: str) -> list[str]:
-        """The figures of a protocol under these settings, in order."""
+        """The metrics of a protocol under these settings, in order."""
         permuted = "pixel_f1_permuted_manipulated"
-        return [name for name in FIGURES[protocol] if self.permute or name != permuted]
+        return [name for name in METRICS[protocol] if self.permute or name != permuted]
 
-    def figures(self) -> dict[str, dict]:
+    def by_protocol(self) -> dict[str, dict]:
         """Both protocols of the data set as it is: Python numbers, None, JSON."""
         found = self.weighted(self.ones)
         counts = scores.confusion(
@@ -112,7 +112,7 @@ class Sample:
         }
 
     def of_pixels(self, weights: Num[np.ndarray, "R N"]) -> dict[str, np.ndarray]:
-        """Those standard figures (R,) that masks and maps alone decide."""
+        """Those standard metrics (R,) that masks and maps alone decide."""
         columns, kept = self.columns, self.scored
         mean = lambda values, of=kept: weighted_mean(values[of], weights[:, of])
         names = [f"{name}{way}" for way in ("", "_oracle") for name in MEASURES]
@@ -141,7 +141,7 @@ class Sample:
         return np.where(np.isnan(values), one, values)  # both are empty
 
     def _over_data_set(self, weights):
-        """Pixel figures of the scored images that are no means of single images'."""
+        """Pixel metrics of the scored images that are no means of single images'."""
         histograms = self.histograms[self.scored]
         sums = pixels.curve_sums(histograms, weights)
         images = weights.sum(axis=1)
@@ -172,7 +172,7 @@ class Sample:
         return found
 
     def _reference(self, weights, counts, over_scores) -> dict[str, np.ndarray]:
-        """The reference's figures (R,), with its definitions and its epsilons."""
+        """The reference's metrics (R,), with its definitions and its epsilons."""
         manipulated, authentic = split(self.histograms, reference=True)
         first = first_level(self.threshold)
         tp = manipulated[:, first:].sum(axis=1)
@@ -209,7 +209,7 @@ def with_region(
 
 
 def plain(found: dict[str, np.ndarray], index: int = 0) -> dict[str, float | None]:
-    """The figures of one weighting as Python numbers, None for NaN."""
+    """The metrics of one weighting as Python numbers, None for NaN."""
     return {name: number(values[index]) for name, values in found.items()}
 
 

@@ -1,4 +1,4 @@
-"""Figures of the image scores, each weighted R times over the N images."""
+"""Metrics of the image scores, each weighted R times over the N images."""
 
 import numpy as np
 from jaxtyping import Float, Integer, Num
@@ -30,7 +30,7 @@ def confusion(
 
 
 def at_threshold(counts: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Figures of a confusion matrix, NaN where their denominator is 0."""
+    """Metrics of a confusion matrix, NaN where their denominator is 0."""
     tp, tn, fp, fn = (counts[name] for name in ("tp", "tn", "fp", "fn"))
     recall, specificity = ratio(tp, tp + fn), ratio(tn, tn + fp)
     return {
@@ -47,12 +47,13 @@ def ranked(
     score: Float[np.ndarray, "N"],
     weights: Num[np.ndarray, "R N"],
 ) -> dict[str, Float[np.ndarray, "R"]]:
-    """Figures over all thresholds: NaN where only one class is there.
+    """Metrics over all thresholds: NaN where only one class is there.
 
-    `auc` and `ap` count ties as scikit-learn does. `eer` is the rate at which the ROC
-    curve, drawn in straight lines, misses as many manipulated as it accuses authentic
-    images. `threshold` has the largest geometric mean `g_mean` of sensitivity and
-    specificity, of equal ones the highest; NaN where no score separates at all.
+    `auc` and `ap` count ties as scikit-learn does. `eer`, the equal error rate, lies
+    where on the ROC curve, drawn in straight lines, the false-negative rate equals the
+    false-positive rate. `threshold` has the largest geometric mean `g_mean` of
+    sensitivity and specificity, of equal ones the highest; NaN where no score separates
+    at all.
     """
     if not len(label):
         names = ("auc", "ap", "eer", "threshold", "g_mean")
@@ -90,13 +91,13 @@ def calibration_error(
 
 
 def _of_curve(tp, fp, values) -> dict[str, np.ndarray]:
-    """Figures from counts (R U) of what is called at each of the U scores or above."""
+    """Metrics from counts (R U) of what is called at each of the U scores or above."""
     positive, negative = tp[:, -1:], fp[:, -1:]
     both = ((positive > 0) & (negative > 0))[:, 0]
     recall, alarm = ratio(tp, positive), ratio(fp, negative)
     step = lambda rate: np.diff(rate, axis=1, prepend=0.0)
     heights = recall - step(recall) / 2
-    figures = {
+    metrics = {
         "auc": (step(alarm) * heights).sum(axis=1),
         "ap": (step(recall) * ratio(tp, tp + fp, empty=0.0)).sum(axis=1),
         "eer": _equal_error(recall, alarm),
@@ -108,9 +109,9 @@ def _of_curve(tp, fp, values) -> dict[str, np.ndarray]:
     best = np.argmax(g_means, axis=1)
     top = np.take_along_axis(g_means, best[:, None], axis=1)[:, 0]
     separates = top > 0
-    figures["threshold"] = np.where(separates, values[best], np.nan)
-    figures["g_mean"] = np.where(separates, top, np.nan)
-    return {name: np.where(both, figure, np.nan) for name, figure in figures.items()}
+    metrics["threshold"] = np.where(separates, values[best], np.nan)
+    metrics["g_mean"] = np.where(separates, top, np.nan)
+    return {name: np.where(both, metric, np.nan) for name, metric in metrics.items()}
 
 
 def _equal_error(recall, alarm):

@@ -1,4 +1,9 @@
-"""`pyramid_pool` as a kernel for NVIDIA GPUs, in Pallas by way of Triton.
+"""`pyramid_pool` as a kernel for NVIDIA GPUs, in Pallas by way of Triton. Experimental.
+
+Its values and gradients are tested, but no program takes it by itself: nothing has been
+measured on a GPU yet. What decides is `python -m benchmarks.pooling` on one: where the
+kernel is faster than XLA's form, forward and with gradient, the card's compute
+capability goes into `pooling.KERNEL_WINS`; if it wins on none, this file can go.
 
 A program owns a few channels of one example and walks down its rows. A row is loaded
 whole, each of its positions a vector of channels, and goes into one sum per column of

@@ -111,8 +111,7 @@ class Predictor:
         self.sha256 = _fingerprint(trained.variables)
         self.calibration = _calibration(workdir, trained.progress)
         self._mask_source = mask_source(trained.model, _IMAGE_LEVEL_MASK)
-        self.pixel_threshold = trained.progress.get("pixel_threshold") or 0.5
-        self.image_threshold = trained.progress.get("image_threshold") or 0.5
+        self.pixel_threshold, self.image_threshold = trained.thresholds
 
     def of_files(
         self,

@@ -91,9 +91,11 @@ def measured(scores: Mapping, evaluation: Evaluation) -> dict[str, str]:
     said["threshold"] = f"{threshold:.3g}, of maps and of image scores"
     calibrated = scores.get("validation_threshold")
     if calibrated:
-        image = calibrated.get("image_threshold")
-        also = "" if image is None else f", of image scores {image:.3g}"
-        said["best on validation data"] = f"of maps {calibrated['threshold']:.3g}{also}"
+        best = {"of maps": calibrated["threshold"]}
+        best["of image scores"] = calibrated.get("image_threshold")
+        said["best on validation data"] = ", ".join(
+            f"{what} {value:.3g}" for what, value in best.items() if value is not None
+        )
     for key, term in _SETTINGS.items():
         value = setting.get(key)
         if value not in (None, False, "", 0):

@@ -3,15 +3,18 @@
 import json
 import math
 import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import SupportsFloat
 
 import numpy as np
-from tensorboardX import SummaryWriter
+from tensorboardX import RecordWriter, summary
+from tensorboardX.proto.event_pb2 import Event, SessionLog
 
-from sdfl_jax.errors import InputError
 from sdfl_jax.files import replacing
+
+_FLUSH_SECONDS = 30  # of events: TensorBoard shows them that late
 
 
 class Log:
@@ -32,51 +35,65 @@ class Log:
         path = workdir / "metrics.jsonl"
         _drop_later_lines(path, resume_step)
         self._file = path.open("a", buffering=1)  # a line is on disk when it ends
-        self._events = SummaryWriter(
-            str(workdir / "tensorboard"),
-            purge_step=resume_step + 1,
-            max_queue=0,  # unlimited: see `_refuse_dead_writer`
-            flush_secs=30,
-        )
-        self._events.file_writer.event_writer._event_queue.cancel_join_thread()
+        self._events = _Events(workdir / "tensorboard", resume_step)
 
     def write(self, step: int, scalars: Mapping[str, SupportsFloat | None]) -> None:
         """Adds one line; None and values that are not finite become null."""
         if self._file is None:
             return
-        self._refuse_dead_writer()
         line = {"step": int(step)}
         for name, value in scalars.items():
             value = None if value is None else float(value)
             finite = value is not None and math.isfinite(value)
             line[name] = value if finite else None
             if finite:
-                self._events.add_scalar(name, value, int(step))
+                self._events.add(int(step), summary.scalar(name, value))
         self._file.write(json.dumps(line, allow_nan=False) + "\n")
 
     def images(self, step: int, name: str, images: np.ndarray) -> None:
         """Shows uint8 images (B H W 3) as one grid, about as wide as high."""
         if self._events is None:
             return
-        self._refuse_dead_writer()
         shown = grid(np.asarray(images))
-        self._events.add_image(name, shown, int(step), dataformats="HWC")
-
-    def _refuse_dead_writer(self) -> None:
-        """tensorboardX writes in a thread that a full disk ends.
-
-        A limited queue would then block this process forever, here or at its exit.
-        """
-        if not self._events.file_writer.event_writer._worker.is_alive():
-            raise InputError(
-                f"{self._events.logdir}: events can no longer be written; most likely "
-                "the disk is full."
-            )
+        self._events.add(int(step), summary.image(name, shown, dataformats="HWC"))
 
     def close(self) -> None:
         if self._file is not None:
             self._file.close()
             self._events.close()
+
+
+class _Events:
+    """A file for TensorBoard, which drops what older files say of later steps.
+
+    Written where it is called: tensorboardX's `SummaryWriter` has a thread for it, and
+    one that a full disk has ended blocks the program.
+    """
+
+    def __init__(self, folder: Path, resume_step: int):
+        folder.mkdir(exist_ok=True)
+        # TensorBoard reads the files in the order of their names.
+        self._writer = RecordWriter(
+            str(folder / f"events.out.tfevents.{time.time():017.6f}.{os.getpid()}")
+        )
+        self._flushed = time.monotonic()
+        self._write(file_version="brain.Event:2")
+        start = SessionLog(status=SessionLog.START)
+        self._write(step=resume_step + 1, session_log=start)
+
+    def add(self, step: int, values) -> None:
+        """Adds a summary of tensorboardX; raises `OSError` where the disk is full."""
+        self._write(step=step, summary=values)
+        if time.monotonic() - self._flushed > _FLUSH_SECONDS:
+            self._writer.flush()
+            self._flushed = time.monotonic()
+
+    def _write(self, **fields) -> None:
+        event = Event(wall_time=time.time(), **fields)
+        self._writer.write(event.SerializeToString())
+
+    def close(self) -> None:
+        self._writer.close()
 
 
 def grid(images: np.ndarray) -> np.ndarray:

@@ -13,7 +13,7 @@ from sdfl_jax.data import records
 from sdfl_jax.drawing.page import save
 from sdfl_jax.errors import InputError, valid
 from sdfl_jax.files import write_csv
-from sdfl_jax.metrics import FIGURES
+from sdfl_jax.metrics import METRICS
 from sdfl_jax.report import charts, tables
 from sdfl_jax.report.facts import read_scores
 from sdfl_jax.report.study import train_of
@@ -126,8 +126,8 @@ def matrices(
 ) -> dict[str, list[list[float | None]]]:
     """A matrix of each standard figure; None where a cell or its figure is missing."""
     for key in keys:
-        if key not in FIGURES["standard"]:
-            raise InputError(f"No figure {key!r}; {valid(key, FIGURES['standard'])}")
+        if key not in METRICS["standard"]:
+            raise InputError(f"No figure {key!r}; {valid(key, METRICS['standard'])}")
     columns = columns_of(cells)
     return {
         key: [

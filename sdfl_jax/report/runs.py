@@ -5,13 +5,9 @@ import statistics
 from collections.abc import Mapping, Sequence
 
 from sdfl_jax.errors import InputError
-from sdfl_jax.metrics import FIGURES
+from sdfl_jax.metrics import METRICS
 from sdfl_jax.report import tables
 from sdfl_jax.report.facts import read_scores
-
-# Figures that are better the smaller they are; thresholds have no better end.
-_SMALLER = {"image_eer", "image_ece", "false_alarm_area_authentic"}
-_NEITHER = {"best_threshold", "pixel_threshold_oracle_dataset"}
 
 COLUMNS = {
     "figure": "figure",
@@ -43,8 +39,15 @@ def sum_up(
                 f"{folder}: another {differing[0]} than {folders[0]}; give runs that "
                 "were scored on the same images in the same way."
             )
-    keys = [key for key in scores[0][protocol] if key in FIGURES[protocol]]
-    return [_row(key, [run[protocol].get(key) for run in scores]) for key in keys]
+    keys = [key for key in scores[0][protocol] if key in METRICS[protocol]]
+    return [
+        _row(
+            key,
+            METRICS[protocol][key].better,
+            [run[protocol].get(key) for run in scores],
+        )
+        for key in keys
+    ]
 
 
 def runs_table(rows: Sequence[Mapping]) -> str:
@@ -52,7 +55,7 @@ def runs_table(rows: Sequence[Mapping]) -> str:
     return tables.table(rows, COLUMNS)
 
 
-def _row(key: str, values: Sequence[float | None]) -> dict:
+def _row(key: str, better: str | None, values: Sequence[float | None]) -> dict:
     known = [value for value in values if value is not None]
     row = {"figure": tables.heading(key), "runs": len(known), "key": key}
     if not known:
@@ -62,9 +65,9 @@ def _row(key: str, values: Sequence[float | None]) -> dict:
         "deviation": statistics.stdev(known) if len(known) > 1 else None,
         "median": float(statistics.median(known)),
     }
-    if key not in _NEITHER:
+    if better:
         ends = float(min(known)), float(max(known))
-        row["worst"], row["best"] = ends[::-1] if key in _SMALLER else ends
+        row["worst"], row["best"] = ends[::-1] if better == "lower" else ends
     return row
 
 

@@ -23,7 +23,7 @@ GROUPS = {
     "deep": ("faceforensics", "cifake", "celebahq_inpainting", "faces140k"),
 }
 
-FIGURES = ("pixel_f1_all", "image_f1_sen_spe", "combined_f1", "image_auc")
+SHOWN = ("pixel_f1_all", "image_f1_sen_spe", "combined_f1", "image_auc")
 _NAMES = ("pixel F1", "image F1 (sen-spe)", "combined F1", "image AUC")
 
 
@@ -100,7 +100,7 @@ def by_set(scores: Mapping, evaluation: Evaluation) -> dict[str, Evaluation]:
 
 
 def pooled(parts: Sequence[Evaluation]) -> dict:
-    """The reference's figures of all images of several evaluations."""
+    """The reference's metrics of all images of several evaluations."""
     thresholds = sorted({part.threshold for part in parts})
     if len(thresholds) > 1:
         raise InputError(
@@ -111,7 +111,7 @@ def pooled(parts: Sequence[Evaluation]) -> dict:
         np.concatenate([getattr(part, name) for part in parts])
         for name in ("histograms", "label", "score", "has_mask")
     )
-    return metrics.figures(*arrays, thresholds[0])["reference"]
+    return metrics.from_histograms(*arrays, thresholds[0])["reference"]
 
 
 def columns_of(found: Sequence[Row]) -> list[str]:
@@ -133,12 +133,12 @@ def scores_of(row: Row) -> dict[str, dict]:
 
 
 def study_table(found: Sequence[Row]) -> str:
-    """Markdown: four figures in a cell, as the study prints them."""
+    """Markdown: four metrics in a cell, as the study prints them."""
     names = columns_of(found)
     lines = []
     for number, row in enumerate(found, start=1):
-        figures = scores_of(row)
-        cells = {name: _four(figures[name]) for name in names if name in figures}
+        scores = scores_of(row)
+        cells = {name: _four(scores[name]) for name in names if name in scores}
         line = {"#": str(number), "network": row.network, "train": row.train}
         lines.append(line | cells)
     thresholds = {part.threshold for row in found for part in row.parts.values()}
@@ -154,27 +154,27 @@ def study_table(found: Sequence[Row]) -> str:
     )
 
 
-CSV_COLUMNS = ("network", "train", "test", "n", *FIGURES, "folders")
+CSV_COLUMNS = ("network", "train", "test", "n", *SHOWN, "folders")
 
 
 def csv_rows(found: Sequence[Row]) -> list[dict]:
-    """One dict per network and group, the figures in full."""
+    """One dict per network and group, the metrics in full."""
     return [
         {
             "network": row.network,
             "train": row.train,
             "test": name,
-            "n": figures["n"],
-            **{key: figures[key] for key in FIGURES},
+            "n": scores["n"],
+            **{key: scores[key] for key in SHOWN},
             "folders": " ".join(row.folders),
         }
         for row in found
-        for name, figures in scores_of(row).items()
+        for name, scores in scores_of(row).items()
     ]
 
 
-def _four(figures: Mapping) -> str:
-    return " ".join(_short(figures[key]) for key in FIGURES)
+def _four(scores: Mapping) -> str:
+    return " ".join(_short(scores[key]) for key in SHOWN)
 
 
 def _short(value: float | None) -> str:

@@ -87,7 +87,10 @@ def summary_rows(scores: Mapping) -> list[dict]:
         )
     calibrated = scores.get("validation_threshold")
     if calibrated:
-        what = f"threshold {calibrated['threshold']:.3g}, best on validation data"
+        known = calibrated["threshold"]
+        if known is None:  # of maps there is none where no mask was known
+            known = calibrated["image_threshold"]
+        what = f"threshold {known:.3g}, best on validation data"
         rows.append({"what": what, **calibrated["standard"]})
     for name, part in (scores.get("sets") or {}).items():
         rows.append({"what": f"- set {name}{_number(part)}", **part["standard"]})
@@ -119,14 +122,14 @@ def figure_rows(scores: Mapping, protocol: str) -> list[dict]:
     """
     intervals = (scores.get("intervals") or {}).get(protocol) or {}
     calibrated = (scores.get("validation_threshold") or {}).get(protocol) or {}
-    meanings = metrics.FIGURES[protocol]
+    meanings = metrics.METRICS[protocol]
     return [
         {
             "figure": heading(key),
             "value": value,
             "interval": interval(intervals.get(key)),
             "calibrated": calibrated.get(key),
-            "meaning": meanings.get(key, ""),
+            "meaning": meanings[key].what if key in meanings else "",
             "key": key,
         }
         for key, value in scores[protocol].items()

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 import cv2
 import numpy as np
 
-from sdfl_jax.config import flat
 from sdfl_jax.drawing import page
 from sdfl_jax.evaluators import Evaluation
 from sdfl_jax.report import charts, curves, facts, tables
 from sdfl_jax.report.gallery import SECTIONS, Gallery
+from sdfl_jax.trees.nested import flat
 
 
 def webpage(

@@ -2,6 +2,8 @@
 
 import dataclasses
 import functools
+import os
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +13,9 @@ from jax.sharding import Mesh
 
 from sdfl_jax import models, optim, weights
 from sdfl_jax.checkpoints import checkpoint
+from sdfl_jax.config import check_change
 from sdfl_jax.devices import sharding
+from sdfl_jax.devices.processes import is_first
 from sdfl_jax.errors import InputError
 from sdfl_jax.state import TrainState, init_state
 from sdfl_jax.steps import (
@@ -74,7 +78,7 @@ def build(config: mlc.ConfigDict, total_steps: int) -> Experiment:
     mesh = sharding.make_mesh(config.mesh.data, config.mesh.space)
     _refuse_uneven(config, mesh)
     precision, reason = choose_precision(config.precision)
-    if jax.process_index() == 0:
+    if is_first():
         shape = " x ".join(f"{name} {size}" for name, size in mesh.shape.items())
         print(f"Devices: {shape}; precision: {precision} ({reason})")
     settings = config.model.to_dict() | {"dtype": DTYPES[precision]}
@@ -122,6 +126,20 @@ def first_variables(config: mlc.ConfigDict, model) -> dict:
         if path:
             variables = weights.load_encoder(path, variables, part=part)
     return variables
+
+
+def agree_with_config(
+    workdir: str | os.PathLike, config: mlc.ConfigDict, *, allow_change: bool
+):
+    """Keeps `config` for the run, and compares it with the one that the run began with.
+
+    Shows what differs; `InputError` where `config.check_change` refuses it.
+    """
+    if checkpoint.has_begun(workdir):
+        before = checkpoint.read_config(workdir).to_dict()
+        for line in check_change(before, config, allow=allow_change):
+            print(line, file=sys.stderr)
+    checkpoint.write_config(workdir, config)
 
 
 def _refuse_uneven(config: mlc.ConfigDict, mesh: Mesh):

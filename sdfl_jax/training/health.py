@@ -1,4 +1,4 @@
-"""What tells at a validation that a run has gone bad, before its figures are believed.
+"""What tells at a validation that a run has gone bad, before its metrics are believed.
 
 Batch norm has two faces: a batch's own statistics in training, running ones in
 evaluation. Where the two drift apart, the training loss goes on looking well.
@@ -26,7 +26,7 @@ def warnings(
     scalars: Mapping,
     statistics: PyTree,
     *,
-    figure: str,
+    metric: str,
     train_loss: float | None = None,
     running_loss: float | None = None,
     furthest_off=lambda: [],
@@ -34,9 +34,9 @@ def warnings(
     """One line for each sign.
 
     Args:
-      scalars: of the validation, by name; `loss` and `figure` among them.
+      scalars: of the validation, by name; `loss` and `metric` among them.
       statistics: running ones, `batch_stats` of a network.
-      figure: that which decides.
+      metric: that which decides which state is the best.
       train_loss: of the last training batch, as the step saw it; None before a step.
       running_loss: of the same batch with running statistics.
       furthest_off: called for the names of layers if those two disagree.
@@ -63,8 +63,8 @@ def warnings(
             f"nothing varies any more in {named}{more} (variances under "
             f"{DEAD_VARIANCE:g})"
         )
-    if scalars.get(figure) in (0.0, 1.0):
-        found.append(f"{figure} is exactly {scalars[figure]:.0f}")
+    if scalars.get(metric) in (0.0, 1.0):
+        found.append(f"{metric} is exactly {scalars[metric]:.0f}")
     return found
 
 

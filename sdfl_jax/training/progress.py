@@ -1,7 +1,10 @@
 """What one sees of a run while it goes on, and when it is over."""
 
 import collections
+import contextlib
 import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import jax
@@ -32,12 +35,29 @@ class Diverged(InputError):
         return InputError(f"{self} The weights are saved; {path} names the examples.")
 
 
-class Meter:
-    """Progress bar and log, read one step late so that the device never waits."""
+class Progress:
+    """Progress bar and log, read one step late so that the device never waits.
 
-    def __init__(self, log: Log, config, total_steps: int, step: int):
+    Args:
+      log: gets the scalars of every `log_every`-th step.
+      step, total_steps: where the run stands, and where it ends.
+      batch_size: images of a step, over all processes.
+      origin: what else says which examples a step took, for `Diverged.trace`.
+    """
+
+    def __init__(
+        self,
+        log: Log,
+        *,
+        step: int,
+        total_steps: int,
+        batch_size: int,
+        log_every: int,
+        origin: dict,
+    ):
         self._log = log
-        self._config = config
+        self._batch_size, self._log_every = batch_size, log_every
+        self._origin = origin
         self._first = step
         self._pending = None
         self._batches = collections.deque(maxlen=MOST_SKIPPED_IN_ROW)
@@ -79,17 +99,17 @@ class Meter:
         if self._pending is None:
             return
         (step, scalars), self._pending = self._pending, None
-        scalars = {name: float(value) for name, value in scalars.items()}
+        scalars = {name: float(x) for name, x in jax.device_get(scalars).items()}
         self._skipped += scalars["skipped_in_row"] > 0
         self._bar.set_postfix_str(
-            f"{self._steady.rate() * self._config.batch_size:.1f} images/s, "
+            f"{self._steady.rate() * self._batch_size:.1f} images/s, "
             f"loss {scalars['loss']:.4f}",
             refresh=False,
         )
         self._bar.update()
         if scalars["skipped_in_row"] >= MOST_SKIPPED_IN_ROW:
             raise self._diverged(step)
-        if step % self._config.log_every == 0:
+        if step % self._log_every == 0:
             now = time.perf_counter()
             scalars["wait_share"] = self._waited / (now - self._since)
             self._waited, self._since = 0.0, now
@@ -101,12 +121,7 @@ class Meter:
             for number, index in self._batches
             if number <= step
         ]
-        trace = {
-            "step": step,
-            "seed": self._config.seed,
-            "data": self._config.data.train,
-            "skipped": steps,
-        }
+        trace = {"step": step, **self._origin, "skipped": steps}
         return Diverged(
             f"Step {step}: the loss or its gradient was not finite "
             f"{MOST_SKIPPED_IN_ROW} times in a row (no such step was applied); try "
@@ -127,7 +142,7 @@ class Meter:
             "step": step,
             "steps_of_this_start": step - self._first,
             "seconds_of_this_start": time.perf_counter() - self._started,
-            "images_per_second": self._steady.rate() * self._config.batch_size or None,
+            "images_per_second": self._steady.rate() * self._batch_size or None,
             "skipped_steps_of_this_start": self._skipped,
         }
 
@@ -157,6 +172,21 @@ def _of_all_processes(index: np.ndarray) -> list[int]:
     return np.ravel(multihost_utils.process_allgather(index)).tolist()
 
 
+@contextlib.contextmanager
+def no_silent_copies(on: bool = True) -> Iterator[None]:
+    """Makes a copy between host and devices that nobody asked for an error, if `on`.
+
+    Such a copy (an array of NumPy in a compiled step, `float` of an array) holds up
+    every step. What is asked for, by `device_put` and `device_get`, is free.
+    """
+    rule = "disallow" if on else "allow"
+    with (
+        jax.transfer_guard_host_to_device(rule),
+        jax.transfer_guard_device_to_host(rule),
+    ):
+        yield
+
+
 class Profile:
     """Traces `steps` steps into WORKDIR/profile, for TensorBoard and Perfetto.
 
@@ -176,6 +206,10 @@ class Profile:
                 jax.profiler.start_trace(self._folder, create_perfetto_trace=True)
                 self._on = True
             self._before -= 1
+
+    def annotated(self, step: int) -> AbstractContextManager:
+        """Marks what it holds as `step` in a trace, by which tools count steps."""
+        return jax.profiler.StepTraceAnnotation("train", step_num=step)
 
     def after_step(self, scalars: dict):
         """Ends the trace when its steps are done."""

@@ -1,10 +1,12 @@
-"""What a run asks of its validation data, and what follows from the answer."""
+"""Periodic validation: metrics, plateau schedule, best checkpoint."""
 
+import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 from tqdm import tqdm
 
 from sdfl_jax import optim
@@ -16,9 +18,9 @@ from sdfl_jax.devices import sharding
 from sdfl_jax.devices.processes import gather, is_first
 from sdfl_jax.errors import InputError
 from sdfl_jax.evaluators import Evaluation, Evaluator
+from sdfl_jax.metrics import DECISIVE
 from sdfl_jax.report import Log, overlay
 from sdfl_jax.training import health
-from sdfl_jax.training.experiment import Experiment
 from sdfl_jax.training.preemption import Preemption
 
 SHOWN_IMAGES = 8
@@ -29,30 +31,51 @@ class _Left(Exception):
 
 
 class Validation:
-    """Scores the validation data, moves the learning rate, knows the best so far."""
+    """Scores the validation data, moves the learning rate, knows the best so far.
 
-    def __init__(self, experiment: Experiment, total_steps: int, steps_per_epoch: int):
-        config = experiment.config
-        self._every = config.validate_every or steps_per_epoch
+    Args:
+      model: a network of `sdfl_jax.models`.
+      evaluate_step: its, see `steps.make_evaluate_step`, on this process's devices.
+      mesh: these devices; each process scores its part of the data by itself.
+      data: folder of the validation data's shards.
+      batch_size: examples at a time, over all devices of `mesh`.
+      image_size, geometry, workers: see `pipeline.eval_batches`.
+      every_steps: how often, beside the last of `total_steps`.
+      best_metric: of `metrics.DECISIVE`, by which a state is the best so far.
+      plateau: the schedule that follows the validation loss, if one does.
+    """
+
+    def __init__(
+        self,
+        model,
+        evaluate_step: Callable,
+        mesh: Mesh,
+        data: str,
+        *,
+        batch_size: int,
+        image_size: int,
+        geometry: str,
+        workers: int,
+        every_steps: int,
+        total_steps: int,
+        best_metric: str,
+        plateau: optim.Plateau | None,
+    ):
+        self._every_steps = every_steps
         self._total_steps = total_steps
-        self._mesh = experiment.local_mesh
-        self._figure = config.best_figure
-        self._image_size = config.image_size
-        self._workers, self._geometry = config.data.workers, config.data.geometry
-        # Each process scores its part by itself, on its own devices.
+        self._mesh = mesh
+        self._metric = best_metric
+        self._image_size = image_size
+        self._workers, self._geometry = workers, geometry
         self._part = jax.process_index(), jax.process_count()
-        self._source = Part(Prepared(RecordSource(config.data.val)), *self._part)
-        self._batch_size = sharding.fitting_batch_size(config.batch_size, self._mesh)
-        self._damaged = DamagedRecords(config.data.val, len(self._source))
+        self._source = Part(Prepared(RecordSource(data)), *self._part)
+        self._batch_size = sharding.fitting_batch_size(batch_size, mesh)
+        self._damaged = DamagedRecords(data, len(self._source))
         self._evaluator = Evaluator(
-            experiment.evaluate_step,
-            self._batches,
-            may_be_empty=jax.process_count() > 1,
+            evaluate_step, self._batches, may_be_empty=jax.process_count() > 1
         )
-        self._evaluate_step, self._model = experiment.evaluate_step, experiment.model
-        self._plateau = optim.make_plateau(
-            config.optimizer.to_dict(), config.schedule.to_dict()
-        )
+        self._evaluate_step, self._model = evaluate_step, model
+        self._plateau = plateau
         self.progress = {}
 
     @property
@@ -63,6 +86,12 @@ class Validation:
     def resume(self, progress: dict):
         """Goes on from what a checkpoint kept."""
         self.progress = progress
+        best = progress.get("best")
+        if best and "figure" in best:  # older runs: losses were kept with their sign
+            name = best["figure"]
+            value = -best["value"] if name.startswith("loss") else best["value"]
+            best = {"metric": name, "value": value, "step": best["step"]}
+            self.progress = progress | {"best": best}
         if self._plateau and "plateau" in progress:
             self._plateau.load_state_dict(progress["plateau"])
 
@@ -82,7 +111,7 @@ class Validation:
 
     def due(self, step: int) -> bool:
         """Whether the state of `step` is to be scored and was not yet."""
-        due = step > 0 and (step % self._every == 0 or step == self._total_steps)
+        due = step > 0 and (step % self._every_steps == 0 or step == self._total_steps)
         return due and self.progress.get("step") != step
 
     def run(self, step: int, state, log: Log, preemption: Preemption, last=None):
@@ -106,7 +135,7 @@ class Validation:
         except _Left:
             return state, False
         result = Evaluation.merge(gather(result.in_whole(*self._part)))
-        scalars = result.loss | result.figures["standard"]
+        scalars = result.loss | result.by_protocol["standard"]
         log.write(step, {f"val/{name}": value for name, value in scalars.items()})
         if shown:  # a process may have no part of few images
             log.images(step, "val", np.stack(shown))
@@ -119,13 +148,13 @@ class Validation:
             )
         value = self._value(scalars)
         best = self.progress.get("best")
-        is_best = best is None or value > best["value"]
+        is_best = is_better(self._metric, value, best)
         if is_best:
-            best = {"figure": self._figure, "value": value, "step": step}
+            best = {"metric": self._metric, "value": value, "step": step}
         self.progress = {
             "step": step,
             "best": best,
-            "figures": result.figures,
+            "figures": result.by_protocol,
             "loss": result.loss,
             "pixel_threshold": result.pixel_threshold,
             "image_threshold": result.image_threshold,
@@ -136,8 +165,7 @@ class Validation:
         if is_first():
             tqdm.write(
                 f"step {step}: validation loss {result.loss['loss']:.4f}, "
-                f"{self._figure} {abs(value):.4f}"
-                + (" (best so far)" if is_best else "")
+                f"{self._metric} {value:.4f}" + (" (best so far)" if is_best else "")
             )
             for sign in signs:
                 tqdm.write(f"WARNING: step {step}: {sign}.", file=sys.stderr)
@@ -154,7 +182,7 @@ class Validation:
             names = ("image", "mask", "label", "has_mask")
             arrays = {name: batch[name] for name in names}
             arrays["valid"] = np.ones(len(arrays["label"]), bool)
-            running = self._evaluate_step(variables, arrays)["loss"]["loss"]
+            running = self._evaluate_step(variables, arrays)["batch_loss"]
             told = {
                 "train_loss": float(loss),
                 "running_loss": float(np.mean(gather(float(running)))),
@@ -163,32 +191,39 @@ class Validation:
                 ),
             }
         statistics = sharding.local_copy(state.batch_stats, self._mesh)
-        return health.warnings(scalars, statistics, figure=self._figure, **told)
+        return health.warnings(scalars, statistics, metric=self._metric, **told)
 
     def summary(self) -> dict:
-        """The best figure so far."""
+        """The best metric so far and its step."""
         best = self.progress.get("best")
         if best is None:
             return {"best_step": None}
         return {
             "best_step": best["step"],
-            f"best_{best['figure']}": abs(best["value"]),
+            f"best_{best['metric']}": best["value"],
             "warnings": self.progress.get("warnings", []),
         }
 
     def _value(self, scalars: dict) -> float:
-        """The figure that decides, larger is better."""
-        if self._figure not in scalars:
-            raise InputError(
-                f"config.best_figure={self._figure!r}: takes one of {sorted(scalars)}."
-            )
-        value = scalars[self._figure]
+        """The metric that decides."""
+        value = scalars.get(self._metric)
         if value is None:
             raise InputError(
-                f"config.best_figure={self._figure!r}: not defined on config.data.val; "
-                "it needs authentic and manipulated images with masks."
+                f"config.best_metric={self._metric!r}: not defined on config.data.val; "
+                "most need authentic and manipulated images with masks, a loss's term "
+                "a network that has it."
             )
-        return -value if self._figure.startswith("loss") else value
+        return value
+
+
+def is_better(metric: str, value: float, best: dict | None) -> bool:
+    """Whether `value` of `metric` beats the `best` so far; NaN never does.
+
+    A `best` of another metric, from before a change of the config, is none.
+    """
+    if best is None or best["metric"] != metric:
+        return not math.isnan(value)
+    return DECISIVE[metric].beats(value, best["value"])
 
 
 def _thumbnail(example, mask_probs, side: int):
