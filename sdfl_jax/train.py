@@ -158,7 +158,7 @@ def _train(
 
     opened.close()
     if not finished:
-        raise Preempted(step)
+        raise Preempted(step, preemption.by)
     summary = progress.summary(step) | {
         "skipped_steps": int(state.skipped),
         "damaged_records": sorted(set().union(*gather(damaged.places))),

@@ -22,6 +22,7 @@ from sdfl_jax.data import damaged, pipeline, records
 from sdfl_jax.errors import InputError
 from sdfl_jax.report import Log
 from sdfl_jax.train import train
+from sdfl_jax.training.preemption import Preemption
 from tests import tiny, tiny_config
 from tests.processes import Runs
 
@@ -440,3 +441,16 @@ def test_a_summary_ends_a_run(whole):
     best = checkpoint.load(whole, "best")
     assert summary["best_step"] == best.step
     assert Path(summary["best_checkpoint"]).is_dir()
+
+
+def test_ctrl_c_ends_at_once_before_there_is_a_step_and_saves_after():
+    with pytest.raises(KeyboardInterrupt), Preemption() as preemption:
+        preemption.after(0)
+        signal.raise_signal(signal.SIGINT)
+    with Preemption() as preemption:
+        assert not preemption.after(0) and not preemption.after(1)
+        signal.raise_signal(signal.SIGINT)
+        assert preemption.after(2) and preemption.by == "Ctrl-C"
+        with pytest.raises(KeyboardInterrupt):  # the second time
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

@@ -9,8 +9,15 @@ from PIL import Image
 
 from sdfl_jax.data import images, records
 from sdfl_jax.data.build.builder import build
-from sdfl_jax.data.eval_sources import ListSource, Prepared, list_sets, parse_sets
+from sdfl_jax.data.eval_sources import (
+    ListSource,
+    Prepared,
+    list_sets,
+    parse_sets,
+    shard_sets,
+)
 from sdfl_jax.errors import InputError
+from sdfl_jax.evaluate.scoring import _check_subsets
 from tests.fuzz import by_pillow, smooth
 
 REGION = np.zeros((40, 60), bool)
@@ -198,3 +205,24 @@ def test_a_wrong_root_names_the_first_file_and_where_it_is(tmp_path):
     ):
         with pytest.raises(InputError, match=f"none of 1 lines can be used.*{told}"):
             read()
+
+
+def test_a_build_refuses_a_folder_of_other_files(tmp_path):
+    (tmp_path / "a.jpg").write_bytes(by_pillow(smooth(), "JPEG"))
+    (tmp_path / "list.csv").write_text("image,label\na.jpg,0\n")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/thesis.tex").write_text("years of work")
+    with pytest.raises(InputError, match=r"holds other files already \(thesis.tex\)"):
+        build(tmp_path / "list.csv", tmp_path / "out", progress=False)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["thesis.tex"]
+
+
+def test_kinds_of_subsets_are_those_of_the_data(tmp_path):
+    (tmp_path / "a.jpg").write_bytes(by_pillow(smooth(), "JPEG"))
+    (tmp_path / "list.csv").write_text("image,label,kind\na.jpg,1,splice\n")
+    build(tmp_path / "list.csv", tmp_path / "out", progress=False)
+    sets = [*list_sets(str(tmp_path / "list.csv")), *shard_sets(str(tmp_path / "out"))]
+    for part in sets:
+        _check_subsets(["splice", "splice+splice"], [part])
+        with pytest.raises(InputError, match="no kind 'spliced'; .*mean 'splice'"):
+            _check_subsets(["splice+spliced"], [part])

@@ -210,6 +210,41 @@ def test_what_is_no_photo_is_refused_in_one_line(address):
     assert refusal(address, photo(40, 60)[:200])[0] == 415
 
 
+def form(*parts: tuple[str, bytes]) -> tuple[bytes, dict]:
+    """A form's body and headers, as `curl -F` sends them."""
+    body = b"".join(
+        f"--xyz\r\nContent-Disposition: form-data; {head}\r\n\r\n".encode()
+        + content
+        + b"\r\n"
+        for head, content in parts
+    )
+    kind = "multipart/form-data; boundary=xyz"
+    return body + b"--xyz--\r\n", {"Content-Type": kind}
+
+
+def test_a_form_is_answered_as_the_bare_file(address):
+    file = 'name="file"; filename="a.png"\r\nContent-Type: image/png'
+    body, headers = form(('name="note"', b"hello"), (file, photo(40, 60)))
+    status, answer = post(address, body, **headers)
+    _, plain = post(address, photo(40, 60))
+    assert status == 200 and answer["score"] == plain["score"]
+    for parts, code in (
+        ([('name="file"', b"text")], 400),
+        ([(file, b"no image")], 415),
+        ([(file, b"")], 400),
+    ):
+        body, headers = form(*parts)
+        status, answer = post(address, body, **headers)
+        assert status == code and "\n" not in answer["error"]
+
+
+def test_other_addresses_are_told_in_json(address):
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        urllib.request.urlopen(f"{address}/elsewhere")
+    assert caught.value.code == 404
+    assert "POST /predict" in json.loads(caught.value.read())["error"]
+
+
 def test_a_small_file_that_claims_a_huge_image_is_refused(address):
     chunk = lambda kind, data: (
         struct.pack(">I", len(data))

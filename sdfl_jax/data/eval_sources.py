@@ -104,6 +104,13 @@ def _data_set(name: str, path: str, source, described: str) -> DataSet:
     return DataSet(name, path, source, digest)
 
 
+def kinds_of(part: DataSet) -> set[str]:
+    """The kinds of manipulation in a data set, as its list or manifest names them."""
+    if isinstance(part.source, ListSource):
+        return {entry.kind for entry in part.source.entries}
+    return set(records.load_manifest(part.path)["kinds"])
+
+
 class ListSource:
     """The images of a list (`lists.read_list`), straight from their files.
 

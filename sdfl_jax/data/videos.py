@@ -11,7 +11,10 @@ from numpy import ndarray
 from sdfl_jax.errors import InputError
 
 # What a folder is searched for.
-SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv")
+SUFFIXES = (
+    *(".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".flv"),
+    *(".3gp", ".3g2", ".ts", ".mts", ".m2ts", ".vob", ".ogv"),
+)
 
 
 class Frame(NamedTuple):

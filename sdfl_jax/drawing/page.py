@@ -4,6 +4,7 @@ import base64
 import html
 import io
 import os
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
@@ -12,6 +13,9 @@ from matplotlib.figure import Figure
 
 from sdfl_jax import files
 from sdfl_jax.files import replacing
+
+# Names of files may be in any script; what no font has becomes a box, without a word.
+warnings.filterwarnings("ignore", message=r"Glyph \d+ .* missing from")
 
 INK, FAINT, GRID = "#222222", "#777777", "#eeeeee"
 # Authentic and manipulated, told apart by those who see no red or no green as well.

@@ -10,7 +10,7 @@ from sdfl_jax import __version__, report
 from sdfl_jax.checkpoints import checkpoint
 from sdfl_jax.data import degrade, eval_sources, pipeline
 from sdfl_jax.devices import processes
-from sdfl_jax.errors import InputError
+from sdfl_jax.errors import InputError, valid
 from sdfl_jax.evaluate.options import Options
 from sdfl_jax.evaluate.scorers import Network, Saved
 from sdfl_jax.evaluate.writer import Writer, shared_folder
@@ -46,6 +46,7 @@ def evaluate(options: Options) -> dict | None:
             mask_inverted=options.mask_inverted,
             mask_as_stored=options.mask_as_stored,
         )
+    _check_subsets(options.subsets, sets)
     if options.predictions is not None:
         scorer = Saved(options, sets)
     else:
@@ -82,6 +83,14 @@ def evaluate(options: Options) -> dict | None:
             "n-th of them",
         )
     return scores
+
+
+def _check_subsets(subsets: Sequence[str], sets: Sequence[eval_sources.DataSet]):
+    """Raises `InputError` for a kind that no example of the sets has."""
+    kinds = {kind for part in sets for kind in eval_sources.kinds_of(part)}
+    for kind in {kind for name in subsets for kind in name.split("+")}:
+        if kind not in kinds:
+            raise InputError(f"--subsets: no kind {kind!r}; {valid(kind, kinds)}")
 
 
 def _robustness(kind: str, scorer, sets, options: Options) -> dict:

@@ -19,6 +19,7 @@ import prometheus_client as prometheus
 import uvicorn
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import ClientDisconnect, Request
@@ -45,7 +46,9 @@ _PAGE = Path(__file__).with_suffix(".html")
 def app(
     predictor: Predictor, *, max_upload_mb: float, host: str, batch_size: int = 8
 ) -> Starlette:
-    """The page at `/`, and `POST /predict`: a photo's bytes in, JSON out.
+    """The page at `/`, and `POST /predict`: a photo in, JSON out.
+
+    The photo is the body, or the first file of a form (`curl -F file=@photo.jpg URL`).
 
     The JSON holds `score`, `manipulated`, `verdict`, `classes`, `manipulated_area`,
     `mask_source`, `width`, `height`, `seconds`, and `mask` (PNG) and `overlay` (JPEG)
@@ -111,6 +114,11 @@ def app(
     async def healthy(request: Request) -> Response:
         return JSONResponse({"status": "ok", "waiting": len(waiting)})
 
+    async def elsewhere(request: Request, error: HTTPException) -> Response:
+        return _error(
+            error.status_code, f"{error.detail}: a photo goes to POST /predict."
+        )
+
     async def unforeseen(request: Request, error: Exception) -> Response:
         return _error(500, "The photo could not be answered; the console says why.")
 
@@ -130,7 +138,7 @@ def app(
             Route("/metrics", seen.show),
         ],
         middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=hosts)],
-        exception_handlers={Exception: unforeseen},
+        exception_handlers={HTTPException: elsewhere, Exception: unforeseen},
         lifespan=lifespan,
     )
 
@@ -149,7 +157,20 @@ async def _body(request: Request, limit: int) -> bytes:
         data += chunk
         if len(data) > limit:
             raise _TooLarge
-    return bytes(data)
+    return _file_of(bytes(data), request.headers.get("content-type", ""))
+
+
+def _file_of(body: bytes, content_type: str) -> bytes:
+    """The file in a form, as `curl -F file=@photo.jpg` sends it; else all of it."""
+    found = re.search(r'^multipart/form-data;.*boundary="?([^";]+)', content_type, re.I)
+    if found is None:
+        return body
+    files = []
+    for part in body.split(b"--" + found[1].encode())[1:-1]:
+        head, _, content = part.partition(b"\r\n\r\n")
+        if b"filename" in head.lower():
+            files.append(content.removesuffix(b"\r\n"))
+    return files[0] if files else b""
 
 
 class _Seen:

@@ -149,9 +149,9 @@ FIGURE_COLUMNS = {
 
 
 def interval(bounds: Sequence[float | None] | None) -> str | None:
-    """ "0.590 to 0.660"; None where there is none."""
-    if bounds is None or None in bounds:
-        return None
+    """ "0.590 to 0.660"; None where there is none or no width."""
+    if bounds is None or None in bounds or bounds[0] == bounds[1]:
+        return None  # of a single image, say, which tells nothing of others
     return "{:.3f} to {:.3f}".format(*bounds)
 
 

@@ -1,5 +1,6 @@
 """Builds a folder of shards from a list of images (`python -m sdfl_jax.data.build`)."""
 
+import fnmatch
 import glob
 import hashlib
 import json
@@ -192,6 +193,15 @@ def _gigabytes(size: int) -> str:
 
 
 def _make_folder(out: str):
+    """Makes the folder, or takes an empty one or that of a build that broke off."""
+    ours = (_SHARDS, files.HALF_WRITTEN, records.UNFINISHED, REJECTED)
+    there = sorted(os.listdir(out)) if os.path.isdir(out) else []
+    others = [n for n in there if not any(fnmatch.fnmatch(n, own) for own in ours)]
+    if others:
+        raise InputError(
+            f"--out={out}: holds other files already ({others[0]}); give a new or an "
+            "empty folder."
+        )
     try:
         os.makedirs(out, exist_ok=True)
     except FileExistsError:

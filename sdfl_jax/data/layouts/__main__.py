@@ -285,6 +285,7 @@ def main(argv: Sequence[str] | None = None):
     add("--seed", type=int, default=0, help="of the dealing")
     add("--split", help="8:1:1, study or published (default: the set's own, or 8:1:1)")
     add("--lists", metavar="DIR", help="published lists, with --split=published")
+    add("--replace", action="append", default=[], metavar="OLD=NEW", help="in lists")
     add("--strict", action="store_true", help="anything rejected is an error")
     add("--workers", type=int, default=os.cpu_count(), help="processes")
     faces = parser.add_argument_group("faceforensics")

@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from sdfl_jax.data.folders import files_below
@@ -57,6 +57,7 @@ class Options:
     splits: Path | None = None
     frames: int = 8
     compression: str = ""
+    replace: Sequence[str] = ()
 
 
 Found = tuple[list[Item], list[Refused]]

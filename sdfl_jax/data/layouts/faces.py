@@ -314,7 +314,12 @@ def extract(video: Video) -> dict:
     for path, count in counts.items():
         if count < 1:
             refused.append((path, "unreadable: no video, or one without frames"))
-    if not refused:
+        elif count < counts[video.path] - 2:  # a container counts one or two too many
+            reason = (
+                f"shorter: {count} of the {counts[video.path]} frames of {video.path}"
+            )
+            refused.append((path, f"{reason}; the rest is not used"))
+    if min(counts.values()) > 0:
         wanted = spread(min(counts.values()), video.frames)
         streams = [videos.read_at(path, wanted) for path in counts]
         for index, planes in zip(wanted, zip(*streams, strict=True), strict=True):

@@ -27,7 +27,7 @@ def paths_file(root: Path, options: Options) -> Found:
     """
     items, refused = [], []
     for path in _lists(root, (".txt", ".csv", ".tsv"), options):
-        entries, rejected = read_list(path)
+        entries, rejected = read_list(path, replace=options.replace)
         refused += [
             Refused(f"{path}:{row.line}", f"unusable line: {row.reason}")
             for row in rejected
