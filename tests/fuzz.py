@@ -1,6 +1,6 @@
-"""Image files of every kind, and what random damage to them does to the readers.
+"""Images, lists and weights of every kind, and what random damage does to the readers.
 
-python -m tests.fuzz --seed=1 --seconds=600
+python -m tests.fuzz images|lists|weights --seed=1 --seconds=600
 """
 
 import argparse
@@ -9,6 +9,7 @@ import pathlib
 import random
 import re
 import struct
+import tempfile
 import time
 import zlib
 
@@ -18,7 +19,9 @@ import tifffile
 from PIL import Image
 
 from sdfl_jax.data import images
+from sdfl_jax.data.lists import read_list
 from sdfl_jax.errors import InputError
+from sdfl_jax.weights.files import read_weights
 
 
 def smooth(height=40, width=60) -> np.ndarray:
@@ -169,44 +172,114 @@ def damaged(data: bytes, rng: random.Random) -> bytes:
     return bytes(data)
 
 
-def fuzz(seed: int, seconds: float, count: int, max_pixels: int, keep: str | None):
-    """Reads damaged files until time or count is up; what is no `InputError` is raised.
+def lists(rng: random.Random) -> bytes:
+    """A list of images in some layout and encoding."""
+    delimiter = rng.choice([" ", "\t", ",", ";", "|"])
+    rows = [["a.jpg", "m.png", "e.png", "1"], ["dir\\b.jpg", "None", "", "0"]]
+    rows += [["été.jpg", "", "", rng.choice(["True", "fake", "0.0", "nan"])]]
+    if rng.random() < 0.5:
+        rows.insert(0, ["image", "mask", "edge", "label"])
+    if rng.random() < 0.3:
+        rows = [[f'"{cell}"' for cell in row] for row in rows]
+    text = "\n".join(delimiter.join(row) for row in rows * rng.randrange(1, 4))
+    return text.encode(rng.choice(["utf-8", "utf-8-sig", "utf-16", "cp1252"]))
+
+
+def weight_files() -> list[bytes]:
+    """Small weight files of every kind that is read."""
+    import safetensors.numpy
+
+    from tests.test_weights import contents, write_legacy, write_zip
+
+    arrays = {"a.weight": np.arange(6, dtype=np.float32), "b": np.ones((2, 3))}
+    npz = io.BytesIO()
+    np.savez_compressed(npz, **arrays)
+    found = [npz.getvalue(), safetensors.numpy.save(arrays)]
+    with tempfile.TemporaryDirectory() as folder:
+        for write in (write_zip, write_legacy):
+            path = pathlib.Path(folder, "w.pth")
+            content, storages, _ = contents()
+            write(path, {"model": content, "epoch": 3}, storages)
+            found.append(path.read_bytes())
+    return found
+
+
+def one_input(kind: str, rng: random.Random, folder: pathlib.Path, max_pixels: int):
+    """A function that makes a damaged input, and one that reads it."""
+    path = folder / "input"
+    if kind == "images":
+        files = kinds(smooth()) | grey_kinds(smooth()[..., 0]) | palette_kinds(smooth())
+        files = list((files | modern_kinds(smooth())).values())
+
+        def read(data):
+            reader = rng.choice([images.read_image, images.read_mask])
+            planes = reader(data, max_pixels=max_pixels)
+            assert planes.dtype == np.uint8 and planes.ndim == 3 and planes.size
+
+        return (lambda: damaged(rng.choice(files), rng)), read
+    if kind == "lists":
+
+        def read(data):
+            path.write_bytes(data)
+            entries, rejected = read_list(path)
+            assert entries or rejected
+            assert all(entry.label in (0, 1) and entry.name for entry in entries)
+
+        return (lambda: damaged(lists(rng), rng)), read
+    files = weight_files()
+
+    def read(data):
+        path.write_bytes(data)
+        for name, array in read_weights(path).items():
+            assert isinstance(name, str) and array.dtype != object
+
+    return (lambda: damaged(rng.choice(files), rng)), read
+
+
+def modern_kinds(image: np.ndarray) -> dict[str, bytes]:
+    """What phones and the web write today."""
+    return {
+        "avif": by_pillow(image, "AVIF", quality=90),
+        "jpeg xl": imagecodecs.jpegxl_encode(image, level=90),
+        "jpeg xl container": imagecodecs.jpegxl_encode(image, usecontainer=True),
+    }
+
+
+def fuzz(
+    kind: str, seed: int, seconds: float, count: int, max_pixels: int, keep: str | None
+):
+    """Reads damaged inputs until time or count is up; what is no `InputError` raises.
 
     `keep` names a file that holds the last input, for when the process dies.
     """
     rng = random.Random(seed)
-    files = list(
-        (
-            kinds(smooth()) | grey_kinds(smooth()[..., 0]) | palette_kinds(smooth())
-        ).values()
-    )
-    end, tried, read, slowest = time.monotonic() + seconds, 0, 0, 0.0
-    while time.monotonic() < end and tried < count:
-        data = damaged(rng.choice(files), rng)
-        reader = rng.choice([images.read_image, images.read_mask])
-        if keep:
-            with open(keep, "wb") as file:
-                file.write(data)
-        start = time.monotonic()
-        try:
-            planes = reader(data, max_pixels=max_pixels)
-            assert planes.dtype == np.uint8 and planes.ndim == 3 and planes.size
-            read += 1
-        except InputError as error:
-            assert "\n" not in str(error) and len(str(error)) < 400
-        slowest = max(slowest, time.monotonic() - start)
-        tried += 1
+    end, tried, done, slowest = time.monotonic() + seconds, 0, 0, 0.0
+    with tempfile.TemporaryDirectory() as folder:
+        make, read = one_input(kind, rng, pathlib.Path(folder), max_pixels)
+        while time.monotonic() < end and tried < count:
+            data = make()
+            if keep:
+                pathlib.Path(keep).write_bytes(data)
+            start = time.monotonic()
+            try:
+                read(data)
+                done += 1
+            except InputError as error:
+                assert "\n" not in str(error) and len(str(error)) < 700, str(error)
+            slowest = max(slowest, time.monotonic() - start)
+            tried += 1
     # `getrusage` would count what the process held before it became this program.
     status = pathlib.Path("/proc/self/status").read_text()
     peak = int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) * 1024
     print(
-        f"{tried} files, {read} of them read; slowest {slowest:.2f} s, "
+        f"{tried} {kind}, {done} of them read; slowest {slowest:.2f} s, "
         f"peak memory {peak / 1e6:.0f} MB"
     )
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
+    parser.add_argument("kind", nargs="?", default="images")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--count", type=float, default=float("inf"))

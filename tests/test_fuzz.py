@@ -61,18 +61,28 @@ def test_truncated_files_of_every_kind_are_refused(kind):
             images.read_image(data[: min(int(len(data) * part), len(data) - 17)])
 
 
-def test_random_damage_makes_one_line_errors_only():
+def damage_at_random(kind: str, count: int, seconds: int):
     """In a process of its own, which a decoder could bring down."""
-    command = [sys.executable, "-m", "tests.fuzz", "--seconds=120", "--count=1500"]
+    command = [sys.executable, "-m", "tests.fuzz", kind, f"--count={count}"]
+    command += [f"--seconds={seconds}", "--max_pixels=10000000"]
     root = Path(__file__).parent.parent
-    run = subprocess.run(
-        [*command, "--max_pixels=10000000"], cwd=root, capture_output=True, text=True
-    )
+    run = subprocess.run(command, cwd=root, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr[-2000:]
-    slowest, peak = re.search(
-        r"slowest (\S+) s, peak memory (\d+)", run.stdout
+    tried, slowest, peak = re.search(
+        r"(\d+) \w+, .* slowest (\S+) s, peak memory (\d+)", run.stdout
     ).groups()
-    assert float(slowest) < 10 and int(peak) < 600, run.stdout
+    assert float(slowest) < 10 and int(peak) < 1000, run.stdout
+    return int(tried)
+
+
+def test_random_damage_makes_one_line_errors_only():
+    damage_at_random("images", count=1500, seconds=120)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["images", "lists", "weights"])
+def test_much_random_damage_makes_one_line_errors_only(kind):
+    assert damage_at_random(kind, count=10_000, seconds=1500) == 10_000
 
 
 def test_broken_files_do_not_use_up_references():

@@ -102,7 +102,8 @@ def _read_npz(path: pathlib.Path) -> dict[str, np.ndarray]:
     except InputError:
         raise
     except Exception as error:  # a damaged archive can raise anything
-        raise InputError(f"{path} is damaged or no .npz file: {error}.") from None
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"{path} is damaged or no .npz file: {reason}.") from None
 
 
 def _refuse_beyond(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, size: int):
@@ -122,6 +123,7 @@ def _read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
     try:
         return safetensors.numpy.load_file(path)
     except Exception as error:
+        reason = " ".join(str(error).split())[:200]
         raise InputError(
-            f"{path} is damaged or no .safetensors file: {error}."
+            f"{path} is damaged or no .safetensors file: {reason}."
         ) from None

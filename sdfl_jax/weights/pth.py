@@ -11,6 +11,7 @@ they run or load things, are refused.
 """
 
 import collections
+import errno
 import functools
 import io
 import logging
@@ -96,11 +97,14 @@ def read_pth(path: str | os.PathLike) -> dict[str, np.ndarray]:
             return read(file, end)
     except _Refused as refusal:
         raise InputError(f"{path}: {refusal}.") from None
-    except OSError:
-        raise
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # where an archive points before its beginning
+            raise
+        raise InputError(f"{path} is damaged ({error.strerror}).") from None
     except Exception as error:  # a damaged pickle can raise anything
         raise InputError(
-            f"{path} is damaged or no PyTorch file ({type(error).__name__}: {error})."
+            f"{path} is damaged or no PyTorch file ({type(error).__name__}: "
+            f"{' '.join(str(error).split())[:200]})."
         ) from None
 
 
