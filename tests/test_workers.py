@@ -210,28 +210,36 @@ def test_image_that_crashes_its_decoder_is_named_by_every_tool(tmp_path, tool):
     assert ("5.png" in text) == (tool != "explore")  # which names no file
 
 
-def test_workers_end_with_the_process_that_started_them(tmp_path):
+STARTS = {
+    "data": "workers.each(tell, range(2), lost=None, workers=2, chunk=1, bar=bar)",
+    "examine": "(lambda w: [w.result(w.start(tell, i)) for i in (0, 1)])(Workers(2))",
+}
+
+
+@pytest.mark.parametrize("room", ["data", pytest.param("examine", marks=slow)])
+def test_workers_end_with_the_process_that_started_them(tmp_path, room):
     script = tmp_path / "parent.py"
     script.write_text(
         "import os, time\n"
         "from tqdm import tqdm\n"
         "from sdfl_jax.data import workers\n"
+        "from sdfl_jax.examine.isolation import Workers\n"
         "def tell(item):\n"
         f"    open('{tmp_path}/' + str(os.getpid()), 'w').close()\n"
         "    time.sleep(1000)\n"
         "if __name__ == '__main__':\n"
-        "    how = dict(lost=None, workers=2, chunk=1, bar=tqdm(disable=True))\n"
-        "    list(workers.each(tell, range(2), **how))\n"
+        "    bar = tqdm(disable=True)\n"
+        f"    list({STARTS[room]})\n"
     )
     parent = subprocess.Popen([sys.executable, str(script)], env=environment())
     alone = lambda: [Path("/proc", p.name) for p in tmp_path.glob("[0-9]*")]
-    wait_until(lambda: len(alone()) == 2)
+    wait_until(lambda: alone())
     parent.send_signal(signal.SIGKILL)
     parent.wait()
     wait_until(lambda: not any(process.exists() for process in alone()))
 
 
-def wait_until(happened, seconds: float = 60):
+def wait_until(happened, seconds: float = 120):
     end = time.monotonic() + seconds
     while not happened():
         assert time.monotonic() < end

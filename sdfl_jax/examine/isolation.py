@@ -12,6 +12,7 @@ from concurrent.futures import TimeoutError
 import pebble
 
 from sdfl_jax.data.setup import setup
+from sdfl_jax.data.workers import end_with_parent
 from sdfl_jax.errors import InputError
 from sdfl_jax.examine.finding import text
 
@@ -75,11 +76,10 @@ def _ending(status: int | None) -> str:
 
 
 def _limit(megabytes: int):
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process says when to stop
+    setup()
+    end_with_parent()
     # Libraries and their threads are loaded by now, and reserve far more than they use.
     import sdfl_jax.examine.evidence  # noqa: F401
-
-    setup()
 
     with open("/proc/self/statm") as file:
         now = int(file.read().split()[0]) * resource.getpagesize()
