@@ -19,6 +19,7 @@ from sdfl_jax import report
 from sdfl_jax.data import degrade, eval_sources, images
 from sdfl_jax.data.build import __main__ as build_command
 from sdfl_jax.devices import sharding
+from sdfl_jax.errors import InputError
 from sdfl_jax.evaluate import __main__ as evaluate_command
 from sdfl_jax.evaluate import scoring
 from sdfl_jax.evaluate.options import Options
@@ -211,10 +212,10 @@ def test_predictions_are_found_by_name(tmp_path):
     (tmp_path / "flat/scores.csv").write_text("image,score\nx,0.25\n")
     found = Predictions(tmp_path / "flat")
     assert found.find("b/x.jpg") == "x.png"
-    assert found.score("b/x.jpg", found.levels("x.png")) == 0.25
-    assert found.score("b/y.jpg", found.levels("x.png")) is None
+    assert found.score("b/x.jpg", found.read("x.png")) == 0.25
+    assert found.score("b/y.jpg", found.read("x.png")) is None
     (tmp_path / "flat/scores.csv").unlink()
-    assert Predictions(tmp_path / "flat").score("x", found.levels("x.png")) == 0.2
+    assert Predictions(tmp_path / "flat").score("x", found.read("x.png")) == 0.2
 
 
 def test_predictions_that_cannot_be_meant_are_refused(listed, tmp_path, capsys):

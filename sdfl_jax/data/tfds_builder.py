@@ -26,6 +26,7 @@ import tensorflow_datasets as tfds
 from sdfl_jax.data import images, records
 from sdfl_jax.data.build import shards
 from sdfl_jax.data.lists import (
+    SPLITS,
     Rejected,
     add_list_arguments,
     nothing_usable,
