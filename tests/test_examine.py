@@ -404,6 +404,7 @@ def test_strange_names_and_hostile_metadata_are_shown_as_text(tmp_path, photogra
         assert "&lt;script&gt;alert(1)" in text
     assert (target / "report.pdf").read_bytes().startswith(b"%PDF")
     assert "\n'=cmd" in (out / "case.csv").read_text()
+    assert row["lines_failed"] == ""  # its name stops no line
     assert not verify(out)["problems"]
 
 

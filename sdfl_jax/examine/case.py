@@ -127,8 +127,7 @@ class Case:
             row_of(json.loads((self.folder / folder / EVIDENCE_FILE).read_text()))
             for folder in self._done
         ]
-        safe = [{key: _no_formula(value) for key, value in row.items()} for row in rows]
-        write_csv(self.folder / TABLE, safe, COLUMNS)
+        write_csv(self.folder / TABLE, rows, COLUMNS)
         pictures = {row["folder"]: self._small(row["folder"]) for row in rows}
         _write(self.folder / INDEX, page.index(rows, pictures, self.log.head).encode())
         files = {name: log.sha256_of(self.folder / name) for name in (TABLE, INDEX)}
@@ -360,13 +359,6 @@ def _changed(folder: Path, files: dict[str, str]) -> Iterator[str]:
             yield f"{name}: missing"
         elif log.sha256_of(path) != sha256:
             yield f"{name}: changed since it was written"
-
-
-def _no_formula(value):
-    """Text that a spreadsheet would take for a formula gets a quote before it."""
-    if isinstance(value, str) and value.startswith(("=", "+", "-", "@")):
-        return f"'{value}"
-    return value
 
 
 def _write(path: Path, data: bytes):

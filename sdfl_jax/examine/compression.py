@@ -201,7 +201,8 @@ def earlier(path: Path) -> dict:
     quality takes away from a single compression), `quality` (the best one) and
     `claimed`. The last three are None where the picture is too small or too flat.
     """
-    coefficients = jpeglib.read_dct(str(path))
+    with path.open("rb") as file:  # jpeglib takes no name that is not UTF-8
+        coefficients = jpeglib.read_dct(f"/proc/self/fd/{file.fileno()}")
     blocks = _middle(np.asarray(coefficients.Y))  # h w 8 8
     table = np.asarray(coefficients.qt[0], np.int32)
     nothing = {"looked_at": 0, "gain": None, "quality": None, "claimed": None}
