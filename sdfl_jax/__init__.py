@@ -1,15 +1,12 @@
-"""Finds manipulated pixels in images: networks, training, evaluation, prediction."""
+"""Finds manipulated pixels in images: networks, training, evaluation, prediction.
 
-import importlib  # of what starts JAX only where it is asked for
+`load` gives a trained network that answers for images, `metrics.report` scores masks of
+any program, `models.build` makes a network and `weights.from_torch` fills it. Nothing
+is imported before it is used.
+"""
 
-__all__ = ["load"]
+import lazy_loader
+
 __version__ = "0.1.0"
 
-
-def load(network: str = "starter", checkpoint_name: str = "best"):
-    """A `predict.predictor.Predictor` of a run's folder or a shipped network's name.
-
-    Raises InputError where there is no such network.
-    """
-    predictor = importlib.import_module("sdfl_jax.predict.predictor")
-    return predictor.Predictor(network, checkpoint_name)
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

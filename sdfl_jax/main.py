@@ -1,14 +1,18 @@
-"""Trains a network: `python -m sdfl_jax.main --config=FILE --workdir=DIR`.
+"""Trains a network as a config says, and goes on where an interrupted run stopped.
 
-`--dry_run` only tells what training it would take.
+python -m sdfl_jax.main --config=configs/sdfl.py --workdir=runs/sdfl
+python -m sdfl_jax.main --config=configs/sdfl.py --dry_run
+
+Every field of a config stands in `sdfl_jax/config.py`, with its default and meaning.
 """
 
 import re
 import shlex
 import sys
+from collections.abc import Sequence
 
 import ml_collections as mlc
-from absl import app, flags
+from absl import flags
 from ml_collections import config_flags
 
 from sdfl_jax import config
@@ -111,8 +115,22 @@ def _with_config_found(argv: list[str]) -> list[str]:
     return argv
 
 
-if __name__ == "__main__":
-    if any(flag in sys.argv for flag in ("--help", "--helpshort", "-h")):
-        app.run(lambda _: None)
+def command(argv: Sequence[str] | None = None):
+    """`main`, or the help, in a process that has huge pages where that is possible."""
+    given = list(sys.argv[1:] if argv is None else argv)
+    if any(flag in given for flag in ("--help", "-help", "--helpshort", "-h")):
+        print(_help())
+        return
     huge_pages.restart()
-    main()
+    main(given)
+
+
+def _help() -> str:
+    flag = lambda name: f"  --{name}\n      {flags.FLAGS[name].help}"
+    own = (_CONFIG, _WORKDIR, _ALLOW_CONFIG_CHANGE, _DRY_RUN)
+    usage = "usage: sdfl train --config=NAME[:ARG] --workdir=DIR [--config.KEY=VALUE]"
+    return "\n".join([usage, "", __doc__, *(flag(holder.name) for holder in own)])
+
+
+if __name__ == "__main__":
+    command()

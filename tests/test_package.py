@@ -100,3 +100,17 @@ def test_requirements_and_extras_are_the_same(file, extra):
     asked = {line for line in lines if re.match(r"\w", line)}
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert set(project["optional-dependencies"][extra]) == asked
+
+
+def test_importing_the_package_imports_no_jax(run):
+    done = run(
+        "-c", "import sdfl_jax as s, sys; s.__all__; print('jax' in sys.modules)"
+    )
+    assert done.stdout == "False\n", done.stderr
+
+
+def test_the_public_names_are_there(run):
+    names = "load Predictor metrics.report models.build weights.from_torch".split()
+    code = "import sdfl_jax; print(" + ", ".join(f"sdfl_jax.{n}" for n in names) + ")"
+    done = run("-c", code)
+    assert done.returncode == 0, done.stderr

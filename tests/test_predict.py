@@ -289,3 +289,71 @@ def test_numbers_that_mean_nothing_are_told_once(workdir, tmp_path, capsys, opti
     (tmp_path / "a.png").write_bytes(by_pillow(np.zeros((9, 9, 3), np.uint8), "PNG"))
     _, errors = run(workdir, tmp_path / "out", tmp_path, option, code=2, capsys=capsys)
     assert len(errors) == 1 and option in errors[0]
+
+
+# --------------------------------------------------------------- the library
+
+
+@pytest.fixture(scope="module")
+def net(workdir):
+    import sdfl_jax
+
+    return sdfl_jax.load(workdir)
+
+
+@pytest.fixture(scope="module")
+def photo(tmp_path_factory):
+    path = tmp_path_factory.mktemp("photo") / "photo.png"
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 72, 3), np.uint8)
+    cv2.imwrite(str(path), pixels[..., ::-1])
+    return path, pixels
+
+
+def test_a_file_and_its_pixels_get_the_same_typed_answer(net, photo):
+    path, pixels = photo
+    of_file, of_pixels = net.predict(path), net.predict(pixels)
+    assert of_file.mask_probs.shape == (40, 72)
+    assert of_file.mask_probs.dtype == np.float32
+    np.testing.assert_array_equal(of_file.mask_probs, of_pixels.mask_probs)
+    assert of_file.score == of_pixels.score
+    expected = of_file.mask_probs >= of_file.pixel_threshold
+    np.testing.assert_array_equal(of_file.mask, expected)
+    assert (of_file.name, of_pixels.name) == (str(path), "0")
+    assert of_file.manipulated == (of_file.score >= of_file.threshold)
+    assert of_file.verdict in predictor.VERDICTS
+
+
+def test_a_stream_is_answered_while_it_goes_on(net, photo, tmp_path):
+    path, pixels = photo
+    drawn = 0
+
+    def endless():
+        nonlocal drawn
+        while True:
+            drawn += 1
+            yield path if drawn % 2 else pixels
+
+    answers = net.predict_many(endless(), batch_size=2)
+    names = [next(answers).name for _ in range(6)]
+    assert names == [str(path), "1", str(path), "3", str(path), "5"]
+    assert drawn <= 40  # a few batches of four devices ahead
+
+
+def test_files_that_cannot_be_read_do_not_end_a_stream(net, photo, tmp_path):
+    (bad := tmp_path / "bad.png").write_bytes(b"no image")
+    found = list(net.predict_many([bad, photo[0], bad]))
+    assert sorted(a.name for a in found) == sorted([str(bad), str(photo[0]), str(bad)])
+    assert str(bad) in found[0].error
+    assert [type(answer).__name__ for answer in net.predict_many([bad])] == [
+        "Unanswered"
+    ]
+    with pytest.raises(InputError, match="bad.png"):
+        net.predict(bad)
+
+
+@pytest.mark.parametrize(
+    "array", [np.zeros((4, 4, 3)), np.zeros((4, 4), np.uint8), [[0, 0, 0]]]
+)
+def test_another_array_is_refused_in_one_line(net, array):
+    with pytest.raises(InputError, match=r"uint8 of \(height, width, 3\)"):
+        net.predict(array)

@@ -33,6 +33,7 @@ FLOORS = [
     {"training"},
     {"train", "evaluate", "predict"},
     {"main", "examine"},
+    {"cli"},
 ]
 LEVEL = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
 
@@ -93,7 +94,8 @@ def test_data_starts_no_device():
         "import sys, sdfl_jax.data.pipeline, sdfl_jax.data.eval_sources;"
         "import sdfl_jax.data.build.__main__, sdfl_jax.data.forge.__main__;"
         "import sdfl_jax.data.audit.__main__, sdfl_jax.data.explore.__main__;"
-        "import sdfl_jax.data.layouts.__main__, sdfl_jax.data.tfds_builder;"
+        "import sdfl_jax.data.layouts.__main__;"
+        "import sdfl_jax.data.tfds_builder.builder, sdfl_jax.data.explore.explorer;"
         "jax = sys.modules.get('jax');"
         "from jax._src import xla_bridge as x;"
         "sys.exit(bool(jax) and x.backends_are_initialized())"

@@ -14,7 +14,8 @@ from sdfl_jax.errors import InputError
 
 tfds = pytest.importorskip("tensorflow_datasets")
 
-from sdfl_jax.data import tfds_builder  # noqa: E402
+from sdfl_jax.data.tfds_builder import __main__ as tfds_command  # noqa: E402
+from sdfl_jax.data.tfds_builder import builder  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -71,19 +72,19 @@ def test_data_source_equals_the_shards(folder, tmp_path, capsys):
         "val": folder / "list.csv",
         "test": folder / "small",
     }
-    tfds_builder.prepare("study", tmp_path, splits)
+    builder.prepare("study", tmp_path, splits)
     assert "1 of 7 lines rejected" in capsys.readouterr().out
     for split, shards in [("train", "shards"), ("val", "shards"), ("test", "small")]:
         examples = tfds.data_source("sdfl/study", split=split, data_dir=tmp_path)
         assert_equal_to_shards(examples, folder / shards)
     assert "tensorflow" not in sys.modules
     with pytest.raises(InputError, match="exists already"):
-        tfds_builder.prepare("study", tmp_path, splits)
+        builder.prepare("study", tmp_path, splits)
 
 
 def test_others_read_it_without_this_package_or_tensorflow(folder, tmp_path):
     arguments = ["--name=other", f"--data_dir={tmp_path}", f"--train={folder}/shards"]
-    tfds_builder.main(arguments)
+    tfds_command.main(arguments)
     code = (
         "import sys, tensorflow_datasets as tfds\n"
         "read = tfds.data_source('sdfl/other', split='train', data_dir=sys.argv[1])\n"
@@ -108,7 +109,7 @@ def test_wrong_arguments_are_one_line(folder, arguments, reason, capsys, monkeyp
     monkeypatch.chdir(folder)
     (folder / "empty.csv").write_text("image,label\nmissing.png,0\n")
     with pytest.raises(SystemExit) as caught:
-        tfds_builder.main(["--data_dir=data", *arguments])
+        tfds_command.main(["--data_dir=data", *arguments])
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert caught.value.code == 2 and reason in error
     assert not (folder / "data" / "sdfl" / "x" / "1.0.0").exists()
@@ -117,5 +118,5 @@ def test_wrong_arguments_are_one_line(folder, arguments, reason, capsys, monkeyp
 def test_failed_attempt_does_not_stand_in_the_way(folder, tmp_path):
     (folder / "empty.csv").write_text("image,label\nmissing.png,0\n")
     with pytest.raises(InputError):
-        tfds_builder.prepare("x", tmp_path, {"train": folder / "empty.csv"})
-    tfds_builder.prepare("x", tmp_path, {"train": folder / "shards"})
+        builder.prepare("x", tmp_path, {"train": folder / "empty.csv"})
+    builder.prepare("x", tmp_path, {"train": folder / "shards"})

@@ -3,13 +3,21 @@
 import dataclasses
 from collections.abc import Sequence
 
-from sdfl_jax.data import degrade, tiling
+from sdfl_jax import metrics
+from sdfl_jax.data import degrade, eval_sources, tiling
 from sdfl_jax.errors import InputError, valid
+from sdfl_jax.steps import IMAGE_LEVEL_MASKS
 
 TTA = ("none", "flips")
-
-
 SCORING = ("original", "network")
+
+_CHOICES = {
+    "tta": TTA,
+    "scoring": SCORING,
+    "image_level_mask": IMAGE_LEVEL_MASKS,
+    "size_mismatch": eval_sources.SIZE_MISMATCH,
+    "empty_mask": metrics.EMPTY_MASK,
+}
 
 
 # Options that ask a network something, which saved masks cannot answer.
@@ -60,6 +68,10 @@ class Options:
 
     def __post_init__(self):
         """Raises `InputError` for values that mean nothing or not together."""
+        for name, known in _CHOICES.items():
+            if getattr(self, name) not in known:
+                given = getattr(self, name)
+                raise InputError(f"--{name}={given}: {valid(given, known)}")
         if not 0 < self.threshold < 1:
             raise InputError(f"--threshold={self.threshold}: must lie between 0 and 1.")
         for name, least in (("batch_size", 1), ("workers", 0), ("overlap", 0)):

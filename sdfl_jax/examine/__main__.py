@@ -84,7 +84,7 @@ def _verify(folder: str):
 
 def _arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m sdfl_jax.examine", description=__doc__.splitlines()[0]
+        prog="sdfl examine", description=__doc__.splitlines()[0]
     )
     parser.add_argument("files", nargs="*", help="photographs, folders of them")
     parser.add_argument("--out", metavar="CASE", help="folder of the case")

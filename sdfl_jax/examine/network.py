@@ -63,7 +63,7 @@ def network(predictor: Predictor, image: np.ndarray) -> tuple[Finding, dict]:
         overlay(image, answer.mask_probs),
         "What the network marks, tinted red; the line runs where it is half sure.",
     )
-    finding.show("mask.png", answer.mask, "The mask: white where it marks surely.")
+    finding.show("mask.png", answer.grey, "The mask: white where it marks surely.")
     return finding, judged(predictor, answer.score)
 
 

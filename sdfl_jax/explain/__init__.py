@@ -5,20 +5,8 @@ and runs under `jax.jit`. What is explained is the score of a class (`class_scor
 default "manipulated".
 """
 
-from sdfl_jax.explain.grad_cam import default_layer, grad_cam
-from sdfl_jax.explain.gradients import integrated_gradients, saliency
-from sdfl_jax.explain.layers import IMAGE, find_layers, look, notable_layers
-from sdfl_jax.explain.score import class_score, predicted_class
+import lazy_loader
 
-__all__ = [
-    "IMAGE",
-    "class_score",
-    "default_layer",
-    "find_layers",
-    "grad_cam",
-    "integrated_gradients",
-    "look",
-    "notable_layers",
-    "predicted_class",
-    "saliency",
-]
+METHODS = ("saliency", "grad_cam", "integrated_gradients")
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

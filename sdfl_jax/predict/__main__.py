@@ -12,16 +12,13 @@ import sys
 
 from tqdm import tqdm
 
-from sdfl_jax.data.setup import setup
 from sdfl_jax.errors import InputError, one_line
-from sdfl_jax.predict.outputs import predict
 
 
 @one_line
 def main(argv=None):
     """Reads the command line; one JSON line per image goes to standard output."""
     args = _arguments().parse_args(argv)
-    setup()
     if args.serve:
         _serve(args)
         return
@@ -34,6 +31,11 @@ def main(argv=None):
             )
     if not args.every_seconds >= 0:
         raise InputError(f"--every_seconds={args.every_seconds}: 0 or more.")
+    # Imported late: help and mistakes are told within a second.
+    from sdfl_jax.data.setup import setup
+    from sdfl_jax.predict.outputs import predict
+
+    setup()
     failed = 0
     for line in predict(
         args.workdir,
@@ -56,12 +58,24 @@ def main(argv=None):
         sys.exit(1)
 
 
-def _serve(args):
-    from sdfl_jax.predict import (
-        serve,
-    )  # a web server, which the other way does not need
+@one_line
+def serve(argv=None):
+    """`main --serve`, with the options of the page alone."""
+    parser = argparse.ArgumentParser(
+        prog="sdfl serve",
+        description="Serves a page that marks manipulated pixels in photographs.",
+    )
+    _add_network(parser)
+    _add_page(parser)
+    _serve(parser.parse_args(argv))
 
-    serve.run(
+
+def _serve(args):
+    from sdfl_jax.data.setup import setup
+    from sdfl_jax.predict.serve import run
+
+    setup()
+    run(
         args.workdir,
         args.checkpoint,
         host=args.host,
@@ -72,38 +86,38 @@ def _serve(args):
 
 def _arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m sdfl_jax.predict", description=__doc__.splitlines()[0]
+        prog="sdfl predict",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
-        "--workdir",
-        "--network",
-        default="starter",
-        help="folder of a training run, or a network of the package's (starter)",
-    )
-    parser.add_argument("--out", help="folder for masks and overlays")
-    parser.add_argument("files", nargs="*", help="images, videos, folders of both")
-    parser.add_argument("--checkpoint", default="best", help="best, latest or a step")
-    parser.add_argument("--batch_size", type=int, default=8)
-    parser.add_argument("--workers", type=int, default=0, help="processes that decode")
-    parser.add_argument(
-        "--every_frames", type=int, default=1, help="of a video: each n-th frame"
-    )
-    parser.add_argument(
-        "--every_seconds", type=float, default=0, help="of a video: a frame in so many"
-    )
-    parser.add_argument(
-        "--serve", action="store_true", help="opens a page to drop photos on instead"
-    )
-    parser.add_argument(
-        "--host",
-        default="127.0.0.1",
-        help="address that the page is served at: this machine alone by default",
-    )
-    parser.add_argument("--port", type=int, default=8000, help="0 takes a free one")
-    parser.add_argument(
-        "--max_upload_mb", type=float, default=50, help="of a photo that is dropped"
-    )
+    _add_network(parser)
+    add = parser.add_argument
+    add("--out", help="folder for masks and overlays")
+    add("files", nargs="*", help="images, videos, folders of both")
+    add("--batch_size", type=int, default=8)
+    add("--workers", type=int, default=0, help="processes that decode")
+    add("--every_frames", type=int, default=1, help="of a video: each n-th frame")
+    seconds = "of a video: a frame in so many"
+    add("--every_seconds", type=float, default=0, help=seconds)
+    page = "open a page to drop photographs on instead"
+    add("--serve", action="store_true", help=page)
+    _add_page(parser)
     return parser
+
+
+def _add_network(parser: argparse.ArgumentParser):
+    run = "folder of a training run, or a network of the package's (default: starter)"
+    parser.add_argument("--workdir", "--network", default="starter", help=run)
+    parser.add_argument("--checkpoint", default="best", help="best, latest or a step")
+
+
+def _add_page(parser: argparse.ArgumentParser):
+    add = parser.add_argument_group("the page").add_argument
+    host = "address it is served at (default: this machine alone)"
+    add("--host", default="127.0.0.1", help=host)
+    add("--port", type=int, default=8000, help="0 takes a free one")
+    upload = "of a photograph that is dropped"
+    add("--max_upload_mb", type=float, default=50, help=upload)
 
 
 if __name__ == "__main__":

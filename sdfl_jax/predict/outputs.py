@@ -120,6 +120,6 @@ def _film(predictor, out: Path, path: Path, name: str, sampling: dict, batch_siz
 def _written(out: Path, name: str, answer: Answer) -> dict:
     """The numbers of an image and the paths of its mask and overlay."""
     mask, overlay = out / "masks" / name, out / "overlays" / name
-    images.write_map(mask, answer.mask)
+    images.write_map(mask, answer.grey)
     images.write_png(overlay, answer.overlay)
     return answer.figures() | {"mask": str(mask), "overlay": str(overlay)}

@@ -1,5 +1,6 @@
 """A trained network, loaded once, that answers for any images."""
 
+import collections
 import dataclasses
 import hashlib
 import json
@@ -13,7 +14,7 @@ import numpy as np
 
 from sdfl_jax import metrics
 from sdfl_jax.checkpoints import checkpoint
-from sdfl_jax.data import pipeline
+from sdfl_jax.data import images, pipeline
 from sdfl_jax.devices import compiled, sharding
 from sdfl_jax.drawing.overlay import overlay
 from sdfl_jax.errors import InputError
@@ -44,24 +45,38 @@ def verdict(score: float, calibration: Mapping | None) -> str:
 class Answer:
     """What the network says of one image.
 
-    `image` uint8 H W 3, `mask_probs` float32 H W in [0, 1], `score` in [0, 1];
-    `manipulated`: the score is at least the threshold that was best on the validation
-    data; `verdict`: one of `VERDICTS`; `area`: the share of pixels that are at least
-    theirs; `mask_source`: "network", or what stands in for the masks of a network that
-    gives none.
+    `image` uint8 H W 3; `mask_probs` float32 H W in [0, 1]; `score` in [0, 1], of the
+    whole image; `verdict`: one of `VERDICTS`; `threshold`: the score that was best on
+    the validation data, or 0.5; `pixel_threshold`: likewise of pixels; `mask_source`:
+    "network", or what stands in for the masks of a network that gives none.
     """
 
     name: str
     image: np.ndarray
     mask_probs: np.ndarray
     score: float
-    manipulated: bool
     verdict: str
-    area: float
+    threshold: float
+    pixel_threshold: float
     mask_source: str
 
     @property
+    def manipulated(self) -> bool:
+        """Whether the score reaches the threshold."""
+        return self.score >= self.threshold
+
+    @property
     def mask(self) -> np.ndarray:
+        """The pixels that reach theirs, bool H W."""
+        return self.mask_probs >= self.pixel_threshold
+
+    @property
+    def area(self) -> float:
+        """The share of pixels in `mask`."""
+        return float(np.mean(self.mask))
+
+    @property
+    def grey(self) -> np.ndarray:
         """The probabilities as a grey picture, uint8 H W, 255 for 1."""
         return metrics.levels(self.mask_probs)
 
@@ -81,6 +96,14 @@ class Answer:
             "manipulated_area": round(self.area, 4),
             "mask_source": self.mask_source,
         }
+
+
+@dataclasses.dataclass(frozen=True)
+class Unanswered:
+    """An image that could not be read or answered, and why, in one line."""
+
+    name: str
+    error: str
 
 
 class Predictor:
@@ -113,6 +136,49 @@ class Predictor:
         self._mask_source = mask_source(trained.model, _IMAGE_LEVEL_MASK)
         self.pixel_threshold, self.image_threshold = trained.thresholds
 
+    def predict(self, image: str | os.PathLike | np.ndarray) -> Answer:
+        """The answer for an image file, or for an array uint8 H W 3 (RGB).
+
+        Raises `InputError` for a file that cannot be read, for another array and where
+        the network gives no number.
+        """
+        example = _example(0, image)
+        if isinstance(example, Unanswered):
+            raise InputError(example.error)
+        (answer,) = self._streamed([example], 1)
+        if isinstance(answer, dict):
+            raise InputError(answer["error"])
+        return answer
+
+    def predict_many(
+        self,
+        stream: Iterable[str | os.PathLike | np.ndarray],
+        *,
+        batch_size: int = 8,
+    ) -> Iterator[Answer | Unanswered]:
+        """An answer for each of a `stream` of files and arrays (uint8 H W 3, RGB).
+
+        They are read as they are needed, a few batches ahead, so any number of them
+        takes the same memory. `name` is the path, or the place of an array ("0", ...).
+        Answers come in the order of the stream, as far as sizes allow, and `Unanswered`
+        about where it belongs. Raises `InputError` for an array of another kind.
+        """
+        unread = collections.deque()
+
+        def readable():
+            for number, image in enumerate(stream):
+                example = _example(number, image)
+                if isinstance(example, Unanswered):
+                    unread.append(example)
+                else:
+                    yield example
+
+        for answer in self._streamed(readable(), batch_size):
+            while unread:
+                yield unread.popleft()
+            yield Unanswered(**answer) if isinstance(answer, dict) else answer
+        yield from unread
+
     def of_files(
         self,
         paths: Sequence[str | os.PathLike],
@@ -144,10 +210,14 @@ class Predictor:
         An answer that is no number is a dict of `name` and `error` instead, in its
         batch's place.
         """
+        examples = (pipeline.unlabelled(name, image) for name, image in named)
+        return self._streamed(examples, batch_size)
+
+    def _streamed(
+        self, examples: Iterable[dict], batch_size: int
+    ) -> Iterator[Answer | dict]:
         batches = pipeline.stream_batches(
-            (pipeline.unlabelled(name, image) for name, image in named),
-            batch_size=self._rows(batch_size),
-            **self.settings,
+            examples, batch_size=self._rows(batch_size), **self.settings
         )
         return self._answers(batches)
 
@@ -182,9 +252,9 @@ class Predictor:
                 image=example["image"],
                 mask_probs=mask_probs,
                 score=score,
-                manipulated=bool(score >= self.image_threshold),
                 verdict=verdict(score, self.calibration),
-                area=float(np.mean(mask_probs >= self.pixel_threshold)),
+                threshold=self.image_threshold,
+                pixel_threshold=self.pixel_threshold,
                 mask_source=self._mask_source,
             )
 
@@ -235,3 +305,30 @@ def _calibration(workdir: str | os.PathLike, progress: Mapping) -> Mapping | Non
     if not 0 <= low <= high <= 1:
         raise InputError(f"{path}: a band of {low} to {high}, not within 0 to 1.")
     return found
+
+
+def load(network: str | os.PathLike = "starter", checkpoint: str = "best") -> Predictor:
+    """The network of a working directory, or one that ships with the package, by name.
+
+    `checkpoint` is "best", "latest" or a step. Raises `InputError` where there is no
+    such network or checkpoint.
+    """
+    return Predictor(os.fspath(network), checkpoint)
+
+
+def _example(number: int, image: str | os.PathLike | np.ndarray) -> dict | Unanswered:
+    """A file or an array as an example of nothing known."""
+    if isinstance(image, str | os.PathLike):
+        name = os.fspath(image)
+        try:
+            return pipeline.unlabelled(name, images.read_image(name))
+        except InputError as error:
+            return Unanswered(name, str(error))
+    kind = getattr(image, "dtype", type(image).__name__)
+    shape = getattr(image, "shape", ())
+    if kind != np.uint8 or len(shape) != 3 or shape[2] != 3 or 0 in shape:
+        raise InputError(
+            f"Image {number} is an array of {kind}, {shape}: a path, or uint8 of "
+            "(height, width, 3), is expected."
+        )
+    return pipeline.unlabelled(str(number), np.asarray(image))

@@ -247,7 +247,7 @@ def _listen(host: str, port: int) -> socket.socket:
 
 def _as_json(found: Answer) -> dict:
     height, width = found.image.shape[:2]
-    mask = images.encode_mask(found.mask[..., None])
+    mask = images.encode_mask(found.grey[..., None])
     bgr = cv2.cvtColor(found.overlay, cv2.COLOR_RGB2BGR)
     options = [cv2.IMWRITE_JPEG_QUALITY, _OVERLAY_QUALITY]
     # Colours as sharp as the outlines that are drawn in them.

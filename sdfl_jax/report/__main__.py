@@ -1,4 +1,4 @@
-"""Tables over several evaluations.
+"""Sums up several evaluations in tables.
 
 python -m sdfl_jax.report table RUN...                 the study's tables
 python -m sdfl_jax.report runs RUN...                  N runs of one experiment
@@ -16,8 +16,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sdfl_jax.errors import InputError, one_line
-from sdfl_jax.files import write_csv
-from sdfl_jax.report import calibration, matrix, runs, study
 
 
 @one_line
@@ -27,7 +25,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     args.command(args)
 
 
+# The rooms behind each table are imported late: help is told within a second.
+
+
 def _table(args):
+    from sdfl_jax.files import write_csv
+    from sdfl_jax.report import study
+
     found = study.rows(args.runs)
     print(study.study_table(found))
     if args.csv:
@@ -35,6 +39,9 @@ def _table(args):
 
 
 def _runs(args):
+    from sdfl_jax.files import write_csv
+    from sdfl_jax.report import runs
+
     rows = runs.sum_up(args.runs, args.protocol)
     print(runs.runs_table(rows))
     if args.csv:
@@ -42,7 +49,9 @@ def _runs(args):
 
 
 def _matrix(args):
-    keys = args.figures.split(",")
+    from sdfl_jax.report import matrix
+
+    keys = args.figures.split(",") if args.figures else matrix.SHOWN
     if args.run:
         if args.config is None or not args.data:
             raise InputError("--run takes --config=FILE and --data=NAME=... parts.")
@@ -65,6 +74,8 @@ def _matrix(args):
 
 
 def _calibrate(args):
+    from sdfl_jax.report import calibration
+
     found = calibration.write(args.run, args.out, args.false_alarms)
     print("\n".join(calibration.lines(found)))
 
@@ -72,7 +83,7 @@ def _calibrate(args):
 def _arguments() -> argparse.ArgumentParser:
     about, rest = __doc__.split("\n\n", 1)
     parser = argparse.ArgumentParser(
-        prog="python -m sdfl_jax.report",
+        prog="sdfl report",
         description=about,
         epilog=rest,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -105,9 +116,7 @@ def _arguments() -> argparse.ArgumentParser:
     )
     grid.add_argument("--leave_one_out", action="store_true")
     grid.add_argument(
-        "--figures",
-        default=",".join(matrix.SHOWN),
-        help="standard figures, divided by commas",
+        "--figures", help="standard figures, divided by commas (default: IoU and F1)"
     )
 
     calibrated = commands.add_parser("calibrate", help="what a network's scores say")

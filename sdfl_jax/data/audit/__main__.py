@@ -1,4 +1,4 @@
-"""Whether the lists of a study can be trusted: leaks between them, labels, masks.
+"""Tells whether a study's lists can be trusted: leaks, labels, masks.
 
 python -m sdfl_jax.data.audit --train=FILE --val=FILE --test=FILE --fix=clean
 
@@ -43,7 +43,7 @@ def _no_garbage_collection() -> Iterator[None]:
 def main(argv: Sequence[str] | None = None) -> int:
     about, rest = __doc__.split("\n\n", 1)
     parser = argparse.ArgumentParser(
-        prog="python -m sdfl_jax.data.audit",
+        prog="sdfl data audit",
         description=about,
         epilog=rest,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -1,4 +1,4 @@
-"""A list of images becomes a folder of shards.
+"""Turns a list of images into a folder of shards.
 
 python -m sdfl_jax.data.build --paths_file=paths_train.txt --out=shards/train
 python -m sdfl_jax.data.build --verify --out=shards/train
@@ -29,8 +29,9 @@ from sdfl_jax.errors import InputError, one_line
 @one_line
 def main(argv: Sequence[str] | None = None):
     parser = argparse.ArgumentParser(
-        prog="python -m sdfl_jax.data.build",
-        description="Turns a list of images into a folder of shards.",
+        prog="sdfl data build",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     add = parser.add_argument
@@ -55,6 +56,18 @@ def main(argv: Sequence[str] | None = None):
     if arguments["paths_file"] is None:
         raise InputError("--paths_file: the list to build from is expected.")
     build(arguments.pop("paths_file"), arguments.pop("out"), **arguments)
+
+
+@one_line
+def check(argv: Sequence[str] | None = None) -> int:
+    """`main --verify`, as a command of its own."""
+    parser = argparse.ArgumentParser(
+        prog="sdfl data verify",
+        description="Reads every record of some shards; exits with 1 if damaged.",
+    )
+    parser.add_argument("out", metavar="SHARDS", help="folder of the shards")
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes")
+    return _verify(**vars(parser.parse_args(argv)))
 
 
 def _verify(out: str, workers: int) -> int:

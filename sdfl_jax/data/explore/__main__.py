@@ -1,4 +1,4 @@
-"""Charts of a data set and a page that shows them.
+"""Draws the charts of a data set, and a page that shows them.
 
 python -m sdfl_jax.data.explore --data=shards/train --out=explored
 python -m sdfl_jax.data.explore --paths_file=paths_train.txt --out=explored
@@ -13,13 +13,6 @@ import argparse
 import os
 from collections.abc import Sequence
 
-from sdfl_jax.data.explore.explorer import (
-    PAGE,
-    SAMPLE,
-    ListExamples,
-    ShardExamples,
-    explore,
-)
 from sdfl_jax.data.lists import add_list_arguments
 from sdfl_jax.data.setup import setup
 from sdfl_jax.errors import InputError, one_line
@@ -29,7 +22,7 @@ from sdfl_jax.errors import InputError, one_line
 def main(argv: Sequence[str] | None = None) -> None:
     about, rest = __doc__.split("\n\n", 1)
     parser = argparse.ArgumentParser(
-        prog="python -m sdfl_jax.data.explore",
+        prog="sdfl data explore",
         description=about,
         epilog=rest,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -39,12 +32,22 @@ def main(argv: Sequence[str] | None = None) -> None:
     given.add_argument("--paths_file", metavar="FILE", help="list of images")
     add_list_arguments(parser)
     parser.add_argument("--out", required=True, metavar="DIR")
-    parser.add_argument("--sample", type=int, default=SAMPLE, help="images to measure")
+    parser.add_argument("--sample", type=int, help="images to measure (default: 5000)")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     flags = parser.parse_args(argv)
+    # Imported late: help and mistakes are told within a second.
+    from sdfl_jax.data.explore.explorer import (
+        PAGE,
+        SAMPLE,
+        ListExamples,
+        ShardExamples,
+        explore,
+    )
+
     setup()
-    if flags.sample < 1:
-        raise InputError(f"--sample={flags.sample}: give a number of images from 1.")
+    sample = SAMPLE if flags.sample is None else flags.sample
+    if sample < 1:
+        raise InputError(f"--sample={sample}: give a number of images from 1.")
     if flags.data is not None:
         of_lists = ("root", "replace", "mask_inverted", "mask_as_stored")
         if given := [f"--{name}" for name in of_lists if getattr(flags, name)]:
@@ -64,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         examples,
         flags.out,
         title=flags.data or flags.paths_file,
-        sample=flags.sample,
+        sample=sample,
         workers=flags.workers,
     )
     print(f"{os.path.join(flags.out, PAGE)}: {sum(counts.values())} images explored.")

@@ -1,4 +1,4 @@
-r"""Forgeries with exact masks out of any folder of photographs.
+"""Makes forgeries with exact masks out of any folder of photographs.
 
 python -m sdfl_jax.data.forge --photos=DIR --out=DIR --count=N --seed=S
     [--count_val=N/8] [--count_test=N/8] [--size=128] [--authentic=0.3]
@@ -39,7 +39,9 @@ from sdfl_jax.errors import one_line
 @one_line
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m sdfl_jax.data.forge", description=__doc__.split("\n\n")[0][2:]
+        prog="sdfl data forge",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--photos", required=True, help="folder of photographs")
     parser.add_argument("--out", required=True, help="new folder")

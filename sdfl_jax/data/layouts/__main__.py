@@ -1,4 +1,4 @@
-"""A data set in its own folders becomes lists that `sdfl_jax.data.build` reads.
+"""Turns a data set's own folders into lists that `sdfl data build` reads.
 
 python -m sdfl_jax.data.layouts NAME --root=DIR --out=DIR
 
@@ -273,7 +273,7 @@ def _shape(name: str) -> str:
 def main(argv: Sequence[str] | None = None):
     shapes = "\n".join(f"  {name:20} {_shape(name)}" for name in LAYOUTS)
     parser = argparse.ArgumentParser(
-        prog="python -m sdfl_jax.data.layouts",
+        prog="sdfl data layouts",
         description=f"{__doc__}\nLayouts:\n{shapes}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,

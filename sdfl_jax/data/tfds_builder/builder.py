@@ -1,21 +1,5 @@
-"""The same examples as a TensorFlow Datasets data set; TensorFlow is not needed.
+"""Builds a data set of TFDS from shards or from lists of images."""
 
-python -m sdfl_jax.data.tfds_builder --name=casia --data_dir=DIR \
-    --train=shards/train --test=paths_test.csv
-
-Each split comes from a folder of shards or from a paths file. Anyone who has
-`tensorflow_datasets` then reads it, with no code of ours:
-
-    import tensorflow_datasets as tfds
-    examples = tfds.data_source("sdfl/casia", split="train", data_dir=DIR)
-    examples[0]["image"]  # uint8 H W 3; also mask, label, has_mask, name, source, ...
-
-Images and masks are stored as PNG, in the very pixels that the shards decode to: the
-decoders of other libraries treat orientation, colours or depth in other ways. This
-takes more room than JPEG files do.
-"""
-
-import argparse
 import io
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,15 +9,8 @@ import tensorflow_datasets as tfds
 
 from sdfl_jax.data import images, records
 from sdfl_jax.data.build import shards
-from sdfl_jax.data.lists import (
-    SPLITS,
-    Rejected,
-    add_list_arguments,
-    nothing_usable,
-    read_list,
-)
-from sdfl_jax.data.setup import setup
-from sdfl_jax.errors import InputError, one_line
+from sdfl_jax.data.lists import Rejected, nothing_usable, read_list
+from sdfl_jax.errors import InputError
 
 
 class Sdfl(tfds.core.GeneratorBasedBuilder, skip_registration=True):
@@ -172,30 +149,3 @@ def _from_list(path, root, replace, masks: dict) -> Iterator[dict]:
 def _png(plane: np.ndarray) -> io.BytesIO:
     """A file, for arrays would be encoded by TensorFlow."""
     return io.BytesIO(images.encode_png(plane))
-
-
-@one_line
-def main(argv: Sequence[str] | None = None):
-    parser = argparse.ArgumentParser(
-        prog="python -m sdfl_jax.data.tfds_builder",
-        description="Makes shards or lists of images a data set of TFDS.",
-        allow_abbrev=False,
-    )
-    add = parser.add_argument
-    add("--name", required=True, help="it becomes sdfl/NAME")
-    add("--data_dir", required=True, help="folder of TFDS data sets")
-    for split in SPLITS:
-        add(f"--{split}", metavar="PATH", help="folder of shards or list of images")
-    add_list_arguments(parser)
-    arguments = vars(parser.parse_args(argv))
-    setup()
-    splits = {split: arguments.pop(split) for split in SPLITS}
-    splits = {split: path for split, path in splits.items() if path is not None}
-    name, data_dir = arguments.pop("name"), arguments.pop("data_dir")
-    builder = prepare(name, data_dir, splits, **arguments)
-    for split, info in builder.info.splits.items():
-        print(f"sdfl/{name}, {split}: {info.num_examples} examples.")
-
-
-if __name__ == "__main__":
-    main()

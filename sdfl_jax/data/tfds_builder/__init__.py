@@ -1,0 +1,1 @@
+"""Our examples as a data set of TensorFlow Datasets."""

@@ -1,0 +1,42 @@
+"""Two evaluations of the same images side by side."""
+
+from sdfl_jax import evaluators, report
+from sdfl_jax.evaluators import Evaluation
+from sdfl_jax.report import tables
+
+
+def compare(first: str, second: str) -> str:
+    """A table of how two output folders differ on the same images, and by what chance.
+
+    Raises `InputError` where they are none, or not of the same images and masks.
+    """
+    found = evaluators.compare(Evaluation.load(first), Evaluation.load(second))
+    parts = [
+        f"A: {first}\nB: {second}",
+        f"{found['images']} images in {found['groups']} groups, {found['resamples']} "
+        "resamples (paired bootstrap). The p-values are of single figures, not "
+        "corrected for looking at many.",
+    ]
+    columns = {"figure": "", "first": "A", "second": "B", "difference": "B - A"}
+    columns |= {"interval": "95 % interval", "p_value": "p"}
+    for key, title in _COMPARED.items():
+        if key in found:
+            protocols = (
+                found[key] if key == "validation_threshold" else {"": found[key]}
+            )
+            for protocol, figures in protocols.items():
+                rows = [
+                    {"figure": tables.heading(name)}
+                    | entry
+                    | {"interval": tables.interval(entry["interval"])}
+                    for name, entry in figures.items()
+                ]
+                parts += [f"{title}{protocol}", report.table(rows, columns)]
+    return "\n\n".join(parts)
+
+
+_COMPARED = {
+    "standard": "Standard protocol",
+    "reference": "Reference protocol",
+    "validation_threshold": "At each one's thresholds of the validation data: ",
+}

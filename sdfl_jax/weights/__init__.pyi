@@ -1,0 +1,22 @@
+from .export import to_torch, write_safetensors
+from .files import read_weights
+from .foreign import (
+    BOOKKEEPING,
+    fit_encoder,
+    from_torch,
+    load_encoder,
+    unused,
+)
+from .lora import merge_lora
+
+__all__ = [
+    "BOOKKEEPING",
+    "fit_encoder",
+    "from_torch",
+    "load_encoder",
+    "merge_lora",
+    "read_weights",
+    "to_torch",
+    "unused",
+    "write_safetensors",
+]
