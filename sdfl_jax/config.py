@@ -230,7 +230,8 @@ FORMER_NAMES = {"best_figure": "best_metric"}
 
 def _renamed(config: mlc.ConfigDict) -> mlc.ConfigDict:
     """A copy whose fields have the names of today; a line tells each that had not."""
-    config = mlc.ConfigDict(config)
+    # Through a dict, which keeps no references to the defaults of another config.
+    config = mlc.ConfigDict(config.to_dict())
     for old, new in FORMER_NAMES.items():
         if old in config:
             say_renamed(old)

@@ -131,6 +131,15 @@ def test_missing_fields_take_defaults_and_whole_numbers_serve_as_rates():
     assert checked.optimizer.name == config_lib.defaults().optimizer.name
 
 
+def test_a_config_made_of_the_defaults_takes_the_optimizers_own_weight_decay():
+    config = config_lib.of_network("sdfl")
+    config.total_steps = 1
+    assert config_lib.check(config).optimizer.weight_decay == 1e-2
+    config.optimizer.weight_decay = 0.3
+    assert config_lib.check(config).optimizer.weight_decay == 0.3
+    assert config_lib.check(config_lib.check(config)).optimizer.weight_decay == 0.3
+
+
 def test_arguments_after_the_colon():
     fields = dict(image_size=512, smoke=False, lr=0.1)
     assert config_lib.parse_arg("image_size=256,smoke", **fields) == dict(
