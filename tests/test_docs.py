@@ -32,7 +32,8 @@ def options() -> dict[str, set[str]]:
     code = (
         "import sys; from sdfl_jax import cli\n"
         "for verb in cli.VERBS:\n"
-        "    for part in ('', *(('table', 'runs', 'matrix') * (verb == 'report'))):\n"
+        "    parts = ('table runs matrix calibrate' * (verb == 'report')).split()\n"
+        "    for part in ('', *parts):\n"
         "        print('==', verb)\n"
         "        try: cli.main([*verb.split(), *part.split(), '--help'])\n"
         "        except SystemExit: pass\n"

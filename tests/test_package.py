@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from sdfl_jax import __version__
+
 ROOT = Path(__file__).parent.parent
 PARTS = "sdfl_jax pyproject.toml README.md LICENSE NOTICE requirements.txt".split()
 
@@ -43,6 +45,8 @@ def run(wheel, tmp_path_factory):
     env = os.environ | {"PYTHONPATH": str(site), "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
 
     def run(*arguments):
+        if arguments[0] == "sdfl":
+            arguments = (str(site / "bin" / "sdfl"), *arguments[1:])
         return subprocess.run(
             [sys.executable, *arguments],
             cwd=empty,
@@ -72,9 +76,14 @@ def test_the_wheel_holds_every_file_of_the_package(wheel):
 
 def test_a_config_that_ships_is_found_by_its_name(run):
     config = "--config=network:name=simplenet,batch_size=1"
-    done = run("-m", "sdfl_jax.main", config, "--dry_run")
+    done = run("sdfl", "train", config, "--dry_run")
     assert done.returncode == 0, done.stderr
     assert "parameters" in done.stdout
+
+
+def test_the_command_is_installed(run):
+    assert run("sdfl", "--version").stdout == f"sdfl {__version__}\n"
+    assert "usage: sdfl predict" in run("sdfl", "predict", "--help").stdout
 
 
 def test_configs_that_build_on_another_find_it(run):
