@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from sdfl_jax.data import folders, images
-from sdfl_jax.data.layouts.common import pictures
+from sdfl_jax.data.layouts.common import image_files
 from sdfl_jax.errors import InputError
 from tests.fuzz import by_pillow, smooth
 
@@ -102,7 +102,7 @@ def names(found, root):
     return [path.relative_to(root).as_posix() for path in found]
 
 
-@pytest.mark.parametrize("search", [lambda p: folders.find([p]), pictures])
+@pytest.mark.parametrize("search", [lambda p: folders.find([p]), image_files])
 def test_images_are_found_and_others_told(tree, capsys, search):
     assert names(search(tree), tree) == FOUND
     told = capsys.readouterr().err
