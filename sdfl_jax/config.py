@@ -205,15 +205,19 @@ def check(config: mlc.ConfigDict) -> mlc.ConfigDict:
             f"No config.best_metric {known.best_metric!r}; "
             f"{valid(known.best_metric, DECISIVE)}"
         )
-    for name in ("train", "val"):
-        if isinstance(known.data[name], str) and not known.data[name].strip():
-            raise InputError(f"config.data.{name} is empty: a folder of shards.")
     if known.data.geometry not in ("resize", "crop"):
         raise InputError(
             f"config.data.geometry={known.data.geometry!r}: takes 'resize' (to "
             "image_size) or 'crop' (native resolution)."
         )
     return known.lock()
+
+
+def check_data(config: mlc.ConfigDict):
+    """What training needs besides a config that `check` let through."""
+    for name in ("train", "val"):
+        if isinstance(config.data[name], str) and not config.data[name].strip():
+            raise InputError(f"config.data.{name} is empty: a folder of shards.")
 
 
 # The least that a whole number may be.

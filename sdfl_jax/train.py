@@ -9,7 +9,7 @@ from clu import parameter_overview
 from sdfl_jax import optim
 from sdfl_jax.checkpoints import card
 from sdfl_jax.checkpoints.checkpoint import Checkpoints
-from sdfl_jax.config import check
+from sdfl_jax.config import check, check_data
 from sdfl_jax.data.damaged import DamagedRecords
 from sdfl_jax.devices import sharding
 from sdfl_jax.devices.processes import first_decides, gather, is_first
@@ -49,6 +49,7 @@ def train(config, workdir: str, *, allow_config_change: bool = False):
       Preempted: SIGTERM came; the state is saved.
     """
     config = check(config)
+    check_data(config)
     with contextlib.ExitStack() as stack:
         first_decides(lambda: stack.enter_context(only_user(workdir)))
         preemption = stack.enter_context(Preemption())
