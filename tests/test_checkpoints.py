@@ -1,6 +1,7 @@
 """States on disk: of either precision, read back in either."""
 
 import jax.numpy as jnp
+import ml_collections as mlc
 import numpy as np
 import optax
 import pytest
@@ -34,6 +35,6 @@ def test_a_run_goes_on_in_another_precision(saved, wanted, tmp_path):
 
 
 def test_a_threshold_of_zero_stays_zero_and_an_unknown_one_is_a_half():
-    trained = Trained({}, None, {}, 1, {"pixel_threshold": 0.0})
+    trained = Trained(mlc.ConfigDict(), None, {}, 1, {"pixel_threshold": 0.0})
     assert trained.thresholds == (0.0, 0.5)
     assert trained.calibrated == (0.0, None)

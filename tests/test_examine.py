@@ -92,7 +92,9 @@ def test_a_wrong_checksum_in_a_png_file_is_told(tmp_path, photograph):
     data = bytearray(path.read_bytes())
     data[29] ^= 1  # in the checksum of IHDR
     path.write_bytes(data)
-    assert any("checksum" in remark for remark in structure.layout(data, "PNG")[2])
+    assert any(
+        "checksum" in remark for remark in structure.layout(bytes(data), "PNG")[2]
+    )
 
 
 # Metadata

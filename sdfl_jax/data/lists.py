@@ -283,7 +283,7 @@ def repeated(entries: Iterable[Entry]) -> set[int]:
     return lines
 
 
-def add_list_arguments(parser: argparse.ArgumentParser):
+def add_list_arguments(parser: argparse.ArgumentParser | argparse._ArgumentGroup):
     """How a command is told what a list means."""
     add = parser.add_argument
     add("--root", help="what relative paths count from (default: the list's folder)")

@@ -168,7 +168,7 @@ class Evaluation:
         return self.sample().by_protocol()
 
     def at_threshold(
-        self, threshold: float, image_threshold: float | None = None
+        self, threshold: float | None, image_threshold: float | None = None
     ) -> dict[str, dict]:
         """`by_protocol` with other thresholds: of maps, and of scores if given."""
         return self.sample(threshold, image_threshold).by_protocol()

@@ -117,7 +117,7 @@ class Predictor:
     `settings` its `image_size` and `geometry`; `sha256` that of its weights, by name.
     """
 
-    def __init__(self, workdir: str, checkpoint_name: str = "best"):
+    def __init__(self, workdir: str | os.PathLike, checkpoint_name: str = "best"):
         compiled.keep()
         trained = checkpoint.load(workdir, checkpoint_name)
         self._mesh = sharding.data_mesh()

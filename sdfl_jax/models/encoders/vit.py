@@ -71,7 +71,7 @@ class Block(nn.Module):
     def __call__(
         self,
         x: Float[Array, "B N C"],
-        *rotation: Float[Array, "n D"],
+        *rotation: Float[np.ndarray, "n D"],
         train: bool,
     ) -> Float[Array, "B N C"]:
         del train  # the same in both modes
