@@ -15,7 +15,7 @@ from sdfl_jax.models.layers import BatchNorm, LayerNorm, normalised
 from sdfl_jax.models.mesorch import frequency_images
 from sdfl_jax.models.segformer import AllMlpHead
 from sdfl_jax.models.trufor import weighted_pooling
-from sdfl_jax.weights import torch_names
+from sdfl_jax.weights import foreign, torch_names
 from tests import golden
 
 
@@ -61,7 +61,7 @@ class Case:
 
 def fitted(state_dict, template, encoder):
     template = {"params": template["params"], "batch_stats": {}}
-    return weights.foreign._fit("by rule", state_dict, template, encoder)
+    return foreign._fit("by rule", state_dict, template, encoder)
 
 
 def captured(model, variables, image, **inputs):
