@@ -71,7 +71,7 @@ class Block(nn.Module):
     def __call__(
         self,
         x: Float[Array, "B N C"],
-        *rotation: Float[np.ndarray, "n D"],
+        *rotation: Float[np.ndarray, "n D"] | Float[Array, "n D"],
         train: bool,
     ) -> Float[Array, "B N C"]:
         del train  # the same in both modes
