@@ -23,7 +23,8 @@ class Case:
     """A golden network or encoder, with its weights by rule."""
 
     def __init__(self, file: str, model, variables=None):
-        self.golden, self.about = golden.load(file)
+        arrays, self.about = golden.load(file)
+        self.golden = {name: jnp.asarray(array) for name, array in arrays.items()}
         self.state_dict = golden.state_dict(self.about)
         self.model = model
         if variables is None:
@@ -115,9 +116,9 @@ def test_rotary_table_equals_timm():
 def test_places_are_resized_as_timm_does():
     arrays, about = golden.load("vit_small_patch14_dinov2_timm_a")
     table = golden.state_dict(about)["pos_embed"]
-    small = vit.resized_places(table, 37, 5, 7)[0]
+    small = vit.resized_places(jnp.asarray(table), 37, 5, 7)[0]
     golden.assert_close(small, arrays["pos_embed_resampled"], 5e-5)
-    large = vit.resized_places(table, 37, 40, 44)[0, :, :4]
+    large = vit.resized_places(jnp.asarray(table), 37, 40, 44)[0, :, :4]
     golden.assert_close(large, arrays["pos_embed_up"], 5e-5)
 
 

@@ -261,7 +261,7 @@ def _ends(module: str) -> list[int]:
     return [i for i in range(len(module) + 1) if module[i : i + 1] in ("", ".")]
 
 
-def _load(file: BinaryIO, unpickler: _Unpickler | None = None):
+def _load(file: io.BufferedIOBase, unpickler: _Unpickler | None = None):
     """The next pickle of a file, looked through before it is loaded.
 
     A pickle can have the reader make room for a billion objects by one number.

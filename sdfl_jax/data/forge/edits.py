@@ -64,7 +64,9 @@ EDITS = {
 }
 
 
-def edit(host: Image, region: Region, donor: Donor, rng: Rng) -> tuple[Image, dict]:
+def edit(
+    host: Image, region: Region, donor: Donor | None, rng: Rng
+) -> tuple[Image, dict]:
     """One of `EDITS` inside the region."""
     method = str(rng.choice(list(EDITS)))
     top, left, height, width = bounding_box(region)
