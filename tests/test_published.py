@@ -34,6 +34,7 @@ class Case:
             self.variables = fitted(self.state_dict, jax.eval_shape(init), model)
         else:
             self.variables = variables(self.state_dict)
+        self.variables = jax.tree.map(jnp.asarray, self.variables)
 
     def norms(self, grads: dict, names: list[str]) -> np.ndarray:
         """The gradients' norms under PyTorch's names; some are a half of an array."""

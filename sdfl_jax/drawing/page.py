@@ -14,9 +14,6 @@ from matplotlib.figure import Figure
 from sdfl_jax import files
 from sdfl_jax.files import replacing
 
-# Names of files may be in any script; what no font has becomes a box, without a word.
-warnings.filterwarnings("ignore", message=r"Glyph \d+ .* missing from")
-
 INK, FAINT, GRID = "#222222", "#777777", "#eeeeee"
 # Authentic and manipulated, told apart by those who see no red or no green as well.
 CLASSES = ("authentic", "manipulated")
@@ -63,16 +60,22 @@ def frame(axes, height: int, width: int):
 
 def save(figure: Figure, path: str | os.PathLike):
     """Writes a PNG; no state of pyplot is touched."""
-    FigureCanvasAgg(figure)
     with replacing(path) as beside:
-        figure.savefig(beside, format="png")
+        _draw(figure, beside)
+
+
+def _draw(figure: Figure, file, **options):
+    FigureCanvasAgg(figure)
+    with warnings.catch_warnings():
+        # Names of files may be in any script; what no font has becomes a box.
+        warnings.filterwarnings("ignore", message=r"Glyph \d+ .* missing from")
+        figure.savefig(file, format="png", **options)
 
 
 def png(figure: Figure) -> bytes:
     """The bytes of the PNG that `save` would write, sharp on dense screens."""
-    FigureCanvasAgg(figure)
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=160)
+    _draw(figure, buffer, dpi=160)
     return buffer.getvalue()
 
 

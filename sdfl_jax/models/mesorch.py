@@ -71,7 +71,7 @@ class Mesorch(nn.Module):
 
         masks = []
         for letter, levels in (("c", fine), ("s", coarse)):
-            widths = [level.shape[-1] for level in levels]
+            widths = tuple(level.shape[-1] for level in levels)
             for i, level in enumerate(levels, 1):
                 if i > 1:
                     up = Upsample(

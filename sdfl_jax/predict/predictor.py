@@ -136,7 +136,7 @@ class Predictor:
         self._mask_source = mask_source(trained.model, _IMAGE_LEVEL_MASK)
         self.pixel_threshold, self.image_threshold = trained.thresholds
 
-    def predict(self, image: str | os.PathLike | np.ndarray) -> Answer:
+    def predict(self, image: str | os.PathLike | np.ndarray | Sequence) -> Answer:
         """The answer for an image file, or for an array uint8 H W 3 (RGB).
 
         Raises `InputError` for a file that cannot be read, for another array and where
@@ -316,7 +316,9 @@ def load(network: str | os.PathLike = "starter", checkpoint: str = "best") -> Pr
     return Predictor(os.fspath(network), checkpoint)
 
 
-def _example(number: int, image: str | os.PathLike | np.ndarray) -> dict | Unanswered:
+def _example(
+    number: int, image: str | os.PathLike | np.ndarray | Sequence
+) -> dict | Unanswered:
     """A file or an array as an example of nothing known."""
     if isinstance(image, str | os.PathLike):
         name = os.fspath(image)

@@ -79,7 +79,7 @@ class ConvNeXt(Encoder):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "B H W 3"], *, train: bool
+        self, x: Float[Array, "B H W _"], *, train: bool
     ) -> list[Float[Array, "B _ _ _"]]:
         norm = functools.partial(LayerNorm, dtype=self.dtype)
         conv = functools.partial(Conv, padding=0, use_bias=True, dtype=self.dtype)
