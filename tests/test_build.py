@@ -59,6 +59,15 @@ def test_original_storage_keeps_the_file_s_bytes_and_the_mask(folder):
     assert (folder / "0.png").read_bytes() in raw
 
 
+def test_only_takes_the_lines_of_one_label(folder):
+    manifest = build_here(folder, only="label=1")
+    assert manifest["classes"] == {"0": 0, "1": 8}
+    with pytest.raises(InputError, match="--only=lable=1: .*'label'"):
+        build_here(folder, only="lable=1", out="other")
+    with pytest.raises(InputError, match="--only=kind=j: no such kind"):
+        build_here(folder, only="kind=j", out="other")
+
+
 @pytest.mark.parametrize("compression", ["raw", "zstd"])
 def test_resized_storage_holds_the_reference_s_pixels_without_loss(folder, compression):
     build_here(folder, storage="resized", image_size=16, compression=compression)

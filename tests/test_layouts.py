@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import shutil
 from collections import defaultdict
 from pathlib import Path
@@ -319,6 +320,136 @@ def test_nist16_reads_its_tables_and_turns_its_masks(tmp_path, capsys):
     (root / folder / "NC2016-manipulation-ref.csv").write_text("a,b\n1,2\n")
     with pytest.raises(InputError, match="no columns ProbeFileName"):
         run("nist16", root)
+
+
+def _imd2020(root):
+    picture(root / "1a1ogs" / "1a1ogs_orig.jpg")
+    for name in ("c8tf5mq_0", "c8tu9ab_0"):
+        picture(root / "1a1ogs" / f"{name}.png")
+        mask_file(root / "1a1ogs" / f"{name}_mask.png")
+
+
+def _fantastic_reality(root):
+    picture(root / "dataset" / "ColorRealImages" / "1.jpg")
+    picture(root / "dataset" / "ColorFakeImages" / "2.jpg")
+    path = root / "dataset" / "SegmentationFake" / "2.npz"
+    path.parent.mkdir()
+    np.savez(path, (region() // 255 * 7)[..., None])
+
+
+def _tampcoco(root):
+    for name in ("cm", "sp", "bcm", "bcmc"):
+        picture(root / f"{name}_images" / f"{name}_1.jpg")
+        if name != "bcmc":
+            mask_file(root / f"{name}_masks" / f"{name}_1.png")
+    mask_file(root / "bcm_masks" / "bcmc_1.png")
+
+
+def _compraise(root):
+    picture(root / "r000da54ft.jpg")
+
+
+def _dso1(root):
+    picture(root / "DSO-1" / "normal-1.png")
+    picture(root / "DSO-1" / "splicing-01.png")
+    mask_file(root / "DSO-1-Fake-Images-Masks" / "splicing-01.png", invert=True)
+
+
+def _cocoglide(root):
+    picture(root / "real" / "dining table_114871.png")
+    picture(root / "fake" / "glide_inpainting_val2017_114871_up.png")
+    mask_file(root / "mask" / "dining table_114871_mask.png")
+
+
+def _opensdi(root):
+    pytest.importorskip("pyarrow")
+    from pyarrow import Table, parquet
+
+    picture(root / "x.png")
+    mask_file(root / "m.png")
+    image, mask = ((root / f"{n}.png").read_bytes() for n in "xm")
+    rows = [
+        {"key": "a", "image": {"bytes": image}, "mask": {"bytes": mask}, "label": 1},
+        {"key": "b", "image": {"bytes": image}, "mask": None, "label": 0},
+    ]
+    (root / "test").mkdir()
+    parquet.write_table(Table.from_pylist(rows), root / "test" / "sd15-00000.parquet")
+
+
+def _autosplice(root):
+    picture(root / "Authentic" / "71695.jpg")
+    for quality in (100, 90, 75):
+        picture(root / f"Forged_JPEG{quality}" / "71695_0.jpg")
+    mask_file(root / "Mask" / "71695_mask.png")
+
+
+def _korus(root):
+    camera = root / "Sony_A57"
+    picture(camera / "pristine" / "DSC04977.TIF")
+    picture(camera / "tampered-realistic" / "DSC04977.TIF")
+    levels = region()
+    levels[:4] = 128  # changed, but not in what it shows
+    (camera / "ground-truth").mkdir()
+    Image.fromarray(levels).save(camera / "ground-truth" / "DSC04977.PNG")
+
+
+def _misd(root):
+    name = "Sp_D_ani_00010_cha_00065_nat_00093_146"
+    picture(root / "authentic" / "Au_ani_00010.jpg")
+    picture(root / "manipulated" / f"{name}.jpg")
+    mask_file(root / "masks" / f"{name}.png")
+
+
+def _grip(root):
+    picture(root / "images" / "IMG_C01_001.png")
+    picture(root / "forged_images" / "TP_C01_001_copy.png")
+    mask_file(root / "forged_images" / "TP_C01_001_gt.png")
+
+
+FIELD = {  # authentic, manipulated, kinds, groups
+    "imd2020": (_imd2020, 1, 2, {""}, 1),
+    "fantastic_reality": (_fantastic_reality, 1, 1, {"splice"}, 0),
+    "tampcoco": (_tampcoco, 0, 4, {"copymove", "splice", "bcm", "bcmc"}, 0),
+    "compraise": (_compraise, 1, 0, set(), 0),
+    "dso1": (_dso1, 1, 1, {"splice"}, 0),
+    "cocoglide": (_cocoglide, 1, 1, {"inpainting"}, 1),
+    "opensdi": (_opensdi, 1, 1, {"sd15"}, 0),
+    "autosplice": (_autosplice, 1, 3, {"jpeg100", "jpeg90", "jpeg75"}, 1),
+    "korus": (_korus, 1, 1, {""}, 1),
+    "misd": (_misd, 1, 1, {"splice"}, 1),
+    "grip": (_grip, 1, 1, {"copymove"}, 1),
+}
+
+
+@pytest.mark.parametrize("name", FIELD)
+def test_sets_of_the_field_lie_as_their_publishers_say(tmp_path, name):
+    make, authentic, manipulated, kinds, groups = FIELD[name]
+    make(tmp_path / "set")
+    found = run(name, tmp_path / "set", split="0:0:1")
+    if name == "tampcoco":  # bcmc's masks are bcm's, and each pairs with its own
+        assert set(rejected(tmp_path / "out")) <= {"bcm_1.png", "bcmc_1.png"}
+    else:
+        assert not rejected(tmp_path / "out")
+    assert [sum(row["label"] == x for row in found) for x in "01"] == [
+        authentic,
+        manipulated,
+    ]
+    assert {row["kind"] for row in found if row["label"] == "1"} == kinds
+    assert len({row["group"] for row in found} - {""}) == groups
+    for row in found:
+        if row["label"] == "1":
+            mask = read_mask(tmp_path / "out" / row["mask"])[..., 0]
+            np.testing.assert_array_equal(mask, region())
+    assert_build_reads(tmp_path / "out")
+
+
+def test_help_tells_which_layouts_never_met_their_set(capsys):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    told = capsys.readouterr().out
+    line = lambda name: re.search(rf"^  {name} .*$", told, re.M)[0]
+    assert "not tried on the set itself" in line("korus")
+    assert "not tried" not in line("misd") + line("paths_file")
 
 
 def test_cifake_keeps_its_test_images_and_validates_on_some_of_train(tmp_path):
@@ -688,7 +819,7 @@ def test_frames_are_spread_evenly():
 
 
 def test_every_layout_has_a_docstring_that_names_its_folders():
-    assert len(LAYOUTS) == 13
+    assert len(LAYOUTS) == 24
     assert all(function.__doc__ for function in LAYOUTS.values())
 
 

@@ -41,6 +41,7 @@ def main(argv: Sequence[str] | None = None):
     add("--storage", choices=STORAGE, default="original", help="files, or raw pixels")
     add("--compression", choices=COMPRESSION, default="raw", help="of the shards")
     add_list_arguments(parser)
+    add("--only", default="", metavar="COLUMN=VALUE", help="lines like label=1, kind=X")
     add("--workers", type=int, default=os.cpu_count(), help="processes")
     add("--strict", action="store_true", help="the first bad line is an error")
     add("--verify", action="store_true", help="read all of --out again; 1 if damaged")

@@ -21,12 +21,15 @@ from sdfl_jax.data.build.shards import (
 )
 from sdfl_jax.data.lists import Entry, Rejected, nothing_usable, read_list, repeated
 from sdfl_jax.data.workers import WorkersDie, work
-from sdfl_jax.errors import InputError
+from sdfl_jax.errors import InputError, valid
 
 STORAGE = ("original", "resized")
 
 
 REJECTED = "rejected.csv"
+
+
+_COLUMNS = ("label", "kind", "source", "group")  # that `only` may choose by
 
 
 LINES_PER_SHARD = 256  # about 270 MB of 512x512 images, 10 MB of small JPEG files
@@ -48,6 +51,7 @@ def build(
     replace: Sequence[str] = (),
     mask_inverted: bool = False,
     mask_as_stored: bool = False,
+    only: str = "",
     workers: int = 0,
     strict: bool = False,
     lines_per_shard: int = LINES_PER_SHARD,
@@ -59,11 +63,14 @@ def build(
     holds raw pixels at `image_size`, and both keep the mask at its own size. Lines that
     cannot be used are left out and listed in `rejected.csv`; with `strict` the first of
     them is an error. `InputError` if nothing can be used, the disk is too small or
-    `out` holds a build with other settings or is in use by another process. With no
+    `out` holds a build with other settings or is in use by another process. `only`
+    takes the lines of one label, kind, source or group ("label=1"). With no
     `workers` all is done in this process, which a crashing decoder would then end.
     """
     paths_file, out = os.fspath(paths_file), os.fspath(out)
     entries, rejected = read_list(paths_file, root=root, replace=replace)
+    if only:
+        entries = _only(entries, only)
     settings = {
         "list": _digest(entries, rejected),
         "image_size": image_size if storage == "resized" else 0,
@@ -111,6 +118,18 @@ def build(
             _clear(out, fresh)
             raise
         return _finish(out, settings, notes, rejected, entries)
+
+
+def _only(entries: list[Entry], condition: str) -> list[Entry]:
+    column, _, value = condition.partition("=")
+    if column not in _COLUMNS:
+        raise InputError(
+            f"--only={condition}: {valid(column, _COLUMNS)}, then = VALUE."
+        )
+    there = sorted({str(getattr(entry, column)) for entry in entries})
+    if value not in there:
+        raise InputError(f"--only={condition}: no such {column}; {valid(value, there)}")
+    return [entry for entry in entries if str(getattr(entry, column)) == value]
 
 
 def _digest(entries: list[Entry], rejected: list[Rejected]) -> str:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from sdfl_jax.data.layouts import DEEP, LAYOUTS, STUDY, TEST_SETS
+from sdfl_jax.data.layouts import DEEP, FORMS, LAYOUTS, STUDY, TEST_SETS, TRIED
 from sdfl_jax.data.layouts.common import Item, Options, Refused
 from sdfl_jax.data.layouts.dealing import (
     DEFAULT,
@@ -269,9 +269,15 @@ def _shape(name: str) -> str:
     return " ".join(LAYOUTS[name].__doc__.split("\n\n")[0].split())
 
 
+def _untried(name: str) -> str:
+    return "" if name in (*FORMS, *TRIED) else " [not tried on the set itself]"
+
+
 @one_line
 def main(argv: Sequence[str] | None = None):
-    shapes = "\n".join(f"  {name:20} {_shape(name)}" for name in LAYOUTS)
+    shapes = "\n".join(
+        f"  {name:20} {_shape(name)}{_untried(name)}" for name in LAYOUTS
+    )
     parser = argparse.ArgumentParser(
         prog="sdfl data layouts",
         description=f"{__doc__}\nLayouts:\n{shapes}",

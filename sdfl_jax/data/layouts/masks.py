@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +32,25 @@ def green(path: str) -> UInt8[np.ndarray, "H W 1"]:
     return region[..., None].astype(np.uint8) * 255
 
 
-CONVERSIONS = {"inverted": inverted, "green": green}
+def white(path: str) -> UInt8[np.ndarray, "H W 1"]:
+    """Korus' mask of three levels: of black, grey and white only white counts."""
+    return (images.read_mask(path) >= 192).astype(np.uint8) * 255
+
+
+def numpy(path: str) -> UInt8[np.ndarray, "H W 1"]:
+    """FantasticReality's array, alone in an .npz: anything but 0 is manipulated."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            (name,) = file.files
+            array = np.squeeze(file[name])
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise InputError(f"{path}: not one array in an .npz ({error}).") from None
+    if array.ndim != 2:
+        raise InputError(f"{path}: an array of shape {array.shape}, not H W.")
+    return (array != 0).astype(np.uint8)[..., None] * 255
+
+
+CONVERSIONS = {"inverted": inverted, "green": green, "white": white, "numpy": numpy}
 
 
 @dataclasses.dataclass(frozen=True)
