@@ -1,5 +1,6 @@
 from . import metrics, models, weights
-from .predict.predictor import Answer, Predictor, Unanswered, load
+from .predict.answer import Answer, Unanswered
+from .predict.predictor import Predictor, load
 
 __version__: str
 

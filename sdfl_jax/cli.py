@@ -19,6 +19,7 @@ VERBS = {
     "serve": ("sdfl_jax.predict.__main__:serve", "open a page to drop photographs on"),
     "examine": ("sdfl_jax.examine.__main__:main", "make a case file of photographs"),
     "explain": ("sdfl_jax.explain.__main__:main", "show why a network answers so"),
+    "export": ("sdfl_jax.export.__main__:main", "write a network for other programs"),
     "report": ("sdfl_jax.report.__main__:main", "sum up several evaluations"),
     "weights": ("sdfl_jax.weights.__main__:main", "read and write files of weights"),
     "data build": ("sdfl_jax.data.build.__main__:main", "make shards of a list"),

@@ -29,7 +29,8 @@ from sdfl_jax.examine.__main__ import main
 from sdfl_jax.examine.case import Case, folder_name, verify
 from sdfl_jax.examine.evidence import EVIDENCE, TITLES, examine_line
 from sdfl_jax.examine.isolation import Workers
-from sdfl_jax.predict.predictor import CALIBRATION, VERDICTS, Predictor, verdict
+from sdfl_jax.predict.answer import VERDICTS, verdict
+from sdfl_jax.predict.predictor import CALIBRATION, Predictor
 from tests import fuzz, tiny
 
 

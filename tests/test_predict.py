@@ -14,6 +14,7 @@ from sdfl_jax.devices import compiled
 from sdfl_jax.errors import InputError
 from sdfl_jax.predict import __main__ as predict_command
 from sdfl_jax.predict import outputs, predictor, timeline
+from sdfl_jax.predict.answer import VERDICTS
 from sdfl_jax.steps import IMAGE_LEVEL_MASKS
 from tests import tiny
 from tests.fuzz import by_pillow
@@ -320,7 +321,7 @@ def test_a_file_and_its_pixels_get_the_same_typed_answer(net, photo):
     np.testing.assert_array_equal(of_file.mask, expected)
     assert (of_file.name, of_pixels.name) == (str(path), "0")
     assert of_file.manipulated == (of_file.score >= of_file.threshold)
-    assert of_file.verdict in predictor.VERDICTS
+    assert of_file.verdict in VERDICTS
 
 
 def test_a_stream_is_answered_while_it_goes_on(net, photo, tmp_path):

@@ -17,10 +17,11 @@ FLOORS = [
     {"ops", "devices", "drawing", "metrics", "losses", "optim"},
     # Inside `data`: files, then examples, then streams of them, then the tools.
     {"data", "data.setup", "data.jpeg", "data.videos", "data.lists", "data.origins"},
-    {"data.folders", "data.workers"},
+    {"data.folders", "data.workers", "data.parts"},
     {"data.images"},
     {"data.planes", "data.records", "data.transforms"},
     {"data.damaged", "data.tiling", "data.degrade", "data.photographs"},
+    {"data.batches"},
     {"data.pipeline", "data.eval_sources"},
     {"data.predictions", "data.build", "data.audit", "data.explore", "data.layouts"}
     | {"data.forge"},
@@ -32,7 +33,7 @@ FLOORS = [
     {"steps"},
     {"training"},
     {"train", "evaluate", "predict"},
-    {"main", "examine"},
+    {"main", "examine", "export"},
     {"cli"},
 ]
 LEVEL = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}

@@ -21,7 +21,8 @@ import cv2
 import imagecodecs
 import numpy as np
 
-from sdfl_jax.data import images, transforms
+from sdfl_jax.data import images
+from sdfl_jax.data.parts import label_of_part
 from sdfl_jax.errors import InputError, valid
 
 # Longest side in pixels and JPEG quality of one upload after the other. Made after what
@@ -128,7 +129,7 @@ class Degradation:
         height, width = image.shape[:2]
         changed = {"image": image, "mask": mask, "height": height, "width": width}
         if self.kind == "crop":
-            changed["label"] = transforms.label_of_part(example, mask)
+            changed["label"] = label_of_part(example, mask)
         if "original_mask" in example:
             changed["original_mask"] = mask[..., 0]
         return example | changed

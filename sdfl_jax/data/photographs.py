@@ -78,6 +78,11 @@ def export(out: str | Path) -> dict[str, int]:
     return {split: len(photographs) for split, photographs in PHOTOGRAPHS.items()}
 
 
+def path(name: str) -> Path:
+    """Where the photograph `name` of `PHOTOGRAPHS` lies. InputError if it is missing."""
+    return _locate(next(p[name] for p in PHOTOGRAPHS.values() if name in p))
+
+
 def _locate(source: str) -> Path:
     """The file inside its package, which is not imported: that would take seconds."""
     module, name = source.split("/")

@@ -7,13 +7,21 @@ sees what an uninterrupted one would have seen.
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator
 
 import grain
 import numpy as np
 from absl import flags
 
-from sdfl_jax.data import images, records, tiling, transforms
+from sdfl_jax.data import records, tiling, transforms
+from sdfl_jax.data.batches import (
+    FileSource,
+    NothingRead,
+    group,
+    one_ahead,
+    stream_batches,
+    unlabelled,
+)
 from sdfl_jax.data.damaged import Load
 from sdfl_jax.data.setup import setup
 from sdfl_jax.data.tiling import Assembler, Batch, Tile
@@ -24,6 +32,7 @@ __all__ = [
     "Assembler",
     "Batch",
     "FileSource",
+    "NothingRead",
     "Tile",
     "eval_batches",
     "one_ahead",
@@ -34,7 +43,6 @@ __all__ = [
 ]
 
 GEOMETRIES = ("resize", "crop")
-_PATIENCE = 8  # batches of rows that an evaluation row waits for others of its shape
 
 
 def train_batches(
@@ -205,53 +213,6 @@ def _start_worker(worker: int, workers: int):
     end_with_parent()
 
 
-class FileSource:
-    """Image files as a source of examples without masks, in the order given.
-
-    `root`: what names are relative to; by default the folder that holds all of them.
-    """
-
-    def __init__(
-        self, paths: Sequence[str | os.PathLike], root: str | os.PathLike | None = None
-    ):
-        self._paths = [os.fspath(path) for path in paths]
-        if root is None and self._paths:
-            parents = {os.path.dirname(os.path.abspath(path)) for path in self._paths}
-            root = os.path.commonpath(parents)
-        self._root = root
-
-    def __len__(self) -> int:
-        return len(self._paths)
-
-    def __getitem__(self, index: int) -> dict:
-        path = self._paths[index]
-        name = os.path.relpath(path, self._root).replace(os.sep, "/")
-        try:
-            image = images.read_image(path)
-        except InputError as error:
-            return {"name": name, "error": str(error)}
-        return unlabelled(name, image)
-
-
-def unlabelled(name: str, image: np.ndarray) -> dict:
-    """An image (uint8 H W 3) of which nothing is known, as an example."""
-    height, width = image.shape[:2]
-    mask = np.zeros((height, width, 1), np.uint8)
-    return {
-        "image": image,
-        "mask": mask,
-        "original_mask": mask[..., 0],
-        "label": 0,
-        "has_mask": False,
-        "height": height,
-        "width": width,
-        "name": name,
-        "source": "",
-        "group": "",
-        "kind": "",
-    }
-
-
 def eval_batches(
     source,
     *,
@@ -299,58 +260,7 @@ def eval_batches(
         },
     )
     examples = grain.MapDataset.range(len(source)).map(rows)
-    return _group(prefetch(examples, workers), batch_size)
-
-
-def stream_batches(
-    examples: Iterable[dict],
-    *,
-    batch_size: int,
-    image_size: int,
-    geometry: str,
-    max_side: int = tiling.MAX_SIDE,
-    overlap: int = tiling.OVERLAP,
-) -> Iterator[Batch]:
-    """`eval_batches` of examples that come one after the other, images kept."""
-    settings = {
-        "image_size": image_size,
-        "geometry": geometry,
-        "max_side": max_side,
-        "overlap": overlap,
-        "scoring": "original",
-        "keep_image": True,
-    }
-    rows = (
-        tiling.cut(example | {"index": index}, **settings)
-        for index, example in enumerate(examples)
-    )
-    return _group(rows, batch_size)
-
-
-def one_ahead(
-    batches: Iterable[Batch], step: Callable[[dict], dict]
-) -> Iterator[tuple[Batch, dict]]:
-    """Batches with what `step` makes of their arrays; the next is computed meanwhile.
-
-    For a step that returns before it is done, as compiled ones do.
-    """
-    pending = None
-    for batch in batches:
-        outputs = step(batch.arrays)
-        if pending:
-            yield pending
-        pending = batch, outputs
-    if pending:
-        yield pending
-
-
-class NothingRead(InputError):
-    """Not one file can be read; `examples` holds `name` and `error` of each."""
-
-    def __init__(self, examples: list[dict]):
-        first = examples[0]["error"]
-        super().__init__(f"None of {len(examples)} files can be read; {first}")
-        self.examples = examples
+    return group(prefetch(examples, workers), batch_size)
 
 
 class _Rows:
@@ -366,41 +276,3 @@ class _Rows:
             example = records.decode(example)
         example["index"] = index
         return example if "error" in example else tiling.cut(example, **self._settings)
-
-
-def _group(examples: Iterator, batch_size: int) -> Iterator[Batch]:
-    """Batches of one shape; errors go with the batch that follows them."""
-    waiting = {}  # shape -> (number, row) of each row of this shape, in order
-    errors, unread, number = [], [], 0
-    ready = None  # one batch is held back, so that late errors find one to go with
-
-    def due():
-        """The shape to send now: a full one, or one whose first row waits too long."""
-        for shape, rows in waiting.items():
-            if len(rows) == batch_size or number - rows[0][0] > _PATIENCE * batch_size:
-                return shape
-        return None
-
-    def send(shape):
-        nonlocal ready, errors
-        rows = [row for _, row in waiting.pop(shape)]
-        before, ready = ready, tiling.stack(rows, batch_size, errors)
-        errors = []
-        return [] if before is None else [before]
-
-    for example in examples:
-        if isinstance(example, dict):
-            errors.append(example)
-            unread.append(example)
-            continue
-        for row in example:
-            waiting.setdefault(row.image.shape, []).append((number, row))
-            number += 1
-            while (shape := due()) is not None:
-                yield from send(shape)
-    for shape in list(waiting):
-        yield from send(shape)
-    if ready is not None:
-        yield dataclasses.replace(ready, errors=ready.errors + errors)
-    elif unread:
-        raise NothingRead(unread)

@@ -2,12 +2,14 @@
 
 import dataclasses
 import itertools
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 
-from sdfl_jax.data import images, transforms
+from sdfl_jax.data import images
+from sdfl_jax.data.parts import label_of_part, pad
 from sdfl_jax.errors import InputError
 
 MAX_SIDE = 1024  # of a tile, where nothing else is asked for
@@ -68,10 +70,13 @@ def cut(
     overlap: int,
     scoring: str,
     keep_image: bool,
+    shapes: Sequence[tuple[int, int]] = (),
 ) -> list[Row]:
     """The rows of one example (`pipeline.eval_batches` says which).
 
-    The label of a whole image is its own; that of one tile of several follows its mask.
+    With `shapes` (heights and widths), "crop" knows rows of these alone: the smallest
+    one that holds the image, or tiles of the largest. The label of a whole image is its
+    own; that of one tile of several follows its mask.
     """
     image, mask = example["image"], example["mask"]
     dropped = ("mask",) if keep_image else ("mask", "image")
@@ -92,20 +97,20 @@ def cut(
             f"{example['name']}: stored resized, and geometry 'crop' needs native "
             "resolution; build with --storage=original."
         )
-    overlap = min(overlap, max_side // 2)
-    tops, tall = _spans(size[0], max_side, overlap)
-    lefts, wide = _spans(size[1], max_side, overlap)
+    tall, wide = _row(size, max_side, shapes)
+    overlap = min(overlap, min(tall, wide) // 2 if shapes else max_side // 2)
+    tops, lefts = _starts(size[0], tall, overlap), _starts(size[1], wide, overlap)
     parts = len(tops) * len(lefts)
     rows = []
     for top, left in itertools.product(tops, lefts):
         window = np.s_[top : top + tall, left : left + wide]
         box = (top, left, *mask[window].shape[:2])
-        part = transforms.label_of_part(example, mask[window]) if parts > 1 else label
+        part = label_of_part(example, mask[window]) if parts > 1 else label
         rows.append(
             Row(
                 Tile(example, index, box, parts, resized=False, overlap=overlap),
-                transforms.pad(image[window], tall, wide),
-                transforms.pad(mask[window], tall, wide),
+                pad(image[window], tall, wide),
+                pad(mask[window], tall, wide),
                 part,
             )
         )
@@ -114,18 +119,28 @@ def cut(
 
 def number_of_tiles(size: tuple[int, int], max_side: int, overlap: int) -> int:
     """How many tiles an image of that height and width is cut into."""
-    return len(_spans(size[0], max_side, overlap)[0]) * len(
-        _spans(size[1], max_side, overlap)[0]
-    )
+    tall, wide = _row(size, max_side)
+    return len(_starts(size[0], tall, overlap)) * len(_starts(size[1], wide, overlap))
 
 
-def _spans(length: int, max_side: int, overlap: int) -> tuple[list[int], int]:
-    """Where tiles start along an axis, and their side."""
-    if length <= max_side:
-        fitting = (side for side in SIDES if length <= side <= max_side)
-        return [0], min(fitting, default=max_side)
-    count = -(-(length - overlap) // (max_side - overlap))
-    return np.linspace(0, length - max_side, count).astype(int).tolist(), max_side
+def _row(
+    size: tuple[int, int], max_side: int, shapes: Sequence[tuple[int, int]] = ()
+) -> tuple[int, int]:
+    """Height and width of the rows that an image of that size is cut into."""
+    if not shapes:
+        fitting = lambda length: (s for s in SIDES if length <= s <= max_side)
+        return tuple(min(fitting(length), default=max_side) for length in size)
+    holding = [s for s in shapes if s[0] >= size[0] and s[1] >= size[1]]
+    pixels = lambda shape: shape[0] * shape[1]
+    return min(holding, key=pixels) if holding else max(shapes, key=pixels)
+
+
+def _starts(length: int, side: int, overlap: int) -> list[int]:
+    """Where tiles of that side start along an axis."""
+    if length <= side:
+        return [0]
+    count = -(-(length - overlap) // (side - overlap))
+    return np.linspace(0, length - side, count).astype(int).tolist()
 
 
 def stack(rows: list[Row], batch_size: int, errors: list[dict]) -> Batch:

@@ -10,6 +10,7 @@ import grain
 import numpy as np
 
 from sdfl_jax.data import images
+from sdfl_jax.data.parts import label_of_part, pad
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -68,20 +69,3 @@ class RandomCrop(grain.transforms.RandomMap):
             "mask": pad(mask[window], self.size, self.size),
             "label": label_of_part(example, mask[window]),
         }
-
-
-def label_of_part(example: dict, mask: np.ndarray) -> int:
-    """Label of a part of an image, given the part's mask (see `RandomCrop`)."""
-    if example["has_mask"]:
-        return int(example["label"] and mask.max() >= 128)
-    return example["label"]
-
-
-def pad(plane: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Mirrors a plane H W C at its right and lower border up to `height` x `width`."""
-    h, w = plane.shape[:2]
-    if (h, w) == (height, width):
-        return plane
-    sides = (0, height - h, 0, width - w)
-    padded = cv2.copyMakeBorder(plane, *sides, cv2.BORDER_REFLECT_101)
-    return padded.reshape(height, width, plane.shape[2])

@@ -11,7 +11,8 @@ from sdfl_jax.drawing.overlay import overlay
 from sdfl_jax.errors import InputError
 from sdfl_jax.examine.aids import resaved
 from sdfl_jax.examine.finding import Finding
-from sdfl_jax.predict.predictor import Answer, Predictor, verdict
+from sdfl_jax.predict.answer import Answer, verdict
+from sdfl_jax.predict.predictor import Predictor
 
 _RESAVE = 90  # quality of the mild resave
 _MAX_PIXELS = 60_000_000

@@ -330,6 +330,19 @@ def resize(
     return jax.image.resize(x, shape, "bilinear", antialias=False)
 
 
+def max_pool(
+    x: Float[Array, "B H W C"], window: int, strides: int, padding: int = 0
+) -> Float[Array, "B h w C"]:
+    """The highest of each square window; what is padded is lower than anything.
+
+    Padded beforehand: other formats have no word for padding within the pooling.
+    """
+    if padding:
+        sides = ((0, 0), (padding,) * 2, (padding,) * 2, (0, 0))
+        x = jnp.pad(x, sides, constant_values=jnp.finfo(x.dtype).min)
+    return nn.max_pool(x, window_shape=(window,) * 2, strides=(strides,) * 2)
+
+
 def resize_corners(
     x: Float[Array, "B h w C"], height: int, width: int
 ) -> Float[Array, "B {height} {width} C"]:

@@ -8,7 +8,7 @@ from jaxtyping import Array, Float
 
 from sdfl_jax.errors import InputError
 from sdfl_jax.models.classifier import of_classes
-from sdfl_jax.models.layers import Conv, Dense
+from sdfl_jax.models.layers import Conv, Dense, max_pool
 from sdfl_jax.models.outputs import Outputs
 
 # Three 7x7 convolutions without padding and three halvings leave one position of this.
@@ -40,7 +40,7 @@ class SimpleNet(nn.Module):
             conv = Conv(
                 features, 7, padding=0, use_bias=True, dtype=self.dtype, name=f"conv{i}"
             )
-            x = nn.max_pool(nn.relu(conv(x)), (2, 2), (2, 2))
+            x = max_pool(nn.relu(conv(x)), 2, 2)
         x = x.reshape(len(x), -1)
         for i, features in enumerate((1024, 256), 1):
             x = nn.relu(Dense(features, dtype=self.dtype, name=f"dense{i}")(x))

@@ -193,7 +193,13 @@ def residuals(image: Float[Array, "B H W 3"]) -> Float[Array, "B H W 9"]:
     As sums of shifted images, which a CPU computes in one pass.
     """
     _, H, W, _ = image.shape
-    padded = jnp.pad(image * (255 / 3), ((0, 0), (2, 2), (2, 2), (0, 0)), "edge")
+    padded = image * (255 / 3)
+    for axis in (1, 2):  # what `jnp.pad` does, without the empty arrays in between
+        first, last = (
+            jax.lax.slice_in_dim(padded, at, at + 1, axis=axis)
+            for at in (0, padded.shape[axis] - 1)
+        )
+        padded = jnp.concatenate([first, first, padded, last, last], axis=axis)
     planes = []
     for filter in np.moveaxis(RESIDUALS, -1, 0):
         planes.append(
@@ -267,7 +273,13 @@ def fewer(x: Float[Array, "B H W F"]) -> Float[Array, "B _ _ F"]:
         block += 1
     if block == 1:
         return x
-    return nn.avg_pool(x, (block, block), (block, block), "SAME", False)
+    return nn.avg_pool(
+        x,
+        window_shape=(block, block),
+        strides=(block, block),
+        padding="SAME",
+        count_include_pad=False,
+    )
 
 
 class LabelHead(nn.Module):

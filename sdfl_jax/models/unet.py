@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from sdfl_jax.models.layers import BatchNorm, Conv, ConvBlock, resize
+from sdfl_jax.models.layers import BatchNorm, Conv, ConvBlock, max_pool, resize
 from sdfl_jax.models.outputs import Outputs, of_mask
 
 
@@ -51,7 +51,7 @@ class UNet(nn.Module):
         for i, width in enumerate(outer):
             x = double(width, name=f"down{i}")(x, train=train)
             skips.append(x)
-            x = nn.max_pool(x, (2, 2), (2, 2))
+            x = max_pool(x, 2, 2)
         x = double(inner, name="inner")(x, train=train)
         for i, skip in reversed(list(enumerate(skips))):
             x = jnp.concatenate([skip, resize(x, *skip.shape[1:3])], axis=-1)

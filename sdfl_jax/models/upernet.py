@@ -14,6 +14,7 @@ from sdfl_jax.models.layers import (
     Conv,
     ConvBlock,
     ConvTranspose,
+    max_pool,
     resize,
 )
 from sdfl_jax.ops.pooling import pyramid_pool
@@ -73,7 +74,7 @@ class FeaturePyramid(nn.Module):
         finest = up(C // 2, name="up4_1")(x)
         finest = nn.gelu(self.norm(name="up4_bn")(finest, train=train))
         finest = up(C // 4, name="up4_2")(finest)
-        return [finest, up(C // 2, name="up2")(x), x, nn.max_pool(x, (2, 2), (2, 2))]
+        return [finest, up(C // 2, name="up2")(x), x, max_pool(x, 2, 2)]
 
 
 class TopDown(nn.Module):

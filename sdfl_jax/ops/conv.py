@@ -9,6 +9,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from sdfl_jax.ops.platforms import by_platform
+
 # At most this many output positions (batch x height x width) are unfolded for one
 # product: the copy is kh x kw times the features, and pays only on small maps.
 UNFOLDED_POSITIONS = 512
@@ -56,7 +58,7 @@ def conv2d(
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _conv(x, kernel, window):
     forward, _ = _cpu_form(x, kernel, window)
-    return lax.platform_dependent(
+    return by_platform(
         x,
         kernel,
         cpu=functools.partial(forward, window=window),
@@ -70,7 +72,7 @@ def _conv_forward(x, kernel, window):
 
 def _conv_backward(window, saved, gradient):
     _, backward = _cpu_form(*saved, window)
-    return lax.platform_dependent(
+    return by_platform(
         *saved,
         gradient,
         cpu=functools.partial(backward, window=window),

@@ -18,6 +18,7 @@ from jaxtyping import Array, Float
 from sdfl_jax.errors import InputError, valid
 from sdfl_jax.ops import pooling_kernel
 from sdfl_jax.ops.atoms import Grids, adjoint, integrals
+from sdfl_jax.ops.platforms import by_platform
 
 IMPLEMENTATIONS = ("auto", "xla", "pallas")
 
@@ -96,7 +97,7 @@ def _pool(features, grids: Grids):
     by_products = functools.partial(_atoms_by_products, grids=grids)
     by_sums = functools.partial(_atoms_by_sums, grids=grids)
     few = max(grids.height, grids.width) <= SUMMED_ROWS
-    atoms = jax.lax.platform_dependent(
+    atoms = by_platform(
         features, cpu=by_sums if few else by_products, default=by_products
     )
     count = range(atoms.shape[1])

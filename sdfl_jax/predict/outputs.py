@@ -10,7 +10,8 @@ from tqdm import tqdm
 from sdfl_jax.data import folders, images, pipeline, videos
 from sdfl_jax.errors import InputError
 from sdfl_jax.predict import timeline
-from sdfl_jax.predict.predictor import Answer, Predictor
+from sdfl_jax.predict.answer import Answer
+from sdfl_jax.predict.predictor import Predictor
 
 FRAMES = 16  # of a video in a batch, at most
 
@@ -35,7 +36,7 @@ def predict(
     Yields:
       A dict per image: `image`, `score` in [0, 1], `manipulated` (the score reaches
       the threshold that was best on the validation data), `verdict` (one of
-      `predictor.VERDICTS`), `classes` (the probability of each), `manipulated_area`
+      `answer.VERDICTS`), `classes` (the probability of each), `manipulated_area`
       (share of pixels that reach theirs), `mask_source` ("network", or what stands in
       where a network gives none), `mask`, `overlay`. One per frame, with `video`,
       `frame` and `seconds`, and one for the video behind them (`timeline.summary`). For

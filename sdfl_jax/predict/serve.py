@@ -28,7 +28,8 @@ from starlette.routing import Route
 
 from sdfl_jax.data import images
 from sdfl_jax.errors import InputError
-from sdfl_jax.predict.predictor import Answer, Predictor
+from sdfl_jax.predict.answer import Answer
+from sdfl_jax.predict.predictor import Predictor
 from sdfl_jax.predict.waiting import Full, Waiting
 
 MAX_PIXELS = 50_000_000  # of a photo: any camera's; a small file may claim far more

@@ -9,7 +9,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from sdfl_jax.models.encoders.base import Encoder
-from sdfl_jax.models.layers import Conv, run_block
+from sdfl_jax.models.layers import Conv, max_pool, run_block
 from sdfl_jax.models.names import HEADS, TorchNames
 
 # torchvision's, whose older files have norm.1 for norm1:
@@ -59,7 +59,7 @@ class Transition(nn.Module):
     ) -> tuple[Float[Array, "B h w C"], Float[Array, "B _ _ _"]]:
         level = nn.relu(self.norm(name="norm")(x, train=train))
         x = Conv(x.shape[-1] // 2, 1, dtype=self.dtype, name="conv")(level)
-        return level, nn.avg_pool(x, (2, 2), (2, 2))
+        return level, nn.avg_pool(x, window_shape=(2, 2), strides=(2, 2))
 
 
 class DenseNet(Encoder):
@@ -77,7 +77,7 @@ class DenseNet(Encoder):
     ) -> list[Float[Array, "B _ _ _"]]:
         x = Conv(self.stem, 7, 2, dtype=self.dtype, name="conv0")(x)
         x = nn.relu(self.norm(name="norm0")(x, train=train))
-        x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
+        x = max_pool(x, 3, 2, padding=1)
 
         levels = []
         for block, layers in enumerate(self.blocks, 1):

@@ -8,7 +8,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from sdfl_jax.models.encoders.base import Encoder
-from sdfl_jax.models.layers import Conv, run_block
+from sdfl_jax.models.layers import Conv, max_pool, run_block
 from sdfl_jax.models.names import HEADS, TorchNames
 
 # CSAIL's and torchvision's: layer1.0.downsample.1.bias, conv1.weight
@@ -104,7 +104,7 @@ class ResNet(Encoder):
         for i, (features, kernel, strides) in enumerate(stem, 1):
             conv = Conv(features, kernel, strides, dtype=self.dtype, name=f"conv{i}")
             x = nn.relu(self.norm(name=f"bn{i}")(conv(x), train=train))
-        x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
+        x = max_pool(x, 3, 2, padding=1)
 
         levels = []
         for stage, blocks in enumerate(self.stages):

@@ -7,7 +7,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from sdfl_jax.models.encoders.base import Encoder
-from sdfl_jax.models.layers import Conv, run_block
+from sdfl_jax.models.layers import Conv, max_pool, run_block
 from sdfl_jax.models.names import HEADS, TorchNames
 
 # timm's: block1.rep.0.pointwise.weight, block1.skipbn.bias
@@ -61,7 +61,7 @@ class Block(nn.Module):
             y = self.norm(name=f"rep{number + 1}")(y, train=train)
             number += 2
         if self.strides > 1:
-            y = nn.max_pool(y, (3, 3), (self.strides,) * 2, ((1, 1), (1, 1)))
+            y = max_pool(y, 3, self.strides, padding=1)
         if x.shape == y.shape:
             return x + y
         skip = Conv(y.shape[-1], 1, self.strides, dtype=self.dtype, name="skip")(x)

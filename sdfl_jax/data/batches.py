@@ -1,0 +1,156 @@
+"""Rows of examples, collected to batches of one shape. In NumPy, without grain."""
+
+import dataclasses
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+import numpy as np
+
+from sdfl_jax.data import images, tiling
+from sdfl_jax.data.tiling import Batch
+from sdfl_jax.errors import InputError
+
+_PATIENCE = 8  # batches of rows that a row waits for others of its shape
+
+
+class FileSource:
+    """Image files as a source of examples without masks, in the order given.
+
+    `root`: what names are relative to; by default the folder that holds all of them.
+    """
+
+    def __init__(
+        self, paths: Sequence[str | os.PathLike], root: str | os.PathLike | None = None
+    ):
+        self._paths = [os.fspath(path) for path in paths]
+        if root is None and self._paths:
+            parents = {os.path.dirname(os.path.abspath(path)) for path in self._paths}
+            root = os.path.commonpath(parents)
+        self._root = root
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def __getitem__(self, index: int) -> dict:
+        path = self._paths[index]
+        name = os.path.relpath(path, self._root).replace(os.sep, "/")
+        try:
+            image = images.read_image(path)
+        except InputError as error:
+            return {"name": name, "error": str(error)}
+        return unlabelled(name, image)
+
+
+def unlabelled(name: str, image: np.ndarray) -> dict:
+    """An image (uint8 H W 3) of which nothing is known, as an example."""
+    height, width = image.shape[:2]
+    mask = np.zeros((height, width, 1), np.uint8)
+    return {
+        "image": image,
+        "mask": mask,
+        "original_mask": mask[..., 0],
+        "label": 0,
+        "has_mask": False,
+        "height": height,
+        "width": width,
+        "name": name,
+        "source": "",
+        "group": "",
+        "kind": "",
+    }
+
+
+def stream_batches(
+    examples: Iterable[dict],
+    *,
+    batch_size: int,
+    image_size: int,
+    geometry: str,
+    max_side: int = tiling.MAX_SIDE,
+    overlap: int = tiling.OVERLAP,
+    shapes: Sequence[tuple[int, int]] = (),
+) -> Iterator[Batch]:
+    """`pipeline.eval_batches` of examples that come one after the other, images kept.
+
+    An example of `name` and `error` goes into a batch's `errors`. `shapes`, as heights
+    and widths, are the only ones that rows have (`tiling.cut`).
+    """
+    settings = {
+        "image_size": image_size,
+        "geometry": geometry,
+        "max_side": max_side,
+        "overlap": overlap,
+        "scoring": "original",
+        "keep_image": True,
+        "shapes": shapes,
+    }
+    numbered = (example | {"index": i} for i, example in enumerate(examples))
+    rows = (
+        example if "error" in example else tiling.cut(example, **settings)
+        for example in numbered
+    )
+    return group(rows, batch_size)
+
+
+def one_ahead(
+    batches: Iterable[Batch], step: Callable[[dict], dict]
+) -> Iterator[tuple[Batch, dict]]:
+    """Batches with what `step` makes of their arrays; the next is computed meanwhile.
+
+    For a step that returns before it is done, as compiled ones do.
+    """
+    pending = None
+    for batch in batches:
+        outputs = step(batch.arrays)
+        if pending:
+            yield pending
+        pending = batch, outputs
+    if pending:
+        yield pending
+
+
+class NothingRead(InputError):
+    """Not one file can be read; `examples` holds `name` and `error` of each."""
+
+    def __init__(self, examples: list[dict]):
+        first = examples[0]["error"]
+        super().__init__(f"None of {len(examples)} files can be read; {first}")
+        self.examples = examples
+
+
+def group(examples: Iterator, batch_size: int) -> Iterator[Batch]:
+    """Batches of one shape, of lists of rows; errors go with the batch that follows."""
+    waiting = {}  # shape -> (number, row) of each row of this shape, in order
+    errors, unread, number = [], [], 0
+    ready = None  # one batch is held back, so that late errors find one to go with
+
+    def due():
+        """The shape to send now: a full one, or one whose first row waits too long."""
+        for shape, rows in waiting.items():
+            if len(rows) == batch_size or number - rows[0][0] > _PATIENCE * batch_size:
+                return shape
+        return None
+
+    def send(shape):
+        nonlocal ready, errors
+        rows = [row for _, row in waiting.pop(shape)]
+        before, ready = ready, tiling.stack(rows, batch_size, errors)
+        errors = []
+        return [] if before is None else [before]
+
+    for example in examples:
+        if isinstance(example, dict):
+            errors.append(example)
+            unread.append(example)
+            continue
+        for row in example:
+            waiting.setdefault(row.image.shape, []).append((number, row))
+            number += 1
+            while (shape := due()) is not None:
+                yield from send(shape)
+    for shape in list(waiting):
+        yield from send(shape)
+    if ready is not None:
+        yield dataclasses.replace(ready, errors=ready.errors + errors)
+    elif unread:
+        raise NothingRead(unread)

@@ -1,0 +1,177 @@
+"""What is exported: a network as a function of uint8 images, and what it must give."""
+
+import dataclasses
+import os
+from collections.abc import Callable, Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import sdfl_jax
+from sdfl_jax.checkpoints import checkpoint
+from sdfl_jax.data import images, parts, photographs, tiling
+from sdfl_jax.errors import InputError
+from sdfl_jax.predict.exported import FORMAT
+from sdfl_jax.predict.predictor import calibration, fingerprint
+from sdfl_jax.steps import mask_source
+
+TOLERANCE = 1e-4  # of an output's largest absolute value
+_LEAST = 1e-3  # taken for the largest where every value is smaller
+_CHECKED_ON = ("astronaut", "coffee", "flower", "rocket")
+
+
+@dataclasses.dataclass(frozen=True)
+class Subject:
+    """A network that is exported at one size.
+
+    `call` makes a dict of outputs from `image`, uint8 B H W 3 of `shape`: `mask_probs`
+    float32 B H W (of a network that gives masks) and `score` float32 B, both in [0, 1].
+    `about` describes it in JSON's terms. `examples` are images of that shape, random
+    and real, with what the network in JAX makes of each.
+    """
+
+    model: object
+    call: Callable
+    shape: tuple[int, int, int, int]
+    about: dict
+    examples: list[tuple[str, np.ndarray, dict[str, np.ndarray]]]
+
+    def difference(self, run: Callable[[np.ndarray], Mapping]) -> float:
+        """The largest difference of `run` from JAX, relative to each output's largest.
+
+        Raises InputError that names the worst output where it exceeds `TOLERANCE`.
+        """
+        worst = (-1.0, "", "")
+        for name, image, expected in self.examples:
+            found = run(image)
+            for output, wanted in expected.items():
+                scale = max(float(np.abs(wanted).max()), _LEAST)
+                error = np.abs(np.asarray(found[output], np.float32) - wanted).max()
+                error = float(error) / scale
+                if not error <= worst[0]:  # a NaN is worst of all
+                    worst = (error, output, name)
+        error, output, name = worst
+        if not error <= TOLERANCE:
+            raise InputError(
+                f"{self.about['network']} at {self.shape[1]},{self.shape[2]}: output "
+                f"{output!r} differs from JAX by {error:.2g} of its largest value on "
+                f"{name}, and {TOLERANCE:g} is allowed; nothing was written."
+            )
+        return error
+
+
+def read(
+    workdir: str | os.PathLike,
+    checkpoint_name: str = "best",
+    *,
+    image_size: tuple[int, int] | None = None,
+    batch: int = 1,
+) -> Subject:
+    """The network of a working directory, or one that ships, at one size and batch.
+
+    Without `image_size` (height, width) it is the size at which `sdfl predict` shows it
+    images: that of the training where they are stretched, else that of a tile.
+
+    Raises InputError where there is no such network, and for a size that it cannot take.
+    """
+    trained = checkpoint.load(workdir, checkpoint_name)
+    config, model = trained.config, trained.model
+    geometry = config.data.geometry
+    size = _fitting(image_size, model, config)
+    pixel_threshold, image_threshold = trained.thresholds
+    encoder = getattr(model, "encoder", None)
+    normalisation = {"scale": 1 / 255}
+    for name in ("mean", "std"):
+        if hasattr(encoder, name):
+            normalisation[name] = list(getattr(encoder, name))
+    about = {
+        "sdfl_format": FORMAT,
+        "made_by": f"sdfl_jax {sdfl_jax.__version__}, jax {jax.__version__}",
+        "network": config.model.name,
+        "step": trained.step,
+        "sha256": fingerprint(trained.variables),
+        "input": "image: uint8, batch x height x width x 3, RGB, 0 to 255",
+        "normalisation": normalisation
+        | {"where": "inside: give the pixels as they are"},
+        "image_size": list(size),
+        "batch": batch,
+        "geometry": geometry,
+        "overlap": tiling.OVERLAP,
+        "image_threshold": image_threshold,
+        "pixel_threshold": pixel_threshold,
+        "calibration": _band(calibration(workdir, trained.progress)),
+        "mask_source": mask_source(model, "grad_cam"),
+    }
+    return of_model(model, trained.variables, (batch, *size, 3), about)
+
+
+def of_model(model, variables, shape: tuple[int, ...], about: dict) -> Subject:
+    """A `Subject` of any network; `about` is completed by its outputs."""
+
+    def call(image):
+        outputs = model.apply(variables, image.astype(jnp.float32) / 255, train=False)
+        found = {"score": outputs.image_score()}
+        if outputs.mask_logits is not None:
+            found["mask_probs"] = jax.nn.sigmoid(outputs.mask_logits[..., 0])
+        return found
+
+    compiled = jax.jit(lambda image: call(image))
+    examples = [
+        (name, image, jax.tree.map(np.asarray, compiled(image)))
+        for name, image in _images(shape)
+    ]
+    outputs = {
+        "mask_probs": "float32, batch x height x width: each pixel's probability of "
+        "being manipulated",
+        "score": "float32, batch: the image's",
+    }
+    given = examples[0][2]
+    outputs = {name: said for name, said in outputs.items() if name in given}
+    return Subject(model, call, shape, about | {"outputs": outputs}, examples)
+
+
+def _images(shape: Sequence[int]) -> list[tuple[str, np.ndarray]]:
+    """Batches of noise and of photographs, uint8 B H W 3."""
+    batch, height, width, _ = shape
+    noise = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    found = [("random pixels", noise)]
+    for first in range(0, len(_CHECKED_ON), batch):
+        names = [_CHECKED_ON[(first + i) % len(_CHECKED_ON)] for i in range(batch)]
+        planes = [
+            parts.pad(images.read_image(path)[:height, :width], height, width)
+            for path in map(photographs.path, names)
+        ]
+        found.append((f"the photograph {names[0]}", np.stack(planes)))
+    return found
+
+
+def _fitting(size: tuple[int, int] | None, model, config) -> tuple[int, int]:
+    """The size asked for, or the network's own; InputError where it does not fit."""
+    stretched = config.data.geometry == "resize"
+    only = config.image_size if hasattr(model, "image_size") else None
+    if size is None:
+        side = config.image_size if stretched or only else tiling.MAX_SIDE
+        return (side, side)
+    given = f"--image_size={size[0]},{size[1]}"
+    if only and size != (only, only):
+        raise InputError(f"{given}: {config.model.name} knows {only},{only} alone.")
+    nearest = [
+        max(tiling.STRIDE, round(n / tiling.STRIDE) * tiling.STRIDE) for n in size
+    ]
+    if not only and tuple(nearest) != size:
+        raise InputError(
+            f"{given}: multiples of {tiling.STRIDE} are needed; the nearest is "
+            f"{nearest[0]},{nearest[1]}."
+        )
+    if stretched and size[0] != size[1]:
+        raise InputError(
+            f"{given}: this network sees every image stretched to a square; give "
+            f"{config.image_size},{config.image_size}, which it was trained at."
+        )
+    return size
+
+
+def _band(found: Mapping | None) -> dict | None:
+    """What a verdict needs of a calibration."""
+    return {"band": [float(end) for end in found["band"]]} if found else None

@@ -1,0 +1,239 @@
+"""What a network says of images, whatever computes it. Imports no JAX."""
+
+import collections
+import dataclasses
+import math
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+import numpy as np
+
+from sdfl_jax import metrics
+from sdfl_jax.data import batches as streams
+from sdfl_jax.data import images, tiling
+from sdfl_jax.drawing.overlay import overlay
+from sdfl_jax.errors import InputError
+
+VERDICTS = ("no manipulation found", "inconclusive", "manipulated")
+
+
+def verdict(score: float, calibration: Mapping | None) -> str:
+    """One of `VERDICTS`, from a score and the `band` of its network's calibration.
+
+    From the band's upper end on an image is called manipulated, which the chosen share
+    of authentic photographs reach; below its lower end nothing was found. A network
+    without calibration, or a score that is no number, says nothing: "inconclusive".
+    """
+    if calibration is None or not math.isfinite(score):
+        return "inconclusive"
+    low, high = calibration["band"]
+    if score >= high:
+        return "manipulated"
+    return "no manipulation found" if score < low else "inconclusive"
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """What the network says of one image.
+
+    `image` uint8 H W 3; `mask_probs` float32 H W in [0, 1]; `score` in [0, 1], of the
+    whole image; `verdict`: one of `VERDICTS`; `threshold`: the score that was best on
+    the validation data, or 0.5; `pixel_threshold`: likewise of pixels; `mask_source`:
+    "network", or what stands in for the masks of a network that gives none.
+    """
+
+    name: str
+    image: np.ndarray
+    mask_probs: np.ndarray
+    score: float
+    verdict: str
+    threshold: float
+    pixel_threshold: float
+    mask_source: str
+
+    @property
+    def manipulated(self) -> bool:
+        """Whether the score reaches the threshold."""
+        return self.score >= self.threshold
+
+    @property
+    def mask(self) -> np.ndarray:
+        """The pixels that reach theirs, bool H W."""
+        return self.mask_probs >= self.pixel_threshold
+
+    @property
+    def area(self) -> float:
+        """The share of pixels in `mask`."""
+        return float(np.mean(self.mask))
+
+    @property
+    def grey(self) -> np.ndarray:
+        """The probabilities as a grey picture, uint8 H W, 255 for 1."""
+        return metrics.levels(self.mask_probs)
+
+    @property
+    def overlay(self) -> np.ndarray:
+        """The image with its mask laid over it, uint8 H W 3."""
+        return overlay(self.image, self.mask_probs)
+
+    def figures(self) -> dict:
+        """The numbers, rounded, as JSON takes them."""
+        score = round(self.score, 4)
+        return {
+            "score": score,
+            "manipulated": self.manipulated,
+            "verdict": self.verdict,
+            "classes": {"authentic": round(1 - score, 4), "manipulated": score},
+            "manipulated_area": round(self.area, 4),
+            "mask_source": self.mask_source,
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class Unanswered:
+    """An image that could not be read or answered, and why, in one line."""
+
+    name: str
+    error: str
+
+
+class Answering:
+    """Answers for images with a network that the subclass computes.
+
+    `image_threshold` is the score from which on an image is called manipulated,
+    `pixel_threshold` that of a pixel; `calibration` what `sdfl_jax.report calibrate`
+    made for the network, or None; `settings` its `image_size` and `geometry` (and
+    `shapes`, where it knows only those); `sha256` that of its weights, by name;
+    `mask_source` says where masks come from.
+    """
+
+    settings: dict
+    sha256: str
+    calibration: Mapping | None
+    mask_source: str
+    pixel_threshold: float
+    image_threshold: float
+
+    def _step(self, image: np.ndarray) -> Mapping:
+        """`mask_probs` B H W and `score` B of uint8 B H W 3; may return before done."""
+        raise NotImplementedError
+
+    def _rows(self, count: int) -> int:
+        """How many rows a batch has where `count` are asked for."""
+        raise NotImplementedError
+
+    def predict(self, image: str | os.PathLike | np.ndarray | Sequence) -> Answer:
+        """The answer for an image file, or for an array uint8 H W 3 (RGB).
+
+        Raises `InputError` for a file that cannot be read, for another array and where
+        the network gives no number.
+        """
+        example = _example(0, image)
+        if isinstance(example, Unanswered):
+            raise InputError(example.error)
+        (answer,) = self._streamed([example], 1)
+        if isinstance(answer, dict):
+            raise InputError(answer["error"])
+        return answer
+
+    def predict_many(
+        self,
+        stream: Iterable[str | os.PathLike | np.ndarray],
+        *,
+        batch_size: int = 8,
+    ) -> Iterator[Answer | Unanswered]:
+        """An answer for each of a `stream` of files and arrays (uint8 H W 3, RGB).
+
+        They are read as they are needed, a few batches ahead, so any number of them
+        takes the same memory. `name` is the path, or the place of an array ("0", ...).
+        Answers come in the order of the stream, as far as sizes allow, and `Unanswered`
+        about where it belongs. Raises `InputError` for an array of another kind.
+        """
+        unread = collections.deque()
+
+        def readable():
+            for number, image in enumerate(stream):
+                example = _example(number, image)
+                if isinstance(example, Unanswered):
+                    unread.append(example)
+                else:
+                    yield example
+
+        for answer in self._streamed(readable(), batch_size):
+            while unread:
+                yield unread.popleft()
+            yield Unanswered(**answer) if isinstance(answer, dict) else answer
+        yield from unread
+
+    def of_images(
+        self, named: Iterable[tuple[str, np.ndarray]], *, batch_size: int = 8
+    ) -> Iterator[Answer | dict]:
+        """An `Answer` for each name and image (uint8 H W 3) of a stream, in order.
+
+        An answer that is no number is a dict of `name` and `error` instead, in its
+        batch's place.
+        """
+        examples = (streams.unlabelled(name, image) for name, image in named)
+        return self._streamed(examples, batch_size)
+
+    def _streamed(
+        self, examples: Iterable[dict], batch_size: int
+    ) -> Iterator[Answer | dict]:
+        batches = streams.stream_batches(
+            examples, batch_size=self._rows(batch_size), **self.settings
+        )
+        return self._answers(batches)
+
+    def _answers(self, batches: Iterable[tiling.Batch]) -> Iterator[Answer | dict]:
+        for found in self._assembled(batches):
+            if isinstance(found, dict):
+                yield found
+                continue
+            example, mask_probs, score = found
+            yield Answer(
+                name=example["name"],
+                image=example["image"],
+                mask_probs=mask_probs,
+                score=score,
+                verdict=verdict(score, self.calibration),
+                threshold=self.image_threshold,
+                pixel_threshold=self.pixel_threshold,
+                mask_source=self.mask_source,
+            )
+
+    def _assembled(self, batches: Iterable[tiling.Batch]) -> Iterator[tuple | dict]:
+        assembler = tiling.Assembler()
+        step = lambda arrays: self._step(arrays["image"])
+        for batch, outputs in streams.one_ahead(batches, step):
+            for error in batch.errors:
+                yield {"name": error["name"], "error": error["error"]}
+            done = assembler.add(
+                batch,
+                np.asarray(outputs["mask_probs"]),
+                np.asarray(outputs["score"]),
+            )
+            for lost in assembler.lost:
+                yield {"name": lost["name"], "error": lost["error"]}
+            assembler.lost.clear()
+            for example, mask_probs, score in done:
+                yield example, mask_probs, float(score)
+
+
+def _example(
+    number: int, image: str | os.PathLike | np.ndarray | Sequence
+) -> dict | Unanswered:
+    """A file or an array as an example of nothing known."""
+    if isinstance(image, str | os.PathLike):
+        name = os.fspath(image)
+        try:
+            return streams.unlabelled(name, images.read_image(name))
+        except InputError as error:
+            return Unanswered(name, str(error))
+    kind = getattr(image, "dtype", type(image).__name__)
+    shape = getattr(image, "shape", ())
+    if kind != np.uint8 or len(shape) != 3 or shape[2] != 3 or 0 in shape:
+        raise InputError(
+            f"Image {number} is an array of {kind}, {shape}: a path, or uint8 of "
+            "(height, width, 3), is expected."
+        )
+    return streams.unlabelled(str(number), np.asarray(image))
