@@ -79,7 +79,7 @@ def export(out: str | Path) -> dict[str, int]:
 
 
 def path(name: str) -> Path:
-    """Where the photograph `name` of `PHOTOGRAPHS` lies. InputError if it is missing."""
+    """Where the photograph `name` of `PHOTOGRAPHS` lies; InputError if it does not."""
     return _locate(next(p[name] for p in PHOTOGRAPHS.values() if name in p))
 
 

@@ -60,8 +60,8 @@ def converted(subject: Subject):
         operation, layer = _where(error)
         said = " ".join(str(error).split()) or type(error).__name__
         raise InputError(
-            f"{subject.about['network']}: {operation} in {layer} cannot be converted to "
-            f"ONNX ({said[:200]})."
+            f"{subject.about['network']}: {operation} in {layer} cannot be converted "
+            f"to ONNX ({said[:200]})."
         ) from error
     for name, value in subject.about.items():
         model.metadata_props.add(key=name, value=json.dumps(value))

@@ -67,5 +67,5 @@ def _exported(subject: Subject) -> tuple[export.Exported, int | str]:
     except Exception as error:
         said = " ".join(str(error).split())
         raise InputError(
-            f"{subject.about['network']}: cannot be lowered to StableHLO ({said[:300]})."
+            f"{subject.about['network']}: no StableHLO of it ({said[:300]})."
         ) from error

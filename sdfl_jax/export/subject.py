@@ -73,7 +73,7 @@ def read(
     Without `image_size` (height, width) it is the size at which `sdfl predict` shows it
     images: that of the training where they are stretched, else that of a tile.
 
-    Raises InputError where there is no such network, and for a size that it cannot take.
+    Raises InputError where there is no such network and for a size it cannot take.
     """
     trained = checkpoint.load(workdir, checkpoint_name)
     config, model = trained.config, trained.model
