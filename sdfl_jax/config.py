@@ -20,8 +20,10 @@ def defaults() -> mlc.ConfigDict:
     config.image_size = 512  # the side of the square that a network trains on
 
     config.data = dict(
-        # Folders that `sdfl_jax.data.build` wrote. For training also
-        # "forge:DIR[:WEIGHT],...", photographs to forge from, see `data.forge.stream`.
+        # Folders that `sdfl_jax.data.build` wrote. For training also several,
+        # "NAME=SHARDS[:COUNT],...", with so many drawn from each an epoch (without a
+        # count all), see `data.mixing`; or "forge:DIR[:WEIGHT],...", photographs to
+        # forge from, see `data.forge.stream`.
         train="shards/train",
         val="shards/val",
         geometry="resize",  # or "crop": native resolution

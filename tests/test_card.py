@@ -103,3 +103,15 @@ def test_an_audit_is_found_beside_the_shards(audited, tmp_path):
     (tmp_path / "findings.csv").write_text("a,b\n1,2\n")
     with pytest.raises(InputError, match="not what"):
         card.read_audit(str(tmp_path))
+
+
+def test_a_mix_is_told_set_by_set(shards):
+    config = check(tiny.config(*shards)).to_dict()
+    text = f"first={shards[0]}:5,second={shards[1]}"
+    told = card.describe(config, train=text, val=shards[1])
+    assert list(told["data"]["train"]) == ["first", "second"]
+    first, second = told["data"]["train"].values()
+    assert (first["drawn_per_epoch"], first["examples"]) == (5, 16)
+    assert second["drawn_per_epoch"] == second["examples"] == 8
+    lines = card.markdown(card.with_scores(told, 1, {})).splitlines()
+    assert any(line.startswith("- first: drawn_per_epoch 5") for line in lines)

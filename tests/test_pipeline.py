@@ -170,6 +170,73 @@ def test_epochs_without_balance_take_every_example_once(shards):
     assert len({tuple(epoch) for epoch in indices}) == 8  # each in another order
 
 
+@pytest.fixture(scope="module")
+def mixed(shards, tmp_path_factory):
+    """Of 11 examples 6 an epoch, and of 3 others 4."""
+    more = make_shards(tmp_path_factory.mktemp("more"), [0, 0, 1])
+    return f"one={shards}:6,two={more}:4", (shards, more)
+
+
+def test_a_mix_draws_so_many_of_each_set_an_epoch(mixed):
+    text, _ = mixed
+    assert steps_per_epoch(text, 2) == 5
+    batches = stream(text, 40, batch_size=2)
+    epochs = np.concatenate([batch["index"] for batch in batches]).reshape(8, 10)
+    for epoch in epochs:
+        first, second = epoch[epoch < 11], epoch[epoch >= 11]
+        assert len(set(first.tolist())) == len(first) == 6
+        counts = np.bincount(second - 11, minlength=3)
+        assert sorted(counts) == [1, 1, 2]
+    assert len({frozenset(epoch[epoch < 11].tolist()) for epoch in epochs}) > 4
+    assert len({tuple(epoch) for epoch in epochs}) == 8
+
+
+def test_a_mix_without_counts_takes_all_of_every_set(mixed):
+    _, (shards, more) = mixed
+    text = f"one={shards},two={more}"
+    assert steps_per_epoch(text, 14) == 1
+    for batch in stream(text, 3, batch_size=14, balance=True):
+        assert sorted(batch["index"]) == list(range(14))
+
+
+def test_records_of_a_mix_are_those_of_its_sets(mixed):
+    text, folders = mixed
+    labels = [*LABELS, 0, 0, 1]
+    sources = [RecordSource(folder) for folder in folders]
+    for batch in stream(text, 10, geometry="resize", flips=False):
+        for row, index in enumerate(batch["index"].tolist()):
+            record = sources[index >= 11][index - 11 * (index >= 11)]
+            example = transforms.Resize(size=32).map(decode(record))
+            np.testing.assert_array_equal(batch["image"][row], example["image"])
+            assert batch["label"][row] == labels[index]
+
+
+def test_a_mix_is_the_same_on_other_processes_and_when_it_goes_on(mixed):
+    text, _ = mixed
+    whole = stream(text, 9)
+    parts = [stream(text, 9, process=i, processes=2, workers=i) for i in range(2)]
+    joined = [
+        {name: np.concatenate([part[name] for part in step]) for name in step[0]}
+        for step in zip(*parts, strict=True)
+    ]
+    assert_equal(whole, joined)
+    assert_equal(whole[4:], stream(text, 5, start_step=4))
+
+
+def test_a_mix_that_is_written_wrongly_is_one_line(mixed, tmp_path):
+    _, (shards, more) = mixed
+    for text, said in (
+        (f"{shards},{more}", "is not NAME=SHARDS or NAME=SHARDS:COUNT"),
+        (f"a={shards},", "'' is not NAME=SHARDS"),
+        (f"a={shards}:5,a={more}", "two sets are called 'a'"),
+        (f"a={shards}:0", "'0' of each epoch, where a whole number"),
+        (f"a={shards}:half", "'half' of each epoch"),
+        (f"a={tmp_path / 'x'}:5", "no such folder of shards"),
+    ):
+        with pytest.raises(InputError, match=said):
+            stream(text, 1)
+
+
 def test_same_example_is_cut_anew_each_time(shards):
     seen = {}
     for batch in stream(shards, 16):

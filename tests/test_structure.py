@@ -20,6 +20,7 @@ FLOORS = [
     {"data.folders", "data.workers", "data.parts"},
     {"data.images"},
     {"data.planes", "data.records", "data.transforms"},
+    {"data.mixing"},
     {"data.damaged", "data.tiling", "data.degrade", "data.photographs"},
     {"data.batches"},
     {"data.pipeline", "data.eval_sources"},

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from sdfl_jax import __version__
-from sdfl_jax.data import records
+from sdfl_jax.data import mixing, records
 from sdfl_jax.data.audit.leaks import LEAKS
 from sdfl_jax.data.forge import stream
 from sdfl_jax.errors import InputError
@@ -143,6 +143,11 @@ def _data(folder: str) -> dict:
             "forged_from": {part.path: len(part.names) for part in found},
             "weights": {part.path: part.weight for part in found},
             "kinds": stream.KINDS,
+        }
+    if mixing.is_mix(folder):
+        return {
+            part.name: {"drawn_per_epoch": part.count, **_data(part.folder)}
+            for part in mixing.parts(folder)
         }
     manifest = records.read_manifest(folder)
     content = (Path(folder) / records.MANIFEST).read_bytes()

@@ -8,7 +8,7 @@ import grain
 import msgpack
 import numpy as np
 
-from sdfl_jax.data import records
+from sdfl_jax.data import mixing, records
 from sdfl_jax.errors import InputError
 
 # Records that a run goes on without: a share of the examples, and in small sets a few
@@ -28,7 +28,9 @@ class Load(grain.transforms.Map):
     place then stands in `damaged` (else -1); `index` is that of the example taken.
     """
 
-    def __init__(self, source: records.RecordSource, labels: np.ndarray):
+    def __init__(
+        self, source: records.RecordSource | mixing.Source, labels: np.ndarray
+    ):
         self._source = source
         self._labels = labels
 

@@ -13,7 +13,7 @@ import grain
 import numpy as np
 from absl import flags
 
-from sdfl_jax.data import records, tiling, transforms
+from sdfl_jax.data import mixing, records, tiling, transforms
 from sdfl_jax.data.batches import (
     FileSource,
     NothingRead,
@@ -59,7 +59,9 @@ def train_batches(
     workers: int = 0,
     start_step: int = 0,
 ) -> Iterator[dict[str, np.ndarray]]:
-    """Endless shuffled batches of a shard folder, from step `start_step` on.
+    """Endless shuffled batches of shards, from step `start_step` on.
+
+    `folder` is a folder of shards or a mix of several (`mixing.parts`).
 
     A batch holds `image` uint8 b H W 3, `mask` uint8 b H W 1, `label` and `has_mask`
     float32 b, and int32 b `index`, the examples' places in the shards, and `damaged`,
@@ -70,22 +72,30 @@ def train_batches(
 
     `geometry` "resize" stretches whole images, "crop" cuts random windows at native
     resolution. With `balance` an epoch takes every class as often as the largest (see
-    `_Balance`). `InputError` for settings that do not fit the shards or each other.
+    `_Balance`); a mix's counts say that instead. `InputError` for settings that do not
+    fit the shards or each other.
     """
     part = part_of_batch(batch_size, processes)
-    manifest = _fitting_manifest(folder, image_size, geometry)
+    if mixing.is_mix(folder):
+        mix = mixing.parts(folder)
+        for one in mix:
+            _fitting_manifest(one.folder, image_size, geometry)
+        load = Load(mixing.Source(mix), mixing.classes(mix))
+        order = mixing.Draw(mix, seed)
+    else:
+        manifest = _fitting_manifest(folder, image_size, geometry)
+        load = Load(records.RecordSource(folder), records.labels(manifest))
+        order = _Balance(records.labels(manifest), seed) if balance else _Everything()
     steps = [
-        Load(records.RecordSource(folder), records.labels(manifest)),
+        load,
         transforms.Resize(size=image_size)
         if geometry == "resize"
         else transforms.RandomCrop(size=image_size),
         *([transforms.RandomFlip()] if flips else []),
         ForTraining(),
     ]
-    order = _Balance(records.labels(manifest), seed) if balance else _Everything()
-    length = _epoch_length(folder, manifest, balance)
     batches = (
-        grain.MapDataset.range(length)
+        grain.MapDataset.range(_epoch_length(folder, balance))
         .seed(seed)
         .shuffle()
         .repeat()
@@ -103,12 +113,13 @@ def steps_per_epoch(
 ) -> int:
     """Whole batches in one pass over the examples, rarer classes repeated if `balance`.
 
+    A pass over a mix takes what its counts say.
+
     At least 1. The examples that fill no batch any more, fewer than `batch_size`, come
     first in the next pass, so an epoch of so many steps sees each example at most once
     more than another, and up to `batch_size` - 1 of them not at all.
     """
-    length = _epoch_length(folder, records.load_manifest(folder), balance)
-    return max(1, length // batch_size)
+    return max(1, _epoch_length(folder, balance) // batch_size)
 
 
 def part_of_batch(batch_size: int, processes: int) -> int:
@@ -138,8 +149,10 @@ def _fitting_manifest(folder, image_size: int, geometry: str) -> dict:
     return manifest
 
 
-def _epoch_length(folder, manifest: dict, balance: bool) -> int:
-    counts = np.bincount(records.labels(manifest), minlength=2)
+def _epoch_length(folder, balance: bool) -> int:
+    if mixing.is_mix(folder):
+        return sum(part.count for part in mixing.parts(folder))
+    counts = np.bincount(records.labels(records.load_manifest(folder)), minlength=2)
     if not balance:
         return int(counts.sum())
     if not counts.all():

@@ -25,7 +25,7 @@ def train_batches(
     """This process's part of each batch from step `start_step` on.
 
     `data.geometry` and `data.balance` are for shards: a stream forges examples of
-    `config.image_size`, and its shares are its own.
+    `config.image_size`, and its shares are its own, as those of a mix are.
     """
     data = config.data
     settings = dict(
