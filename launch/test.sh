@@ -17,4 +17,6 @@ fi
 environment requirements-dev.txt
 "$py" -m ruff check .
 "$py" -m ruff format --check .
-exec "$py" -m pytest -q --jaxtyping-packages=sdfl_jax,tests.check "${select[@]}" "$@"
+# As many processes as cores; eight of them are enough for any memory.
+exec "$py" -m pytest -q -n logical --maxprocesses=8 --dist=worksteal \
+    --jaxtyping-packages=sdfl_jax,tests.check "${select[@]}" "$@"
