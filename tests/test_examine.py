@@ -11,6 +11,7 @@ import zlib
 from pathlib import Path
 
 import cv2
+import jpeglib
 import numpy as np
 import pytest
 from PIL import Image
@@ -218,6 +219,42 @@ def test_tables_of_another_maker_are_not_called_the_standards(tmp_path, photogra
     )
 
 
+@pytest.mark.parametrize("sampling", [0, 1, 2])
+def test_tables_and_sampling_are_those_that_libjpeg_reads(
+    tmp_path, photograph, sampling
+):
+    tables = [[7 + i for i in range(64)], [9] * 64]
+    path = save(
+        tmp_path,
+        photograph[:131, :197],
+        qtables=tables,
+        subsampling=sampling,
+        progressive=sampling == 1,
+    )
+    found, theirs = compression.jpeg(path).found, jpeglib.read_dct(str(path))
+    assert found["tables"] == {str(i): t.tolist() for i, t in enumerate(theirs.qt[:2])}
+    first, rest = (factors[::-1] for factors in theirs.samp_factor[:2])  # down, across
+    ratio = tuple(int(a // b) for a, b in zip(first, rest, strict=True))
+    names = {(1, 1): "4:4:4 (none)", (2, 1): "4:2:2", (2, 2): "4:2:0"}
+    assert found["sampling"] == names[ratio]
+    assert (found["process"] == "progressive") == theirs.progressive_mode
+
+
+def test_histograms_are_those_of_the_picture_that_is_decoded(tmp_path, photograph):
+    path = tmp_path / "grey.jpg"
+    Image.fromarray(photograph).convert("L").save(path, quality=50)
+    grey = np.asarray(Image.open(path)).astype(np.float32) - 128
+    blocks = grey.reshape(64, 8, 64, 8).swapaxes(1, 2).reshape(-1, 8, 8)
+    cosines = np.stack([cv2.dct(block) for block in blocks])
+    for one in compression.earlier(path)["histograms"]:
+        place = one["row"], one["column"]
+        table = compression.scaled(compression._LUMINANCE, 50)
+        assert one["step"] == table[place]
+        sizes = np.abs(np.rint(cosines[:, *place] / one["step"])).astype(int)
+        shares = np.bincount(np.minimum(sizes, 24), minlength=25) / len(sizes)
+        np.testing.assert_allclose(one["seen"], shares, atol=0.003)  # clipped pixels
+
+
 @pytest.mark.parametrize(("first", "second"), [(60, 90), (80, 90), (70, 75)])
 def test_an_earlier_compression_is_found_with_its_quality(
     tmp_path, photograph, first, second
@@ -226,6 +263,16 @@ def test_an_earlier_compression_is_found_with_its_quality(
     twice = save(tmp_path, np.asarray(Image.open(once)), "twice.jpg", quality=second)
     found = compression.earlier(twice)
     assert found["claimed"] and abs(found["quality"] - first) <= 1
+    for one in found["histograms"]:
+        apart = {
+            k: np.abs(np.subtract(one["seen"], one[k])).sum()
+            for k in one
+            if k in ("once", "twice")
+        }
+        assert apart["twice"] <= apart["once"] + 1e-9
+    finding = compression.jpeg(twice)
+    assert {"histograms.png", "grid.jpg"} == {*finding.pictures}
+    assert f"quality {found['quality']} before" in finding.captions["histograms.png"]
 
 
 @pytest.mark.parametrize("quality", [60, 75, 90, 97])

@@ -1,5 +1,6 @@
 """The line `jpeg`: tables and quality, earlier compressions, the grid of 8x8 blocks."""
 
+import dataclasses
 import io
 import struct
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from sdfl_jax.data import images
+from sdfl_jax.drawing import page
 from sdfl_jax.errors import InputError
 from sdfl_jax.examine.finding import Finding, text
 from sdfl_jax.examine.structure import jpeg_segments, kind
@@ -88,6 +90,19 @@ def jpeg(path: Path) -> Finding:
         "Fences, blinds and woven cloth may imitate a grid.",
         found=found,
     )
+    if found.get("earlier", {}).get("histograms"):
+        twice = (
+            f"; orange: twice, at about quality {found['earlier']['quality']} before"
+            if found["earlier"]["claimed"]
+            else ""
+        )
+        finding.add(
+            "histograms.png",
+            _charts(found["earlier"]),
+            "How often coefficients of the first frequencies have which size. Grey: in "
+            f"this file; blue: as expected of a picture compressed once{twice}. Gaps "
+            "and peaks in the grey bars come of an earlier compression.",
+        )
     if grid["windows"]:
         finding.show(
             "grid.jpg",
@@ -198,50 +213,84 @@ def earlier(path: Path) -> dict:
     are then tried on it, for the steps of each quality of libjpeg.
 
     Returns `looked_at` (blocks), `gain` (the share of the misfit that the best earlier
-    quality takes away from a single compression), `quality` (the best one) and
-    `claimed`. The last three are None where the picture is too small or too flat.
+    quality takes away from a single compression), `quality` (the best one), `claimed`
+    and `histograms`: of each frequency `row`, `column`, `step`, and how often its
+    coefficients are 0, 1, ... either way, `seen` and as expected of `once` and `twice`.
+    All but the first are None where the picture is too small or too flat.
     """
     with path.open("rb") as file:  # jpeglib takes no name that is not UTF-8
         coefficients = jpeglib.read_dct(f"/proc/self/fd/{file.fileno()}")
     blocks = _middle(np.asarray(coefficients.Y))  # h w 8 8
     table = np.asarray(coefficients.qt[0], np.int32)
     nothing = {"looked_at": 0, "gain": None, "quality": None, "claimed": None}
+    nothing["histograms"] = None
     if blocks.shape[0] * blocks.shape[1] < _LEAST_BLOCKS:
         return nothing
     before = _shifted(blocks, table)
     rng = np.random.default_rng(0)
     noise = rng.normal(0, 0.29, before.shape[0])  # of pixels rounded between the two
-    single, double, used = 0.0, dict.fromkeys(_QUALITIES, 0.0), 0
-    known: dict[tuple, float] = {}
+    fits = []
     for row, column in _FREQUENCIES:
-        step = int(table[row, column])
-        actual = _histogram(blocks[..., row, column].ravel())
-        if actual[0] > 0.97:  # nothing but zeros: no steps to see
-            continue
-        used += 1
-        values = before[:, row, column]
-
-        def misfit(first: int, key=(row, column), step=step, values=values, a=actual):
-            if (*key, first) not in known:
-                once = np.rint(values / first) * first + noise if first > 1 else values
-                known[*key, first] = np.abs(_histogram(np.rint(once / step)) - a).sum()
-            return known[*key, first]
-
-        single += misfit(1)
-        for quality in _QUALITIES:
-            first = int(scaled(_LUMINANCE, quality)[row, column])
-            double[quality] += misfit(1 if first == step else first)
-    if used < 3:
+        seen = _histogram(blocks[..., row, column].ravel())
+        if seen[0] <= 0.97:  # beyond are nothing but zeros: no steps to see
+            step = int(table[row, column])
+            values = before[:, row, column]
+            fits.append(_Fit(row, column, step, seen, values, noise))
+    if len(fits) < 3:
         return nothing
+    single = sum(fit.misfit(None) for fit in fits)
+    double = {q: sum(fit.misfit(q) for fit in fits) for q in _QUALITIES}
     best = min(double, key=double.get)
     gain = 1 - double[best] / max(single, 1e-9)
-    claimed = bool(gain >= DOUBLE_GAIN)
     return {
         "looked_at": blocks.shape[0] * blocks.shape[1],
         "gain": round(float(gain), 3),
         "quality": best,
-        "claimed": claimed,
+        "claimed": bool(gain >= DOUBLE_GAIN),
+        "histograms": [fit.as_json(best) for fit in fits],
     }
+
+
+@dataclasses.dataclass
+class _Fit:
+    """One frequency: what was seen of it, and what earlier qualities would leave."""
+
+    row: int
+    column: int
+    step: int
+    seen: np.ndarray
+    values: np.ndarray  # N, before any rounding
+    noise: np.ndarray  # N
+    _known: dict[int, np.ndarray] = dataclasses.field(default_factory=dict)
+
+    def expected(self, quality: int | None) -> np.ndarray:
+        """The histogram after an earlier compression at `quality`; None for none."""
+        first = 1
+        if quality is not None:
+            first = int(scaled(_LUMINANCE, quality)[self.row, self.column])
+        if first in (1, self.step):  # the same step twice leaves no trace
+            first = 1
+        if first not in self._known:
+            once = self.values
+            if first > 1:
+                once = np.rint(self.values / first) * first + self.noise
+            self._known[first] = _histogram(np.rint(once / self.step))
+        return self._known[first]
+
+    def misfit(self, quality: int | None) -> float:
+        """How far that is from what was seen: the sum of all differences."""
+        return float(np.abs(self.expected(quality) - self.seen).sum())
+
+    def as_json(self, quality: int) -> dict:
+        listed = lambda shares: np.round(shares, 4).tolist()
+        return {
+            "row": self.row,
+            "column": self.column,
+            "step": self.step,
+            "seen": listed(self.seen),
+            "once": listed(self.expected(None)),
+            "twice": listed(self.expected(quality)),
+        }
 
 
 def _middle(blocks: np.ndarray) -> np.ndarray:
@@ -280,6 +329,28 @@ def _said_of_earlier(found: dict) -> str:
             f"takes away {found['gain']:.0%} of a single compression's misfit."
         )
     return "No trace of an earlier compression."
+
+
+def _charts(found: dict) -> bytes:
+    """The histograms as a PNG file: bars of what was seen, lines of what to expect."""
+    shown = found["histograms"][:6]
+    figure = page.chart(4.6)
+    panels = figure.subplots(2, 3, sharex=True).ravel()
+    for axes, one in zip(panels, shown, strict=False):
+        sizes = np.arange(1, _WIDEST)  # zeros would dwarf them, as what lies beyond
+        part = slice(1, _WIDEST)
+        axes.bar(sizes, one["seen"][part], 0.8, color=page.GRID, edgecolor=page.FAINT)
+        axes.plot(sizes, one["once"][part], color=page.COLORS[0], linewidth=1)
+        if found["claimed"]:
+            axes.plot(sizes, one["twice"][part], color=page.COLORS[1], linewidth=1)
+        said = f"row {one['row']}, column {one['column']}, step {one['step']}"
+        axes.set_title(said, loc="left", fontsize=9)
+        page.tidy(axes, "y")
+    for axes in panels[len(shown) :]:
+        axes.set_visible(False)
+    figure.supxlabel("size of the coefficient, in steps", fontsize=9)
+    figure.supylabel("share of the blocks", fontsize=9)
+    return page.png(figure)
 
 
 # The grid

@@ -36,8 +36,11 @@ class Finding:
 
         `name` ends in `.png` (no loss) or `.jpg`.
         """
-        small = thumbnail(planes, SIDE)
-        self.pictures[name] = encoded(small, name)
+        self.add(name, encoded(thumbnail(planes, SIDE), name), caption)
+
+    def add(self, name: str, data: bytes, caption: str):
+        """Adds a picture that is encoded as the ending of `name` says."""
+        self.pictures[name] = data
         self.captions[name] = caption
 
 
