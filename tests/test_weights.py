@@ -2,7 +2,6 @@
 
 import collections
 import io
-import os
 import pickle
 import struct
 import zipfile
