@@ -1,19 +1,27 @@
 """Lines of evidence against files made with known properties, the case, its log."""
 
+import contextlib
+import datetime
 import io
 import json
 import re
 import shutil
+import socket
 import struct
 import subprocess
 import sys
 import zlib
 from pathlib import Path
 
+import c2pa
 import cv2
 import jpeglib
 import numpy as np
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
@@ -24,6 +32,7 @@ from sdfl_jax.examine import (
     copy_move,
     metadata,
     network,
+    provenance,
     structure,
 )
 from sdfl_jax.examine.__main__ import main
@@ -291,6 +300,146 @@ def test_the_grid_of_a_part_that_was_moved_lies_elsewhere(tmp_path, photograph):
     assert {(o["x"], o["y"]) for o in grid["origins_elsewhere"]} == {(3, 5)}
     assert not (cells[:2] == 0).any() and not (cells[2:] == 1).any()
     assert (cells[:2] == 1).any() and (cells[2:] == 0).any()
+
+
+# Provenance
+
+
+@pytest.fixture(scope="module")
+def signing() -> dict[str, str]:
+    """An authority of our own (`root`), a signer's certificates (`chain`) and `key`."""
+    now = datetime.datetime.now(datetime.UTC)
+
+    def certificate(subject, issuer, key, by, authority):
+        name = lambda text: x509.Name(
+            [
+                x509.NameAttribute(NameOID.ORGANIZATION_NAME, "Press of the tests"),
+                x509.NameAttribute(NameOID.COMMON_NAME, text),
+            ]
+        )
+        usage = ("content_commitment", "key_encipherment", "data_encipherment")
+        usage += ("key_agreement", "encipher_only", "decipher_only")
+        built = (
+            x509.CertificateBuilder(name(issuer), name(subject), key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - datetime.timedelta(days=1))
+            .not_valid_after(now + datetime.timedelta(days=30))
+            .add_extension(x509.BasicConstraints(authority, None), critical=True)
+            .add_extension(
+                x509.AuthorityKeyIdentifier.from_issuer_public_key(by.public_key()),
+                critical=False,
+            )
+            .add_extension(
+                x509.KeyUsage(
+                    digital_signature=not authority,
+                    key_cert_sign=authority,
+                    crl_sign=authority,
+                    **dict.fromkeys(usage, False),
+                ),
+                critical=True,
+            )
+        )
+        if not authority:
+            mail = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.EMAIL_PROTECTION])
+            built = built.add_extension(mail, critical=False)
+        signed = built.sign(by, hashes.SHA256())
+        return signed.public_bytes(serialization.Encoding.PEM).decode()
+
+    ours, theirs = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
+    root = certificate("root", "root", ours, ours, True)
+    key = theirs.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+    chain = certificate("signer", "root", theirs, ours, False) + root
+    return {"root": root, "chain": chain, "key": key.decode()}
+
+
+def signed(folder: Path, image: np.ndarray, signing, *, remote: str = "") -> Path:
+    """A JPEG file with credentials that claim an edit by a generative model."""
+    source = "http://cv.iptc.org/newscodes/digitalsourcetype/"
+    actions = [
+        {"action": "c2pa.created", "digitalSourceType": f"{source}digitalCapture"},
+        {"action": "c2pa.edited", "digitalSourceType": f"{source}algorithmicMedia"},
+    ]
+    claims = {
+        "claim_generator_info": [{"name": "<script>alert(1)</script>"}],
+        "title": "<script>alert(2)</script>",
+        "assertions": [{"label": "c2pa.actions.v2", "data": {"actions": actions}}],
+    }
+    pair = signing["chain"].encode(), signing["key"].encode()
+    signer = c2pa.Signer.from_info(c2pa.C2paSignerInfo("es256", *pair, None))
+    before, after = io.BytesIO(), io.BytesIO()
+    Image.fromarray(image).save(before, "JPEG")
+    before.seek(0)
+    with c2pa.Builder(claims) as builder:
+        if remote:
+            builder.set_no_embed()
+            builder.set_remote_url(remote)
+        builder.sign(signer, "image/jpeg", before, after)
+    path = folder / "signed.jpg"
+    path.write_bytes(after.getvalue())
+    return path
+
+
+def test_credentials_are_valid_or_trusted_or_invalid_or_none(
+    tmp_path, photograph, signing
+):
+    image = photograph[:96, :96]
+    path = signed(tmp_path, image, signing)
+    finding = provenance.provenance(path)
+    found = finding.found
+    assert (found["state"], found["signer"]) == (
+        "valid, unknown signer",
+        "Press of the tests",
+    )
+    assert found["problems"] == ["signingCredential.untrusted"]
+    assert [a["action"] for a in found["actions"]] == ["c2pa.created", "c2pa.edited"]
+    assert any("generative model" in sentence for sentence in finding.summary)
+    trusted = provenance.provenance(path, signing["root"]).found
+    assert (trusted["state"], trusted["problems"]) == ("valid, trusted signer", [])
+
+    whole = path.read_bytes()
+    for place, code in ((-20, "dataHash"), (len(whole) // 2, "hashedURI")):
+        changed = bytearray(whole)
+        changed[place] ^= 1  # of the pixels; of what is claimed
+        path.write_bytes(changed)
+        for authorities in ("", signing["root"]):
+            bad = provenance.provenance(path, authorities).found
+            assert bad["state"] == "invalid"
+            assert any(code in problem for problem in bad["problems"])
+    # What a program that knows of no credentials leaves of them.
+    Image.open(io.BytesIO(whole)).save(path)
+    assert provenance.provenance(path).found == {"state": "none"}
+
+
+def test_credentials_that_lie_elsewhere_are_not_fetched(tmp_path, photograph, signing):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"http://127.0.0.1:{server.getsockname()[1]}/manifest.c2pa"
+        path = signed(tmp_path, photograph[:96, :96], signing, remote=address)
+        found = provenance.provenance(path).found
+        assert found == {"state": "elsewhere", "address": address}
+        server.settimeout(0.2)
+        with pytest.raises(TimeoutError):
+            server.accept()
+
+
+def test_a_case_trusts_the_authorities_that_it_is_given(tmp_path, photograph, signing):
+    path = signed(tmp_path, photograph[:96, :96], signing)
+    (tmp_path / "root.pem").write_text(signing["root"])
+    out = tmp_path / "case"
+    options = [str(path), f"--out={out}", "--network=none", "--workers=1"]
+    for trusted, state in (([], "unknown"), (["--trusted=root.pem"], "trusted")):
+        with contextlib.chdir(tmp_path):
+            main([*options, *trusted])
+        evidence = json.loads((out / "signed.jpg" / "evidence.json").read_text())
+        found = evidence["lines"]["provenance"]["found"]
+        assert found["state"] == f"valid, {state} signer"
+    page = (out / "signed.jpg" / "report.html").read_text()
+    assert "<script" not in page and "&lt;script&gt;alert(2)" in page
+    with pytest.raises(SystemExit):
+        main([*options, f"--trusted={path}"])
 
 
 # Copy-move, aids
@@ -569,7 +718,7 @@ def test_damaged_files_of_every_kind_cost_no_more_than_their_lines(tmp_path):
             path.write_bytes(damaged[: rng.integers(len(data) // 2, len(data) + 1)])
             for line in EVIDENCE:
                 try:
-                    finding, _ = pool.result(pool.start(examine_line, line, path))
+                    finding, _ = pool.result(pool.start(examine_line, line, path, {}))
                     assert finding.summary, (kind, line)
                 except InputError as error:
                     assert "\n" not in str(error), (kind, line)

@@ -9,6 +9,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from tqdm import tqdm
 
@@ -34,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     number = len(
         folders.find(args.files, skip=[args.out])
     )  # before a network is loaded for nothing
-    case = Case(args.out, _predictor(args))
+    case = Case(args.out, _predictor(args), _trusted(args.trusted))
     failed = 0
     bar = tqdm(total=number, unit="photograph", dynamic_ncols=True, file=sys.stderr)
     with bar:
@@ -71,6 +72,18 @@ def _predictor(args):
     return Predictor(args.workdir or args.network, args.checkpoint)
 
 
+def _trusted(path: str | None) -> str:
+    if path is None:
+        return ""
+    try:
+        text = Path(path).read_text(encoding="ascii")
+    except (OSError, UnicodeDecodeError):
+        text = ""
+    if "-----BEGIN CERTIFICATE-----" not in text:
+        raise InputError(f"--trusted={path}: no file of certificates (PEM) is there.")
+    return text
+
+
 def _verify(folder: str):
     from sdfl_jax.examine.case import verify
 
@@ -92,6 +105,9 @@ def _arguments() -> argparse.ArgumentParser:
     parser.add_argument("--checkpoint", default="best", help="best, latest or a step")
     parser.add_argument(
         "--network", metavar="NAME", help="one that ships; none: the other lines alone"
+    )
+    parser.add_argument(
+        "--trusted", metavar="PEM", help="authorities whose content credentials count"
     )
     parser.add_argument("--workers", type=int, default=2, help="processes that parse")
     parser.add_argument(

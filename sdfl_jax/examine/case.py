@@ -54,11 +54,12 @@ class Case:
     """Examines photographs into `folder`, going on where an earlier run ended.
 
     `predictor` is the network (`predict.predictor.Predictor`), or None for the other
-    lines alone. Raises `InputError` for a folder that holds something else, and for one
-    whose log is broken.
+    lines alone; `trusted` holds certificates of authorities (PEM) whose signers of
+    content credentials are trusted. Raises `InputError` for a folder that holds
+    something else, and for one whose log is broken.
     """
 
-    def __init__(self, folder: str | os.PathLike, predictor=None):
+    def __init__(self, folder: str | os.PathLike, predictor=None, trusted: str = ""):
         self.folder = Path(folder).absolute()
         if self.folder.is_file() or (
             self.folder.is_dir()
@@ -70,6 +71,14 @@ class Case:
                 "give a new or an empty folder."
             )
         self._predictor = predictor
+        self.options = {"provenance": {"trusted": trusted}}
+        # What an answer depends on, beside the photograph.
+        self.ways = {
+            "version": __version__,
+            "network": predictor and predictor.sha256,
+            "trusted": hashlib.sha256(trusted.encode()).hexdigest() if trusted else "",
+            "lines": list(EVIDENCE),
+        }
         self.log = log.Log(self.folder)
         self._done = {
             entry["folder"]: entry
@@ -87,16 +96,7 @@ class Case:
         found = [path.absolute() for path in folders.find(files, skip=[self.folder])]
         root = os.path.commonpath({path.parent for path in found})
         named = {os.path.relpath(path, root): path for path in found}
-        network = self._predictor and self._predictor.sha256
-        self.log.write(
-            "opened",
-            {
-                "version": __version__,
-                "network": network,
-                "lines": list(EVIDENCE),
-                "photographs": len(named),
-            },
-        )
+        self.log.write("opened", {**self.ways, "photographs": len(named)})
         rows = []
         with Workers(workers) as pool:
             waiting = []
@@ -115,9 +115,7 @@ class Case:
         return (
             entry is not None
             and entry["sha256_before"] == sha256
-            and entry["version"] == __version__
-            and entry["network"] == (self._predictor and self._predictor.sha256)
-            and entry["lines"] == list(EVIDENCE)
+            and all(entry.get(key) == value for key, value in self.ways.items())
             and not list(_changed(self.folder, entry["files"]))
         )
 
@@ -170,7 +168,8 @@ class _Photograph:
         if self._kept:
             return
         for line in EVIDENCE:
-            self._futures[line] = pool.start(examine_line, line, str(path))
+            options = case.options.get(line, {})
+            self._futures[line] = pool.start(examine_line, line, str(path), options)
         if case.predictor:
             from sdfl_jax.examine import network  # JAX, which the workers do not need
 
@@ -247,16 +246,9 @@ class _Photograph:
             f"{self.folder}/{path.name}": log.sha256_of(path)
             for path in sorted(target.iterdir())
         }
-        keys = (
-            "image",
-            "folder",
-            "sha256_before",
-            "sha256_after",
-            "version",
-            "network",
-        )
+        keys = ("image", "folder", "sha256_before", "sha256_after")
         entry = {key: evidence[key] for key in keys}
-        self._case.record(entry | {"lines": list(EVIDENCE), "files": files})
+        self._case.record(entry | self._case.ways | {"files": files})
 
 
 def _as_json(finding: Finding, seconds: float, pictures: dict[str, bytes]) -> dict:

@@ -6,6 +6,7 @@ is not among them: it runs where the network is, see `network`.
 """
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import cv2
@@ -40,8 +41,11 @@ TITLES = {
 }
 
 
-def examine_line(name: str, path: str) -> tuple[Finding, float]:
-    """The line of that name about a file, and its seconds: what a worker runs."""
+def examine_line(name: str, path: str, options: Mapping) -> tuple[Finding, float]:
+    """The line of that name about a file, and its seconds: what a worker runs.
+
+    `options` are the line's own, beyond the path.
+    """
     start = time.monotonic()
-    finding = EVIDENCE[name](Path(path))
+    finding = EVIDENCE[name](Path(path), **options)
     return finding, round(time.monotonic() - start, 2)

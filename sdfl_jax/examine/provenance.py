@@ -19,10 +19,16 @@ _TYPES = {  # what the reader takes, by the format that the first bytes tell
     "AVIF": "image/avif",
 }
 _UNTRUSTED = "signingCredential.untrusted"
+# What a file names is not asked for: an address in it is whoever wrote it's choice.
+_ALONE = {"verify": {"remote_manifest_fetch": False, "ocsp_fetch": False}}
+_ELSEWHERE = "must fetch remote manifests from url "
 
 
-def provenance(path: Path) -> Finding:
+def provenance(path: Path, trusted: str = "") -> Finding:
     """One of: none, valid (signer trusted or unknown), invalid; and what is claimed.
+
+    `trusted` holds certificates of authorities (PEM) whose signers are trusted. Nothing
+    is fetched: credentials that lie elsewhere are told by their address.
 
     Raises `InputError` where `c2pa-python` is not installed.
     """
@@ -33,17 +39,25 @@ def provenance(path: Path) -> Finding:
             "c2pa-python is not installed: pip install sdfl-jax[examine]."
         ) from None
     mime = _TYPES.get(kind(images.read_bytes(path)[:64])[0] or "")
-    store = None
+    settings = _ALONE | ({"trust": {"user_anchors": trusted}} if trusted else {})
+    found = {"state": "none"}
     if mime:
         try:
-            with path.open("rb") as stream, c2pa.Reader(mime, stream) as reader:
-                store = json.loads(reader.json())
+            with (
+                path.open("rb") as stream,
+                c2pa.Context.from_dict(settings) as context,
+                c2pa.Reader(mime, stream, context=context) as reader,
+            ):
+                found = _found(json.loads(reader.json()))
         except c2pa.C2paError as error:
-            if "ManifestNotFound" not in str(error) and "no JUMBF" not in str(error):
+            said = str(error)
+            if _ELSEWHERE in said:
+                address = said.partition(_ELSEWHERE)[2]
+                found = {"state": "elsewhere", "address": text(address)}
+            elif "ManifestNotFound" not in said and "no JUMBF" not in said:
                 raise InputError(
                     f"the credentials cannot be read ({text(error)})."
                 ) from None
-    found = _found(store) if store else {"state": "none"}
     return Finding(
         _said(found),
         certainty="Cryptographic: a valid signature means that these bytes are the "
@@ -60,13 +74,12 @@ def _found(store: dict) -> dict:
     problems = [
         text(line.get("code", "")) for line in store.get("validation_status", [])
     ]
-    failures = [code for code in problems if code != _UNTRUSTED]
-    if failures or store.get("validation_state") == "Invalid":
-        state = "invalid" if failures else "valid, unknown signer"
-    elif store.get("validation_state") == "Trusted":
+    if store.get("validation_state") == "Trusted":
         state = "valid, trusted signer"
-    else:
+    elif store.get("validation_state") == "Valid" or set(problems) == {_UNTRUSTED}:
         state = "valid, unknown signer"
+    else:
+        state = "invalid"
     signature = active.get("signature_info", {})
     return plain(
         {
@@ -97,8 +110,12 @@ _ACTION = ("action", "when", "softwareAgent", "digitalSourceType", "description"
 def _said(found: dict) -> list[str]:
     if found["state"] == "none":
         return ["No content credentials. That is a result, and no sign of anything."]
+    if found["state"] == "elsewhere":
+        return [
+            f"Its content credentials lie at {found['address']}, and were not fetched."
+        ]
     lines = [f"Content credentials: {found['state']}."]
-    if found["problems"]:
+    if found["state"] == "invalid":
         lines.append(f"What does not hold: {', '.join(found['problems'])}.")
     if found["signer"]:
         lines.append(f"Signed by {found['signer']}.")
