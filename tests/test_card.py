@@ -19,7 +19,7 @@ FIGURES = {"pixel_f1_manipulated": 0.625, "image_auc": None}
 PROGRESS = {
     "step": 2,
     "best": {"figure": "pixel_f1_manipulated", "value": 0.625, "step": 2},
-    "figures": {"standard": FIGURES, "reference": {"confusion": {"tp": 3}}},
+    "metrics": {"standard": FIGURES, "reference": {"confusion": {"tp": 3}}},
     "loss": {"loss": 0.5},
     "pixel_threshold": 0.25,
     "image_threshold": None,

@@ -117,9 +117,9 @@ def test_a_run_on_labels_alone_moves_what_it_should(first, labels_only, tmp_path
 
     # No figure takes the unknown masks for empty ones.
     progress = checkpoint.load(tmp_path).progress
-    for figures in progress["figures"].values():
-        assert figures["image_auc"] is not None
-        assert figures.get("pixel_f1_manipulated") is None
+    for metrics in progress["metrics"].values():
+        assert metrics["image_auc"] is not None
+        assert metrics.get("pixel_f1_manipulated") is None
     assert progress["pixel_threshold"] is None
 
 

@@ -145,12 +145,12 @@ def test_the_page_holds_every_chart_and_needs_no_other_file(folder, gallery, wor
 def test_the_numbers_of_the_page_are_those_of_the_file(folder):
     scores = json.loads((folder / "metrics.json").read_text())
     rows = Page(written(folder)).rows
-    first = next(i for i, row in enumerate(rows) if row[0] == "figure")
+    first = next(i for i, row in enumerate(rows) if row[0] == "metric")
     table = [row for row in rows[first:] if len(row) == 6]
     assert table[0][-1] == "key in metrics.json"
-    split = next(i for i, row in enumerate(table[1:], 1) if row[0] == "figure")
+    split = next(i for i, row in enumerate(table[1:], 1) if row[0] == "metric")
     for protocol, part in (("standard", table[1:split]), ("reference", table[split:])):
-        shown = {row[-1]: row for row in part if row[0] != "figure"}
+        shown = {row[-1]: row for row in part if row[0] != "metric"}
         figures = {
             key: value
             for key, value in scores[protocol].items()
@@ -355,7 +355,7 @@ def test_every_chart_has_labelled_axes():
     }
     lines = [{"step": i, "loss": 1.0, "val/image_accuracy": 0.5} for i in range(3)]
     ways = {
-        "blur": {"unit": "side, pixels", "levels": [3, 5], "figures": {"a": [1, 0]}}
+        "blur": {"unit": "side, pixels", "levels": [3, 5], "metrics": {"a": [1, 0]}}
     }
     figures = [
         curves.roc(label, score),

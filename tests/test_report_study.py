@@ -194,7 +194,7 @@ def test_matrix_refuses_in_one_line(tmp_path, capsys):
     a = evaluations.write(tmp_path / "a")
     out = f"--out={tmp_path / 'out'}"
     assert "as another folder is" in error_of(capsys, "matrix", a, a, out)
-    bad = "--figures=pixel_f2"
+    bad = "--metrics=pixel_f2"
     assert "did you mean" in error_of(capsys, "matrix", a, out, bad)
     assert "No folder given" in error_of(capsys, "matrix", out)
     assert "--config=FILE" in error_of(capsys, "matrix", "--run", out)

@@ -58,10 +58,11 @@ def with_scores(card: Mapping, step: int, progress: Mapping) -> dict:
     losses and the thresholds that were best.
     """
     scores = None
-    if progress.get("figures"):
+    metrics = progress.get("metrics") or progress.get("figures")  # older runs' name
+    if metrics:
         scores = {
             "step": progress["step"],
-            **progress["figures"],
+            **metrics,
             "loss": progress["loss"],
             "pixel_threshold": progress["pixel_threshold"],
             "image_threshold": progress["image_threshold"],

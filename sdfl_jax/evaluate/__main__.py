@@ -59,11 +59,11 @@ def main(argv=None):
 
 
 _REMARKS = {
-    "skipped": "images that could not be read and are in no figure",
+    "skipped": "images that could not be read and are in no metric",
     "resized": "masks of another size than their image, resized (nearest pixel)",
-    "mismatched": "masks of another size than their image, left out of pixel figures",
+    "mismatched": "masks of another size than their image, left out of pixel metrics",
     "maps_resized": "predictions of another size than their image, stretched",
-    "missing_predictions": "images without a prediction, in no figure",
+    "missing_predictions": "images without a prediction, in no metric",
     "extra_predictions": "predictions of no image",
 }
 

@@ -14,22 +14,22 @@ def compare(first: str, second: str) -> str:
     parts = [
         f"A: {first}\nB: {second}",
         f"{found['images']} images in {found['groups']} groups, {found['resamples']} "
-        "resamples (paired bootstrap). The p-values are of single figures, not "
+        "resamples (paired bootstrap). The p-values are of single metrics, not "
         "corrected for looking at many.",
     ]
-    columns = {"figure": "", "first": "A", "second": "B", "difference": "B - A"}
+    columns = {"metric": "", "first": "A", "second": "B", "difference": "B - A"}
     columns |= {"interval": "95 % interval", "p_value": "p"}
     for key, title in _COMPARED.items():
         if key in found:
             protocols = (
                 found[key] if key == "validation_threshold" else {"": found[key]}
             )
-            for protocol, figures in protocols.items():
+            for protocol, entries in protocols.items():
                 rows = [
-                    {"figure": tables.heading(name)}
+                    {"metric": tables.heading(name)}
                     | entry
                     | {"interval": tables.interval(entry["interval"])}
-                    for name, entry in figures.items()
+                    for name, entry in entries.items()
                 ]
                 parts += [f"{title}{protocol}", report.table(rows, columns)]
     return "\n\n".join(parts)

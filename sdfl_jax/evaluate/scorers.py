@@ -27,7 +27,7 @@ class Network:
             trained.model,
             mesh,
             flips=options.tta == "flips",
-            # The same figures from any batch, which GPUs pay for with their speed.
+            # The same metrics from any batch, which GPUs pay for with their speed.
             one_by_one=mesh.devices.flat[0].platform == "cpu",
             image_level_mask=options.image_level_mask,
             **loss_settings(config),

@@ -34,7 +34,7 @@ def grad_cam(
 
     def total(perturbation):
         outputs, maps = watch(
-            model, variables, image, keep=[layer], nudges={layer: perturbation}
+            model, variables, image, keep=[layer], perturbations={layer: perturbation}
         )
         return jnp.sum(class_score(outputs, label)), maps[layer].astype(jnp.float32)
 

@@ -1,4 +1,4 @@
-"""The maps that a network's layers put out, by name; a way to look and to nudge."""
+"""The maps that a network's layers put out, by name; a way to look and to perturb."""
 
 import dataclasses
 from collections.abc import Collection, Mapping
@@ -18,7 +18,7 @@ def watch(
     variables: Mapping,
     image: Float[Array, "B H W 3"],
     keep: Collection[str] | None = None,
-    nudges: Mapping[str, Float[Array, "B _ _ _"]] | None = None,
+    perturbations: Mapping[str, Float[Array, "B _ _ _"]] | None = None,
 ) -> tuple[Outputs, Maps]:
     """What the network answers, and what its layers put out on the way.
 
@@ -27,16 +27,16 @@ def watch(
     gets "#2" behind its name. Only maps (B h w C) count.
 
     keep     the layers whose maps are returned, in the order of computation; None: all
-    nudges   is added to a layer's map before the next layer sees it: the gradient by a
-             nudge of zero is the gradient by the map
+    perturbations  are added to a layer's map before the next layer sees it: the
+             gradient by a perturbation of zero is the gradient by the map
     """
     maps, calls = {}, {}
 
     def seen(name, value):
         if getattr(value, "ndim", 0) != 4:
             return value
-        if nudges and name in nudges:
-            value = value + nudges[name]
+        if perturbations and name in perturbations:
+            value = value + perturbations[name]
         if keep is None or name in keep:
             maps[name] = value
         return value
@@ -86,8 +86,8 @@ def origin(
 ) -> str:
     """The first layer that puts out the same map as `layer`, most often itself.
 
-    A stage of an encoder goes on to the next stage, too: a nudge where it leaves the
-    encoder ("encoder/level2") would reach the decoder alone, one at its last block
+    A stage of an encoder goes on to the next stage, too: a perturbation where it leaves
+    the encoder ("encoder/level2") would reach the decoder alone, one at its last block
     ("encoder/layer3_5") reaches both. Where a level is no module's own output, the
     level it is.
     """

@@ -51,7 +51,7 @@ def _runs(args):
 def _matrix(args):
     from sdfl_jax.report import matrix
 
-    keys = args.figures.split(",") if args.figures else matrix.SHOWN
+    keys = args.metrics.split(",") if args.metrics else matrix.SHOWN
     if args.run:
         if args.config is None or not args.data:
             raise InputError("--run takes --config=FILE and --data=NAME=... parts.")
@@ -95,7 +95,7 @@ def _arguments() -> argparse.ArgumentParser:
     table = commands.add_parser("table", help="networks by groups of data sets")
     table.set_defaults(command=_table)
     table.add_argument("runs", nargs="+", metavar="RUN")
-    table.add_argument("--csv", metavar="FILE", help="the figures in full")
+    table.add_argument("--csv", metavar="FILE", help="the metrics in full")
 
     summed = commands.add_parser("runs", help="mean, deviation and worst of N runs")
     summed.set_defaults(command=_runs)
@@ -116,7 +116,7 @@ def _arguments() -> argparse.ArgumentParser:
     )
     grid.add_argument("--leave_one_out", action="store_true")
     grid.add_argument(
-        "--figures", help="standard figures, divided by commas (default: IoU and F1)"
+        "--metrics", help="standard metrics, divided by commas (default: IoU and F1)"
     )
 
     calibrated = commands.add_parser("calibrate", help="what a network's scores say")

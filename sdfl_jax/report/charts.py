@@ -49,7 +49,7 @@ def thresholds(curve: Mapping[str, Sequence], names: Mapping[str, str]) -> Figur
         return nothing("no figure depends on the threshold here")
     figure = chart(3.6)
     axes = figure.subplots()
-    axes.set(xlabel="threshold", ylabel="figure", xlim=(0, 1), ylim=(0, 1.02))
+    axes.set(xlabel="threshold", ylabel="metric", xlim=(0, 1), ylim=(0, 1.02))
     x = np.asarray(curve["threshold"], np.float64)
     for color, (name, values) in zip(COLORS * 2, lines.items(), strict=False):
         y = [math.nan if value is None else value for value in values]
@@ -176,7 +176,7 @@ def robustness(
     rows = -(-len(kinds) // columns)
     figure = chart(2.7 * rows + 0.4)
     grid = figure.subplots(rows, columns, sharey=True, squeeze=False)
-    keys = list(dict.fromkeys(k for way in kinds.values() for k in way["figures"]))
+    keys = list(dict.fromkeys(k for way in kinds.values() for k in way["metrics"]))
     for axes in grid.ravel()[len(kinds) :]:
         axes.set_axis_off()
     for place, (axes, (name, way)) in enumerate(
@@ -184,7 +184,7 @@ def robustness(
     ):
         x = way["levels"]
         for color, key in zip(COLORS * 2, keys, strict=False):
-            values = way["figures"].get(key)
+            values = way["metrics"].get(key)
             if values and any(value is not None for value in values):
                 y = [math.nan if value is None else value for value in values]
                 label = names.get(key, key)
@@ -198,7 +198,7 @@ def robustness(
         axes.set(xlabel=printable(way["unit"]), ylim=(0, 1.02))
         tidy(axes, "y")
         if place % columns == 0:
-            axes.set_ylabel("figure")
+            axes.set_ylabel("metric")
     handles, labels = grid[0, 0].get_legend_handles_labels()
     if handles:
         handles.append(Line2D([], [], color=FAINT, linestyle=":"))

@@ -37,13 +37,13 @@ def write_report(
 
 
 def markdown(scores: Mapping, evaluation: Evaluation) -> str:
-    """`report.md`: the summary first, then every figure with what it is."""
+    """`report.md`: the summary first, then every metric with what it is."""
     said = facts.measured(scores, evaluation)
     parts = [
         f"# {facts.title(scores)}",
         "\n".join(f"- {term}: {text}" for term, text in said.items()),
         tables.score_table(scores),
-        "Pixel figures are means over manipulated images with a mask.",
+        "Pixel metrics are means over manipulated images with a mask.",
     ]
     for name, words in facts.PROTOCOLS.items():
         parts += [f"## Protocol: {name}", words]

@@ -12,11 +12,11 @@ from sdfl_jax.errors import InputError
 from sdfl_jax.evaluators import Evaluation
 from sdfl_jax.report import tables
 
-# The figures that a reader should see first.
+# The metrics that a reader should see first.
 HEADLINE = (*tables.SUMMARY, "false_alarm_area_authentic")
 
 PROTOCOLS = {
-    "standard": "The field's protocol: masks count from 50 %, pixel figures are means "
+    "standard": "The field's protocol: masks count from 50 %, pixel metrics are means "
     "over manipulated images, image F1 is the true F1.",
     "reference": "The protocol of the study's own evaluator, for comparison with its "
     "tables: pixel F1 averages authentic images in (1 where mask and prediction are "
@@ -152,24 +152,24 @@ def _model(setting: Mapping) -> Mapping:
 
 
 def videos(videos: Mapping) -> tuple[list[dict], dict[str, str]]:
-    """Rows and columns of a table: figures per frame and per video, side by side."""
+    """Rows and columns of a table: metrics per frame and per video, side by side."""
     ways = {key: part for key, part in videos.items() if isinstance(part, Mapping)}
     keys = dict.fromkeys(key for part in ways.values() for key in part)
     rows = [
-        {"figure": tables.heading(key)} | {w: part.get(key) for w, part in ways.items()}
+        {"metric": tables.heading(key)} | {w: part.get(key) for w, part in ways.items()}
         for key in keys
         if any(isinstance(part.get(key), float) for part in ways.values())
     ]
-    return rows, {"figure": "figure"} | {way: f"per {way}" for way in ways}
+    return rows, {"metric": "metric"} | {way: f"per {way}" for way in ways}
 
 
 def ways(scores: Mapping) -> dict[str, dict]:
-    """Of each degradation `unit`, `levels` and the `figures` worth a curve."""
+    """Of each degradation `unit`, `levels` and the `metrics` worth a curve."""
     return {
         name: {
             "unit": way["unit"],
             "levels": way["level"],
-            "figures": {key: way[key] for key in HEADLINE if key in way},
+            "metrics": {key: way[key] for key in HEADLINE if key in way},
         }
         for name, way in (scores.get("robustness") or {}).items()
     }
@@ -179,9 +179,9 @@ def robustness(way: Mapping) -> tuple[list[dict], dict[str, str]]:
     """Rows, a level each, and columns of one of `ways`."""
     rows = [
         {"level": str(level)}
-        | {key: values[i] for key, values in way["figures"].items()}
+        | {key: values[i] for key, values in way["metrics"].items()}
         for i, level in enumerate(way["levels"])
     ]
     return rows, {"level": way["unit"]} | {
-        key: tables.heading(key) for key in way["figures"]
+        key: tables.heading(key) for key in way["metrics"]
     }

@@ -124,10 +124,10 @@ def collect(given: Sequence[str]) -> dict[str, dict[str, dict]]:
 def matrices(
     cells: Mapping[str, Mapping[str, Mapping]], keys: Sequence[str] = SHOWN
 ) -> dict[str, list[list[float | None]]]:
-    """A matrix of each standard figure; None where a cell or its figure is missing."""
+    """A matrix of each standard metric; None where a cell or its metric is missing."""
     for key in keys:
         if key not in METRICS["standard"]:
-            raise InputError(f"No figure {key!r}; {valid(key, METRICS['standard'])}")
+            raise InputError(f"No metric {key!r}; {valid(key, METRICS['standard'])}")
     columns = columns_of(cells)
     return {
         key: [
@@ -144,7 +144,7 @@ def columns_of(cells: Mapping[str, Mapping]) -> list[str]:
 
 
 def matrix_tables(cells: Mapping, keys: Sequence[str] = SHOWN) -> str:
-    """Markdown, a table for each figure."""
+    """Markdown, a table for each metric."""
     columns = columns_of(cells)
     parts = []
     for key, matrix in matrices(cells, keys).items():
@@ -158,7 +158,7 @@ def matrix_tables(cells: Mapping, keys: Sequence[str] = SHOWN) -> str:
 
 
 def write(cells: Mapping, out: str | os.PathLike, keys: Sequence[str] = SHOWN):
-    """Writes `matrix.png` (a heat map for each figure) and `matrix.csv`."""
+    """Writes `matrix.png` (a heat map for each metric) and `matrix.csv`."""
     out, columns = Path(out), columns_of(cells)
     found = matrices(cells, keys)
     save(heat_maps(cells, keys), out / "matrix.png")
@@ -171,7 +171,7 @@ def write(cells: Mapping, out: str | os.PathLike, keys: Sequence[str] = SHOWN):
 
 
 def heat_maps(cells: Mapping, keys: Sequence[str] = SHOWN) -> Figure:
-    """One heat map for each figure, side by side."""
+    """One heat map for each metric, side by side."""
     named = {tables.heading(k): values for k, values in matrices(cells, keys).items()}
     return charts.heat_maps(
         named, list(cells), columns_of(cells), "tested on", "trained on"

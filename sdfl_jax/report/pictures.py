@@ -79,11 +79,11 @@ def _row_text(figure, row: Mapping, x: float, y: float) -> None:
     if row.get("kind"):
         what += f" ({row['kind']})" if len(row["kind"]) < 8 else f"\n({row['kind']})"
     mask, probs = plane(row["mask"]), plane(row["mask_probs"])
-    figures = metrics.per_image(metrics.histogram(mask, probs)[None])
+    scored = metrics.per_image(metrics.histogram(mask, probs)[None])
     if not manipulated:
-        result = f"false alarm {100 * figures['predicted_area'][0]:.1f} %"
-    elif row.get("has_mask", True) and figures["mask_area"][0] > 0:
-        result = f"F1 {figures['pixel_f1'][0]:.2f}"
+        result = f"false alarm {100 * scored['predicted_area'][0]:.1f} %"
+    elif row.get("has_mask", True) and scored["mask_area"][0] > 0:
+        result = f"F1 {scored['pixel_f1'][0]:.2f}"
     else:
         result = "no mask"
     details = [*lines, what]

@@ -10,7 +10,7 @@ from sdfl_jax.report import tables
 from sdfl_jax.report.facts import read_scores
 
 COLUMNS = {
-    "figure": "figure",
+    "metric": "metric",
     "runs": "runs",
     "mean": "mean",
     "deviation": "deviation",
@@ -24,10 +24,10 @@ COLUMNS = {
 def sum_up(
     folders: Sequence[str | os.PathLike], protocol: str = "standard"
 ) -> list[dict]:
-    """A row for each figure with the keys of `COLUMNS`.
+    """A row for each metric with the keys of `COLUMNS`.
 
     `deviation` is that of a sample (n - 1), None for one run. `runs` counts those
-    that have the figure. Raises `InputError` for folders that were scored on other
+    that have the metric. Raises `InputError` for folders that were scored on other
     data or at other thresholds, for then the runs do not repeat one experiment.
     """
     scores = [read_scores(folder) for folder in folders]
@@ -57,7 +57,7 @@ def runs_table(rows: Sequence[Mapping]) -> str:
 
 def _row(key: str, better: str | None, values: Sequence[float | None]) -> dict:
     known = [value for value in values if value is not None]
-    row = {"figure": tables.heading(key), "runs": len(known), "key": key}
+    row = {"metric": tables.heading(key), "runs": len(known), "key": key}
     if not known:
         return row
     row |= {

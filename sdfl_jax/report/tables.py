@@ -1,4 +1,4 @@
-"""Tables of figures: rows out of `metrics.json`, and Markdown."""
+"""Tables of metrics: rows out of `metrics.json`, and Markdown."""
 
 from collections.abc import Mapping, Sequence
 
@@ -58,7 +58,7 @@ _WORDS = {
 
 
 def heading(key: str) -> str:
-    """How a figure is called in a table: "pixel F1" for `pixel_f1_manipulated`."""
+    """How a metric is called in a table: "pixel F1" for `pixel_f1_manipulated`."""
     if key == "image_f1_sen_spe":
         return "image F1 (sen-spe)"
     if key == "combined_f1":
@@ -71,7 +71,7 @@ def heading(key: str) -> str:
 
 
 def summary_rows(scores: Mapping) -> list[dict]:
-    """A row for each way to look at the data: `what` and the figures of `SUMMARY`.
+    """A row for each way to look at the data: `what` and the metrics of `SUMMARY`.
 
     `scores` is what `metrics.json` holds: `standard`, `reference` and, where there
     are any, `intervals`, `validation_threshold`, `sets`, `kinds`, `subsets`, `areas`,
@@ -94,17 +94,17 @@ def summary_rows(scores: Mapping) -> list[dict]:
         rows.append({"what": what, **calibrated["standard"]})
     for name, part in (scores.get("sets") or {}).items():
         rows.append({"what": f"- set {name}{_number(part)}", **part["standard"]})
-    for kind, figures in (scores.get("kinds") or {}).items():
-        what = f"- {kind or 'of unknown kind'}{_number(figures)}"
-        rows.append({"what": what, **figures})
+    for kind, scored in (scores.get("kinds") or {}).items():
+        what = f"- {kind or 'of unknown kind'}{_number(scored)}"
+        rows.append({"what": what, **scored})
     for name, subset in (scores.get("subsets") or {}).items():
         rows.append({"what": f"- {name}{_number(subset)}", **subset["standard"]})
         everything = subset["baselines"]["everything_manipulated"]
         rows.append({"what": f"  baseline: all of it, {name}", **everything})
-    for name, figures in (scores.get("areas") or {}).items():
-        rows.append({"what": f"- mask area {name}{_number(figures)}", **figures})
-    for name, figures in (scores.get("baselines") or {}).items():
-        rows.append({"what": f"baseline: {name.replace('_', ' ')}", **figures})
+    for name, scored in (scores.get("areas") or {}).items():
+        rows.append({"what": f"- mask area {name}{_number(scored)}", **scored})
+    for name, scored in (scores.get("baselines") or {}).items():
+        rows.append({"what": f"baseline: {name.replace('_', ' ')}", **scored})
     return rows
 
 
@@ -115,9 +115,9 @@ def score_table(scores: Mapping) -> str:
 
 
 def figure_rows(scores: Mapping, protocol: str) -> list[dict]:
-    """A row for each figure of `standard` or `reference`, in the order of the file.
+    """A row for each metric of `standard` or `reference`, in the order of the file.
 
-    Keys: `figure`, `value`, `interval` (95 %, text), `calibrated` (at the thresholds
+    Keys: `metric`, `value`, `interval` (95 %, text), `calibrated` (at the thresholds
     of the validation data), `meaning` and `key`.
     """
     intervals = (scores.get("intervals") or {}).get(protocol) or {}
@@ -125,7 +125,7 @@ def figure_rows(scores: Mapping, protocol: str) -> list[dict]:
     meanings = metrics.METRICS[protocol]
     return [
         {
-            "figure": heading(key),
+            "metric": heading(key),
             "value": value,
             "interval": interval(intervals.get(key)),
             "calibrated": calibrated.get(key),
@@ -139,7 +139,7 @@ def figure_rows(scores: Mapping, protocol: str) -> list[dict]:
 
 
 FIGURE_COLUMNS = {
-    "figure": "figure",
+    "metric": "metric",
     "value": "value",
     "interval": "95 % interval",
     "calibrated": "at the validation data's thresholds",
@@ -155,8 +155,8 @@ def interval(bounds: Sequence[float | None] | None) -> str | None:
     return "{:.3f} to {:.3f}".format(*bounds)
 
 
-def _number(figures: Mapping) -> str:
-    number = figures.get("manipulated")
+def _number(scored: Mapping) -> str:
+    number = scored.get("manipulated")
     return "" if number is None else f" ({number})"
 
 

@@ -21,13 +21,13 @@ def webpage(
 ) -> str:
     """`report.html`, with every chart and picture inside it."""
     sections = {
-        "Figures": _figures(scores),
+        "Metrics": _metrics(scores),
         "Curves": _curves(scores, evaluation),
         "Where it works": _parts(scores),
         "Robustness": _robustness_part(scores),
         "Training": _training(scores, lines),
         "Pictures": _pictures(gallery, evaluation) if gallery else [],
-        "All figures": _all_figures(scores),
+        "All metrics": _all_metrics(scores),
         "Model card": _card(scores.get("model_card")),
     }
     sections = {name: parts for name, parts in sections.items() if parts}
@@ -92,18 +92,18 @@ def _pair(drawn: Mapping[str, object]) -> str:
     return f'<div class="pair">{inner}</div>'
 
 
-def _figures(scores: Mapping) -> list[str]:
+def _metrics(scores: Mapping) -> list[str]:
     columns = {"what": ""} | {key: tables.heading(key) for key in tables.SUMMARY}
     said = (
-        "Standard protocol. Pixel figures are means over manipulated images with a "
-        "mask, image figures are counted over all images; those of a kind or a mask "
+        "Standard protocol. Pixel metrics are means over manipulated images with a "
+        "mask, image metrics are counted over all images; those of a kind or a mask "
         "area set its manipulated images against all authentic ones. In brackets: "
         "manipulated images. Baselines have not looked at the image."
     )
     return [_table(tables.summary_rows(scores), columns), _said(said)]
 
 
-def _all_figures(scores: Mapping) -> list[str]:
+def _all_metrics(scores: Mapping) -> list[str]:
     parts = []
     for name, words in facts.PROTOCOLS.items():
         rows = tables.figure_rows(scores, name)
@@ -164,9 +164,9 @@ def _parts(scores: Mapping) -> list[str]:
     ):
         values = {}
         for name, part in (scores.get(section) or {}).items():
-            figures = part.get("standard", part)
+            scored = part.get("standard", part)
             number = part.get("manipulated", (part.get("reference") or {}).get("n", 0))
-            value = figures.get("pixel_f1_manipulated")
+            value = scored.get("pixel_f1_manipulated")
             values[name or "of unknown kind"] = value, number
         if values:
             drawn[words] = charts.groups(values, "pixel F1", words)
@@ -178,7 +178,7 @@ def _robustness_part(scores: Mapping) -> list[str]:
     if not ways:
         return []
     names = {
-        key: tables.heading(key) for way in ways.values() for key in way["figures"]
+        key: tables.heading(key) for way in ways.values() for key in way["metrics"]
     }
     parts = [_chart("Robustness", charts.robustness(ways, names, scores["standard"]))]
     for name, way in ways.items():

@@ -154,7 +154,7 @@ class Validation:
         self.progress = {
             "step": step,
             "best": best,
-            "figures": result.by_protocol,
+            "metrics": result.by_protocol,
             "loss": result.loss,
             "pixel_threshold": result.pixel_threshold,
             "image_threshold": result.image_threshold,

@@ -105,7 +105,7 @@ def folders(text: str, split: str = "train") -> list[Folder]:
 
 
 def split_of(name: str) -> str:
-    """ "train" or "val", by the name up to a double underscore (see `album`)."""
+    """ "train" or "val", by the name up to a double underscore (see `photo_folder`)."""
     scene = os.path.splitext(name)[0].split("__")[0]
     number = int.from_bytes(hashlib.sha256(scene.encode()).digest()[:4], "big")
     return "val" if number % _HELD_OUT == 0 else "train"
@@ -131,7 +131,7 @@ class Stream:
         weights = np.array([folder.weight for folder in self.folders])
         self._shares = np.cumsum(weights / weights.sum())
         self._kinds, self._kind_shares = list(KINDS), np.cumsum(list(KINDS.values()))
-        self._album = _Album()
+        self._read = _Photographs()
 
     @property
     def photographs(self) -> int:
@@ -215,7 +215,7 @@ class Stream:
         grow = float(rng.choice([1.0, 4 / 3, 5 / 3], p=[0.6, 0.25, 0.15]))
         extra = float(rng.choice([1.0, 1.25, 1.6, 0.8], p=[0.7, 0.12, 0.08, 0.10]))
         tall, wide = (8 * round(n * grow * extra * shrink / 8) for n in self.size)
-        pixels = self._album.pixels(host)
+        pixels = self._read.pixels(host)
         most = min(pixels.shape[0] / tall, pixels.shape[1] / wide)
         if most >= 1 and rng.random() < 0.25:
             scale = 1.0  # pixels as they are
@@ -291,7 +291,7 @@ class _Forger:
 
     def __init__(self, stream: Stream, host: str, view, rng):
         self._stream, self._host, self._view, self._rng = stream, host, view, rng
-        self._album = stream._album
+        self._read = stream._read
 
     def splice(self, canvas):
         """Objects, segments or shapes of one to four other photographs."""
@@ -371,7 +371,7 @@ class _Forger:
     def _piece(self, height: int, width: int, donor: str | None = None):
         """A part of another photograph, resized to `height` x `width`."""
         rng = self._rng
-        pixels = self._album.pixels(donor or self._stream._draw(rng))
+        pixels = self._read.pixels(donor or self._stream._draw(rng))
         most = min(pixels.shape[0] / height, pixels.shape[1] / width)
         scale = most if most <= 1 else float(np.exp(rng.uniform(0, np.log(most))))
         tall, wide = (
@@ -396,10 +396,10 @@ class _Forger:
             height, width = (max(8, round(n * factor)) for n in (height, width))
             mask = _binary(cv2.resize(mask, (width, height)))
             return self._piece(height, width, donor), mask
-        pixels = self._album.pixels(donor)
-        small = self._album.object(donor) if kind < 0.7 else None
+        pixels = self._read.pixels(donor)
+        small = self._read.object(donor) if kind < 0.7 else None
         if small is None:
-            small = self._album.segment(donor, rng)
+            small = self._read.segment(donor, rng)
         top, left, height, width = bounding_box(small)
         mask = small[top : top + height, left : left + width]
         zoom = pixels.shape[0] / small.shape[0], pixels.shape[1] / small.shape[1]
@@ -424,11 +424,11 @@ class _Forger:
         rng, shape = self._rng, canvas.shape[:2]
         kind = rng.random()
         if kind < 0.6:
-            small = self._album.object(self._host) if kind < 0.3 else None
+            small = self._read.object(self._host) if kind < 0.3 else None
             if small is None:
-                small = self._album.segment(self._host, rng)
+                small = self._read.segment(self._host, rng)
             (top, left, height, width), mirrored = self._view
-            pixels = self._album.pixels(self._host)
+            pixels = self._read.pixels(self._host)
             zoom = [n / m for n, m in zip(small.shape, pixels.shape[:2], strict=True)]
             rows = slice(int(top * zoom[0]), int(np.ceil((top + height) * zoom[0])))
             columns = slice(int(left * zoom[1]), int(np.ceil((left + width) * zoom[1])))
@@ -477,7 +477,7 @@ class _Forger:
         return image
 
 
-class _Album:
+class _Photographs:
     """Photographs read last, and where their objects are; each found once."""
 
     def __init__(self):
@@ -488,7 +488,7 @@ class _Album:
         self._lock = threading.Lock()
 
     def __reduce__(self):
-        return _Album, ()
+        return _Photographs, ()
 
     def pixels(self, path: str) -> UInt8[np.ndarray, "H W 3"]:
         with self._lock:
