@@ -214,26 +214,26 @@ def test_watching_changes_nothing_and_sees_noise_and_mask(network):
     np.testing.assert_allclose(maps["bayar_conv"], noise, atol=1e-6)
 
 
-def test_a_nudge_is_added_before_the_next_layer():
+def test_a_perturbation_is_added_before_the_next_layer():
     _, variables, image = two_classes()
-    model, nudge = TwoClasses(), jnp.ones((2, 5, 7, 8))
+    model, perturbation = TwoClasses(), jnp.ones((2, 5, 7, 8))
     plain, maps = watch(model, variables, image, keep=["encoder/level1"])
-    nudged, after = watch(
+    perturbed, after = watch(
         model,
         variables,
         image,
         keep=["encoder/level1"],
-        nudges={"encoder/level1": nudge},
+        perturbations={"encoder/level1": perturbation},
     )
     np.testing.assert_allclose(
         after["encoder/level1"], maps["encoder/level1"] + 1, rtol=1e-6
     )
     expected = variables["params"]["fc"]["kernel"].sum(axis=0)
-    difference = nudged.class_logits - plain.class_logits
+    difference = perturbed.class_logits - plain.class_logits
     np.testing.assert_allclose(difference, [expected, expected], rtol=1e-4)
 
 
-def test_a_stage_is_nudged_where_the_next_one_sees_it():
+def test_a_stage_is_perturbed_where_the_next_one_sees_it():
     _, variables, image = two_classes()
     given = (TwoClasses(), variables, image.shape)
     assert origin(*given, "encoder/level0") == "encoder/stage0"

@@ -182,7 +182,7 @@ def test_markdown_says_what_was_measured_and_its_tables_are_whole(folder):
         "mask area 5-20 %",
         "## Protocol: reference",
         "| quality | pixel F1 |",
-        "| figure   | per frame | per video |",
+        "| metric   | per frame | per video |",
         "| image F1 |     0.250 |     0.750 |",
     ):
         assert part in text
