@@ -16,7 +16,7 @@ def evaluation(
 ) -> Evaluation:
     """`count` images of each set, of labels in turn; maps find half of each square."""
     rng = np.random.default_rng(seed)
-    known, tables, centres, label, score = [], [], [], [], []
+    known, tables, inner, centres, label, score = [], [], [], [], [], []
     for name in sets:
         for i in range(count):
             label.append(labels[i % len(labels)])
@@ -24,6 +24,7 @@ def evaluation(
             mask[:, : 1 + i % 10] = 255 * label[-1]
             probs = rng.uniform(0, 0.6, (SIDE, SIDE)) + 0.4 * (mask > 0)
             tables.append(metrics.histogram(mask, probs))
+            inner.append(metrics.inner_histogram(mask, probs))
             prior = metrics.centre_prior(SIDE, SIDE)
             centres.append(metrics.histogram(mask, prior))
             score.append(float(np.clip(0.3 * label[-1] + rng.uniform(0, 0.7), 0, 1)))
@@ -36,6 +37,7 @@ def evaluation(
     return Evaluation(
         known=known,
         histograms=np.stack(tables),
+        inner_histograms=np.stack(inner),
         centre_histograms=np.stack(centres),
         label=np.array(label),
         score=scale * np.array(score),

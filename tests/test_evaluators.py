@@ -369,6 +369,7 @@ def with_areas(shares, level=255):
             for i, one in enumerate(names)
         ],
         histograms=histograms,
+        inner_histograms=histograms[:, [0, 2]],
         centre_histograms=histograms,
         label=(counts > 0).astype(int),
         score=np.asarray(shares, float),

@@ -1,6 +1,7 @@
 """The report of an evaluation: one page, its charts, and numbers that are right."""
 
 import html.parser
+import itertools
 import json
 import math
 import re
@@ -148,8 +149,9 @@ def test_the_numbers_of_the_page_are_those_of_the_file(folder):
     first = next(i for i, row in enumerate(rows) if row[0] == "metric")
     table = [row for row in rows[first:] if len(row) == 6]
     assert table[0][-1] == "key in metrics.json"
-    split = next(i for i, row in enumerate(table[1:], 1) if row[0] == "metric")
-    for protocol, part in (("standard", table[1:split]), ("reference", table[split:])):
+    starts = [i for i, row in enumerate(table) if row[0] == "metric"]
+    parts = [table[a:b] for a, b in itertools.pairwise([*starts, None])]
+    for protocol, part in zip(facts.PROTOCOLS, parts, strict=True):
         shown = {row[-1]: row for row in part if row[0] != "metric"}
         figures = {
             key: value

@@ -43,7 +43,7 @@ def main(argv=None):
     scores = evaluate(options)
     if scores is None:  # another process has the whole result
         return
-    print(report.score_table(scores))
+    print(report.score_table(scores, options.protocol))
     remarks = _REMARKS | {
         name: what for name, what in WARNINGS.items() if name != "mask_size"
     }
@@ -110,6 +110,8 @@ def _arguments() -> argparse.ArgumentParser:
 
     add = parser.add_argument_group("how it is scored").add_argument
     add("--scoring", help="resolution of scoring: original (default) or network")
+    protocols = "whose figures are printed: standard (default), reference, benco, "
+    add("--protocol", metavar="NAME", help=f"{protocols}trufor; the report has all")
     add("--threshold", type=float, help="of map and score (default: 0.5)")
     sizes = "masks of another size than the image: resize (default), skip or error"
     add("--size_mismatch", metavar="HOW", help=sizes)

@@ -38,5 +38,7 @@ def compare(first: str, second: str) -> str:
 _COMPARED = {
     "standard": "Standard protocol",
     "reference": "Reference protocol",
+    "benco": "IMDL-BenCo's protocol",
+    "trufor": "TruFor's protocol",
     "validation_threshold": "At each one's thresholds of the validation data: ",
 }

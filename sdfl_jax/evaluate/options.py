@@ -12,6 +12,7 @@ TTA = ("none", "flips")
 SCORING = ("original", "network")
 
 _CHOICES = {
+    "protocol": metrics.METRICS,
     "tta": TTA,
     "scoring": SCORING,
     "image_level_mask": IMAGE_LEVEL_MASKS,
@@ -53,6 +54,7 @@ class Options:
     tta: str = "none"
     image_level_mask: str = "grey"
     # How it is scored.
+    protocol: str = "standard"
     scoring: str = "original"
     threshold: float = 0.5
     size_mismatch: str = "resize"

@@ -27,7 +27,8 @@ AREAS = {
     ">20 %": (0.2, np.inf),
 }
 
-_ARRAYS = ("histograms", "centre_histograms", "label", "score", "has_mask")
+_ARRAYS = ("histograms", "inner_histograms", "centre_histograms")
+_ARRAYS += ("label", "score", "has_mask")
 _FILE = "evaluation.npz"
 _FRAME_NUMBER = re.compile(r"[_\-. ]*\d+$")
 
@@ -42,6 +43,7 @@ class Evaluation:
 
     known: list[dict]  # of each example: `KNOWN`
     histograms: np.ndarray  # int32 (N 3 256)
+    inner_histograms: np.ndarray  # int32 (N 2 256), `metrics.inner_histogram`
     centre_histograms: np.ndarray  # likewise, of the centre prior on the same masks
     label: np.ndarray  # int (N,)
     score: np.ndarray  # float (N,)
@@ -59,7 +61,8 @@ class Evaluation:
         """No examples: what a process found that had none to score."""
         none = np.zeros(0, np.int64)
         tables = np.zeros((0, 3, metrics.LEVELS), np.int32)
-        return cls([], tables, tables, none, none + 0.0, none > 0, {}, threshold)
+        inner = tables[:, :2]
+        return cls([], tables, inner, tables, none, none + 0.0, none > 0, {}, threshold)
 
     # On disk
 
@@ -160,11 +163,12 @@ class Evaluation:
             self.threshold if image_threshold is None else image_threshold,
             self.empty_mask,
             self.permute,
+            self.inner_histograms,
         )
 
     @functools.cached_property
     def by_protocol(self) -> dict[str, dict]:
-        """`metrics.from_histograms` of both protocols at `threshold`."""
+        """`metrics.from_histograms` of all protocols at `threshold`."""
         return self.sample().by_protocol()
 
     def at_threshold(
@@ -221,7 +225,7 @@ class Evaluation:
         resamples: int = metrics.RESAMPLES,
         seed: int = 0,
     ) -> dict[str, dict]:
-        """`metrics.intervals` over `groups`, of both protocols."""
+        """`metrics.intervals` over `groups`, of all protocols."""
         return metrics.intervals(
             self.sample(threshold, image_threshold),
             self.groups,
@@ -246,14 +250,14 @@ class Evaluation:
           seed: of the bootstrap.
 
         Returns:
-          `reference` and `standard` metrics with their `intervals`;
+          the metrics of each protocol (`metrics.METRICS`) with their `intervals`;
           `validation_threshold`, the same at `calibrated`, or None; `loss`;
           `baselines`; `kinds` and `areas`, standard metrics of a part's manipulated
           images against all authentic ones; `subsets`; `threshold_curve`; `sets`,
           each with all of this, where there are several; `videos` if asked for.
         """
         drawing = {"resamples": resamples, "seed": seed}
-        result = self._both(**drawing) | {
+        result = self._all(**drawing) | {
             "validation_threshold": None,
             "loss": self.loss,
             "kinds": self.by_kind(**drawing),
@@ -269,7 +273,7 @@ class Evaluation:
             result["validation_threshold"] = {
                 "threshold": pixel,  # None: not known, so `threshold` was taken
                 "image_threshold": image,  # likewise
-                **self._both(pixel, image, **drawing),
+                **self._all(pixel, image, **drawing),
             }
         if len(self.set_names) > 1:
             result["sets"] = {
@@ -285,7 +289,7 @@ class Evaluation:
             }
         return result
 
-    def _both(self, threshold=None, image_threshold=None, *, resamples, seed) -> dict:
+    def _all(self, threshold=None, image_threshold=None, *, resamples, seed) -> dict:
         found = self.sample(threshold, image_threshold).by_protocol()
         if resamples:
             found["intervals"] = self.intervals(
@@ -387,6 +391,7 @@ class Evaluation:
                 for video, i in enumerate(first)
             ],
             histograms=pooled(self.histograms),
+            inner_histograms=pooled(self.inner_histograms),
             centre_histograms=pooled(self.centre_histograms),
             label=(total(self.label) > 0).astype(np.int64),
             score=total(self.score) / frames,

@@ -98,11 +98,13 @@ def _measured(example: dict, mask_probs: np.ndarray, score: float) -> dict:
     height, width = mask_probs.shape
     try:
         histogram = metrics.histogram(mask, mask_probs)
+        inner = metrics.inner_histogram(mask, mask_probs)
     except InputError as error:
         raise InputError(f"{name}: {error}") from None
     return {
         "size": {"height": height, "width": width},
         "histograms": histogram,
+        "inner_histograms": inner,
         "centre_histograms": metrics.histogram(
             mask, metrics.centre_prior(height, width)
         ),

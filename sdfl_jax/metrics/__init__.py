@@ -1,4 +1,4 @@
-"""Metrics from masks and scores, in the reference's protocol and in the field's.
+"""Metrics from masks and scores, in the protocols of the study and of the field.
 
 `report` takes arrays, `from_histograms` the histograms of images (`histogram`), and
 `METRICS` says what each metric is. Images come one by one into histograms of 3 kB;
@@ -22,6 +22,7 @@ from sdfl_jax.metrics.histograms import (
     centre_prior,
     constant_histograms,
     histogram,
+    inner_histogram,
     levels,
 )
 from sdfl_jax.metrics.legend import DECISIVE, EMPTY_MASK, METRICS, Metric
@@ -57,6 +58,7 @@ __all__ = [
     "from_histograms",
     "histogram",
     "image_auc",
+    "inner_histogram",
     "intervals",
     "levels",
     "per_image",

@@ -33,7 +33,7 @@ def intervals(
     seed: int = 0,
     protocols: Sequence[str] = PROTOCOLS,
 ) -> dict[str, dict]:
-    """95 % intervals `[low, high]` of each metric of both protocols.
+    """95 % intervals `[low, high]` of each metric of these protocols.
 
     Percentiles over `resamples` data sets of as many groups, drawn with replacement;
     `groups` (N,) names each image's group, by default each image is its own. Metrics

@@ -107,6 +107,28 @@ _WHAT = {
         "image_ece": "expected calibration error: |mean score - share of manipulated"
         f" images| in {BINS} equal bins of the score, weighted by their images",
     },
+    "benco": {
+        "pixel_f1_all": "pixel F1 at the threshold, mean over all images with a known"
+        " mask; 0 where the mask is empty, even if the prediction is, too",
+        "pixel_iou_all": "intersection over union, likewise",
+        "pixel_auc_all": "area under the ROC curve of the pixels, likewise (ties count"
+        " half; in the package they count as they lie in the file)",
+        "pixel_f1_permuted_all": "permuted: pixel F1 of the better of the map and its"
+        " inverse, likewise (the package's mode 'double')",
+        "image_f1": "F1 of the image scores at the threshold, over all images",
+        "image_auc": "area under the ROC curve of the image scores (ties count half)",
+        "image_accuracy": "share of images called rightly at the threshold",
+    },
+    "trufor": {
+        "pixel_f1_manipulated": "permuted: pixel F1 at the threshold of the better of"
+        " the map and its inverse, borders of the regions left out; mean over"
+        " manipulated images",
+        "pixel_f1_oracle_manipulated": "oracle: the same at each image's own best"
+        " threshold",
+        "image_auc": "area under the ROC curve of the image scores (ties count half)",
+        "image_balanced_accuracy": "mean of the shares of manipulated and of authentic"
+        " images called rightly",
+    },
 }
 
 METRICS = {

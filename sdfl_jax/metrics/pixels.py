@@ -99,6 +99,33 @@ def _per_image(histograms, first: int, reference: bool) -> dict[str, np.ndarray]
     )
 
 
+def away_from_borders(
+    inner_histograms: Integer[np.ndarray, "N 2 256"], threshold: float = 0.5
+) -> dict[str, Float[np.ndarray, "N"]]:
+    """TruFor's F1 of each image, of the better of the map and its inverse.
+
+    `pixel_f1` at the threshold, `pixel_f1_oracle` at the image's own best one, both
+    over the pixels that `inner_histogram` counts. As in its code: where no manipulated
+    pixel is left, 0, but NaN at the threshold if mask and map are all of one class.
+    """
+    authentic, manipulated = inner_histograms.astype(np.int64).transpose(1, 0, 2)
+    positive, negative = manipulated.sum(axis=1), authentic.sum(axis=1)
+    tp, fp = _called(manipulated), _called(authentic)
+    of = lambda tp, fp: ratio(2 * tp, positive[:, None] + tp + fp, empty=0.0)
+    curve = np.maximum(
+        of(tp, fp), of(positive[:, None] - tp, negative[:, None] - fp)
+    )  # n 256
+    # Its last cut is above every level: nothing is called, or everything inversely.
+    best = np.maximum(curve.max(axis=1), ratio(2 * positive, 2 * positive + negative))
+    first = first_level(threshold)
+    called = tp[:, first] + fp[:, first]
+    both = (positive + called > 0) & (negative + positive + negative - called > 0)
+    return {
+        "pixel_f1": np.where(both, curve[:, first], np.nan),
+        "pixel_f1_oracle": np.where(positive + negative > 0, best, np.nan),
+    }
+
+
 def curve_sums(
     histograms: Integer[np.ndarray, "N 3 256"], weights: Num[np.ndarray, "R N"]
 ) -> dict[str, Float[np.ndarray, "R 256"]]:

@@ -9,6 +9,7 @@ from sdfl_jax.metrics.histograms import (
     constant_histograms,
     cut_above,
     histogram,
+    inner_histogram,
 )
 from sdfl_jax.metrics.sample import Numbers, Sample, number, plain
 
@@ -24,7 +25,7 @@ def report(
     empty_mask: str = "one",
     permute: bool = False,
 ) -> dict[str, dict]:
-    """`from_histograms` of arrays, in both protocols; `METRICS` says what each one is.
+    """`from_histograms` of arrays, in all protocols; `METRICS` says what each one is.
 
     `mask` uint8 0-255 and `mask_probs` (float in [0, 1], or uint8 with 255 = 1), both
     N H W [1] or sequences of images of any sizes; `label` (N,) 0 or 1; `score` (N,) in
@@ -38,10 +39,11 @@ def report(
             "mask, mask_probs, label and score have lengths"
             f" {lengths}; there must be one of each per image."
         )
-    tables = []
+    tables, inner = [], []
     for i, (one_mask, one_map) in enumerate(zip(mask, mask_probs, strict=True)):
         try:
             tables.append(histogram(one_mask, one_map))
+            inner.append(inner_histogram(one_mask, one_map))
         except InputError as error:
             raise InputError(f"Image {i}: {error}") from None
     histograms = np.stack(tables) if tables else np.zeros((0, 3, LEVELS), np.int32)
@@ -53,6 +55,7 @@ def report(
         threshold,
         empty_mask=empty_mask,
         permute=permute,
+        inner_histograms=np.stack(inner) if inner else None,
     )
 
 
@@ -66,11 +69,13 @@ def from_histograms(
     *,
     empty_mask: str = "one",
     permute: bool = False,
+    inner_histograms: np.ndarray | None = None,
 ) -> dict[str, dict]:
-    """Both protocols, `{"reference": ..., "standard": ...}`: see `METRICS`.
+    """All protocols, `{"reference": ..., "standard": ..., ...}`: see `METRICS`.
 
-    `histograms` int (N 3 256), `label`, `score` and `has_mask` (N,). Images without
-    a mask count in image metrics only. The other settings are those of `Sample`.
+    `histograms` int (N 3 256), `label`, `score` and `has_mask` (N,),
+    `inner_histograms` int (N 2 256). Images without a mask count in image metrics
+    only. The other settings are those of `Sample`.
     Metrics are Python numbers, None where there is nothing to average.
     """
     sample = Sample(
@@ -82,6 +87,7 @@ def from_histograms(
         image_threshold,
         empty_mask,
         permute,
+        inner_histograms,
     )
     return sample.by_protocol()
 

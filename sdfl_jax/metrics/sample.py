@@ -28,7 +28,8 @@ class Sample:
     `threshold` cuts maps and scores alike, unless `image_threshold` is given for the
     scores. `empty_mask` (`EMPTY_MASK`) decides what F1 and IoU over all images are
     where the true mask is empty; metrics of manipulated images always leave these out.
-    `permute` adds the F1 of the better of each map and its inverse.
+    `permute` adds the F1 of the better of each map and its inverse. Without
+    `inner_histograms` the pixel metrics of TruFor's protocol are not known.
     """
 
     histograms: np.ndarray  # int (N 3 256)
@@ -39,6 +40,7 @@ class Sample:
     image_threshold: float | None = None
     empty_mask: str = "one"
     permute: bool = False
+    inner_histograms: np.ndarray | None = None  # int (N 2 256)
 
     def __post_init__(self):
         for name, value in zip(
@@ -51,6 +53,11 @@ class Sample:
             raise InputError(
                 f"No empty_mask {self.empty_mask!r};"
                 f" {valid(self.empty_mask, EMPTY_MASK)}"
+            )
+        inner = self.inner_histograms
+        if inner is not None and len(inner) != len(self.label):
+            raise InputError(
+                f"There are {len(inner)} inner_histograms for {len(self.label)} images."
             )
 
     @property
@@ -85,6 +92,18 @@ class Sample:
                 | {f"image_{name}": over_scores[name] for name in ("auc", "ap", "eer")}
                 | {"image_ece": error}
             )
+        if "benco" in protocols:
+            found["benco"] = self._benco(weights) | {
+                "image_f1": scores.at_threshold(counts)["image_f1"],
+                "image_auc": over_scores["auc"],
+                "image_accuracy": scores.at_threshold(counts)["image_accuracy"],
+            }
+        if "trufor" in protocols:
+            balanced = scores.at_threshold(counts)["image_balanced_accuracy"]
+            found["trufor"] = self._trufor(weights) | {
+                "image_auc": over_scores["auc"],
+                "image_balanced_accuracy": balanced,
+            }
         return {
             protocol: {name: values[name] for name in self.keys(protocol)}
             for protocol, values in found.items()
@@ -96,7 +115,7 @@ class Sample:
         return [name for name in METRICS[protocol] if self.permute or name != permuted]
 
     def by_protocol(self) -> dict[str, dict]:
-        """Both protocols of the data set as it is: Python numbers, None, JSON."""
+        """All protocols of the data set as it is: Python numbers, None, JSON."""
         found = self.weighted(self.ones)
         counts = scores.confusion(
             self.label, self.score, self.image_threshold, self.ones
@@ -108,7 +127,7 @@ class Sample:
                 **plain(found["reference"]),
                 "confusion": {name: int(count[0]) for name, count in counts.items()},
             },
-            "standard": plain(found["standard"]),
+            **{name: plain(found[name]) for name in PROTOCOLS if name != "reference"},
         }
 
     def of_pixels(self, weights: Num[np.ndarray, "R N"]) -> dict[str, np.ndarray]:
@@ -170,6 +189,33 @@ class Sample:
                 images > 0, value, np.nan
             )
         return found
+
+    def _benco(self, weights) -> dict[str, np.ndarray]:
+        """IMDL-BenCo's pixel metrics (R,): an image without a region counts 0."""
+        columns, known = self.columns, self.has_mask
+        empty = self.histograms[:, 2].sum(axis=1) == 0
+        mean = lambda values: weighted_mean(
+            np.where(empty, 0.0, values)[known], weights[:, known]
+        )
+        better = np.fmax(columns["pixel_f1"], columns["pixel_f1_inverse"])
+        return {
+            f"pixel_{name}_all": mean(columns[f"pixel_{name}"])
+            for name in ("f1", "iou", "auc")
+        } | {"pixel_f1_permuted_all": mean(better)}
+
+    def _trufor(self, weights) -> dict[str, np.ndarray]:
+        """TruFor's pixel metrics (R,)."""
+        kept = self.scored
+        if self.inner_histograms is None:
+            columns = dict.fromkeys(("pixel_f1", "pixel_f1_oracle"), np.zeros(0))
+            kept = np.zeros(0, np.int64)
+        else:
+            inner = np.asarray(self.inner_histograms)[kept]
+            columns = pixels.away_from_borders(inner, self.threshold)
+        return {
+            f"{name}_manipulated": weighted_mean(values, weights[:, kept])
+            for name, values in columns.items()
+        }
 
     def _reference(self, weights, counts, over_scores) -> dict[str, np.ndarray]:
         """The reference's metrics (R,), with its definitions and its epsilons."""

@@ -102,7 +102,7 @@ def _arguments() -> argparse.ArgumentParser:
     summed.add_argument("runs", nargs="+", metavar="RUN")
     summed.add_argument("--csv", metavar="FILE")
     summed.add_argument(
-        "--protocol", choices=("standard", "reference"), default="standard"
+        "--protocol", default="standard", help="reference, benco or trufor"
     )
 
     grid = commands.add_parser("matrix", help="trained on one, tested on each")

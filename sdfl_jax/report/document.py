@@ -45,7 +45,7 @@ def markdown(scores: Mapping, evaluation: Evaluation) -> str:
         tables.score_table(scores),
         "Pixel metrics are means over manipulated images with a mask.",
     ]
-    for name, words in facts.PROTOCOLS.items():
+    for name, words in facts.protocols(scores).items():
         parts += [f"## Protocol: {name}", words]
         parts.append(
             tables.table(tables.figure_rows(scores, name), tables.FIGURE_COLUMNS)

@@ -22,6 +22,11 @@ PROTOCOLS = {
     "tables: pixel F1 averages authentic images in (1 where mask and prediction are "
     "both empty), any mask value but 0 counts, and its image F1 is the harmonic mean "
     "of sensitivity and specificity.",
+    "benco": "IMDL-BenCo's definitions: pixel metrics are means over all images, and "
+    "an image without a region counts 0. The package scores at the network's "
+    "resolution (`--scoring=network`).",
+    "trufor": "TruFor's definitions: pixel F1 of the better of the map and its "
+    "inverse, without the pixels near the regions' borders.",
 }
 
 _SETTINGS = {
@@ -54,6 +59,11 @@ def read_scores(folder: str | os.PathLike) -> dict:
             f"{path}: without {sorted(lacking)}; give an output folder of evaluate."
         )
     return scores
+
+
+def protocols(scores: Mapping) -> dict[str, str]:
+    """The protocols that were scored, in words; older files hold two of them."""
+    return {name: words for name, words in PROTOCOLS.items() if name in scores}
 
 
 def title(scores: Mapping) -> str:

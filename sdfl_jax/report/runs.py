@@ -4,7 +4,7 @@ import os
 import statistics
 from collections.abc import Mapping, Sequence
 
-from sdfl_jax.errors import InputError
+from sdfl_jax.errors import InputError, valid
 from sdfl_jax.metrics import METRICS
 from sdfl_jax.report import tables
 from sdfl_jax.report.facts import read_scores
@@ -30,7 +30,14 @@ def sum_up(
     that have the metric. Raises `InputError` for folders that were scored on other
     data or at other thresholds, for then the runs do not repeat one experiment.
     """
+    if protocol not in METRICS:
+        raise InputError(f"--protocol={protocol}: {valid(protocol, METRICS)}")
     scores = [read_scores(folder) for folder in folders]
+    for folder, one in zip(folders, scores, strict=True):
+        if protocol not in one:
+            raise InputError(
+                f"{folder}: metrics.json has no protocol {protocol}; evaluate again."
+            )
     first = _what(scores[0])
     for folder, other in zip(folders[1:], scores[1:], strict=True):
         differing = [key for key, value in _what(other).items() if value != first[key]]

@@ -108,14 +108,18 @@ def summary_rows(scores: Mapping) -> list[dict]:
     return rows
 
 
-def score_table(scores: Mapping) -> str:
-    """`summary_rows` as Markdown."""
+def score_table(scores: Mapping, protocol: str = "standard") -> str:
+    """`summary_rows` as Markdown; of another protocol its metrics."""
+    if protocol != "standard":
+        columns = ("metric", "value", "interval")
+        columns = {key: FIGURE_COLUMNS[key] for key in columns}
+        return table(figure_rows(scores, protocol), columns)
     columns = {"what": ""} | {key: heading(key) for key in SUMMARY}
     return table(summary_rows(scores), columns)
 
 
 def figure_rows(scores: Mapping, protocol: str) -> list[dict]:
-    """A row for each metric of `standard` or `reference`, in the order of the file.
+    """A row for each metric of a protocol, in the order of the file.
 
     Keys: `metric`, `value`, `interval` (95 %, text), `calibrated` (at the thresholds
     of the validation data), `meaning` and `key`.

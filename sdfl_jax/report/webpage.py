@@ -105,7 +105,7 @@ def _metrics(scores: Mapping) -> list[str]:
 
 def _all_metrics(scores: Mapping) -> list[str]:
     parts = []
-    for name, words in facts.PROTOCOLS.items():
+    for name, words in facts.protocols(scores).items():
         rows = tables.figure_rows(scores, name)
         parts += [
             f"<h3>Protocol: {name}</h3>",
