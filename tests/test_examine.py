@@ -25,6 +25,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from sdfl_jax.checkpoints import checkpoint
 from sdfl_jax.errors import InputError
 from sdfl_jax.examine import (
     aids,
@@ -39,8 +40,8 @@ from sdfl_jax.examine.__main__ import main
 from sdfl_jax.examine.case import Case, folder_name, verify
 from sdfl_jax.examine.evidence import EVIDENCE, TITLES, examine_line
 from sdfl_jax.examine.isolation import Workers
-from sdfl_jax.predict.answer import VERDICTS, verdict
-from sdfl_jax.predict.predictor import CALIBRATION, Predictor
+from sdfl_jax.metrics.calibration import VERDICTS, verdict
+from sdfl_jax.predict.predictor import Predictor
 from tests import fuzz, tiny
 
 
@@ -690,7 +691,7 @@ def test_a_verdict_follows_the_band_and_never_a_number_that_is_none():
 
 
 def test_a_calibration_beside_the_checkpoints_decides(workdir, photograph):
-    path = workdir / CALIBRATION
+    path = workdir / checkpoint.CALIBRATION
     known = {"band": [0, 0], "false_alarms": 0.05, "data": "ten photographs"}
     path.write_text(json.dumps(known))
     try:

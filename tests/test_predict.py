@@ -12,9 +12,9 @@ import pytest
 from sdfl_jax.data import images, videos
 from sdfl_jax.devices import compiled
 from sdfl_jax.errors import InputError
+from sdfl_jax.metrics.calibration import VERDICTS
 from sdfl_jax.predict import __main__ as predict_command
 from sdfl_jax.predict import outputs, predictor, timeline
-from sdfl_jax.predict.answer import VERDICTS
 from sdfl_jax.steps import IMAGE_LEVEL_MASKS
 from tests import tiny
 from tests.fuzz import by_pillow

@@ -10,15 +10,18 @@ silently. The position in the data follows from the step.
 
 import contextlib
 import dataclasses
+import functools
+import hashlib
 import json
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import jax
 import ml_collections as mlc
+import numpy as np
 import orbax.checkpoint as ocp
 
 from sdfl_jax import models
@@ -26,8 +29,11 @@ from sdfl_jax.checkpoints import card, hashes, shipped
 from sdfl_jax.devices import processes
 from sdfl_jax.errors import InputError
 from sdfl_jax.files import write_json
+from sdfl_jax.metrics import calibration
 from sdfl_jax.state import TrainState
 from sdfl_jax.trees import matching
+
+CALIBRATION = "calibration.json"  # of a run, as `sdfl_jax.report calibrate` writes it
 
 
 class Checkpoints:
@@ -187,6 +193,17 @@ class Trained:
     variables: dict
     step: int
     progress: dict  # metrics and thresholds of the validation data
+    calibration: Mapping | None = None  # see `metrics.calibration`
+
+    @functools.cached_property
+    def sha256(self) -> str:
+        """The SHA-256 of all weights: names, types, shapes and values."""
+        digest = hashlib.sha256()
+        for path, leaf in jax.tree_util.tree_flatten_with_path(self.variables)[0]:
+            leaf = np.asarray(leaf)
+            name = f"{jax.tree_util.keystr(path)} {leaf.dtype} {leaf.shape}\n"
+            digest.update(name.encode() + leaf.tobytes())
+        return digest.hexdigest()
 
     @property
     def calibrated(self) -> tuple[float | None, float | None]:
@@ -199,8 +216,12 @@ class Trained:
 
     @property
     def thresholds(self) -> tuple[float, float]:
-        """`calibrated`, with 0.5 for what is not known."""
-        return tuple(0.5 if known is None else known for known in self.calibrated)
+        """`calibrated`, with 0.5 for what is not known.
+
+        A calibrated network's threshold of scores is where it says "manipulated".
+        """
+        pixel, image = (0.5 if x is None else x for x in self.calibrated)
+        return pixel, self.calibration["band"][1] if self.calibration else image
 
 
 def load(workdir: str | os.PathLike, which: str = "best") -> Trained:
@@ -213,7 +234,7 @@ def load(workdir: str | os.PathLike, which: str = "best") -> Trained:
     where the one asked for is damaged, or where its network is not the config's.
     """
     if packed := shipped.resolve(workdir):
-        return _load_shipped(packed)
+        return _with_calibration(packed, _load_shipped(packed))
     config = read_config(workdir)
     folder, step = _find(Path(workdir).absolute() / "checkpoints", str(which))
     manager = _manager(folder)
@@ -234,7 +255,35 @@ def load(workdir: str | os.PathLike, which: str = "best") -> Trained:
         ),
     )
     manager.close()
-    return Trained(config, model, restored.model, step, restored.progress)
+    trained = Trained(config, model, restored.model, step, restored.progress)
+    return _with_calibration(workdir, trained)
+
+
+def _with_calibration(folder: str | os.PathLike, trained: Trained) -> Trained:
+    """With the calibration in `folder/calibration.json`, or that of its model card.
+
+    That of other weights is left aside, and a line says so. Raises `InputError` for a
+    file that is none.
+    """
+    path, about = Path(folder) / CALIBRATION, trained.progress.get("card") or {}
+    if not path.exists():
+        return dataclasses.replace(trained, calibration=about.get("calibration"))
+    try:
+        found = json.loads(path.read_text())
+    except ValueError:
+        found = None
+    if what := calibration.problem(found):
+        raise InputError(f"{path}: {what}.")
+    of = (found.get("network") or {}).get("weights_sha256")
+    if of is not None and of != trained.sha256:
+        _say(
+            f"{path}: made for other weights (of step {found['network'].get('step')}), "
+            f"and not used for step {trained.step}; calibrate them anew."
+        )
+        return trained
+    # From here on it travels in the card.
+    progress = trained.progress | {"card": about | {"calibration": found}}
+    return dataclasses.replace(trained, progress=progress, calibration=found)
 
 
 def _load_shipped(folder: Path) -> Trained:

@@ -23,6 +23,7 @@ class Network:
         self.card = trained.progress.get("card")
         known = any(threshold is not None for threshold in trained.calibrated)
         self.calibrated = trained.calibrated if known else None
+        self.calibration = trained.calibration
         self.step = make_evaluate_step(
             trained.model,
             mesh,
@@ -50,6 +51,7 @@ class Network:
         cut = geometry == "crop"
         self.setting = {
             "step": trained.step,
+            "weights_sha256": trained.sha256,
             "checkpoint": options.checkpoint,
             "scoring": options.scoring,
             "geometry": geometry,
@@ -70,7 +72,7 @@ class Network:
 class Saved:
     """Maps and scores that another program saved."""
 
-    variables = calibrated = card = None
+    variables = calibrated = calibration = card = None
 
     def __init__(self, options: Options, sets: Sequence[eval_sources.DataSet]):
         root = Path(options.predictions)

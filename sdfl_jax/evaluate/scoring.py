@@ -2,7 +2,7 @@
 
 import collections
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import jax
 
@@ -16,6 +16,8 @@ from sdfl_jax.evaluate.scorers import Network, Saved
 from sdfl_jax.evaluate.writer import Writer, shared_folder
 from sdfl_jax.evaluators import Evaluation, Evaluator
 from sdfl_jax.files import write_csv, write_json
+from sdfl_jax.metrics.calibration import log10_ratio, verdict
+from sdfl_jax.report import calibration
 
 _LISTED = 1000  # names of one kind in `metrics.json`
 
@@ -67,11 +69,14 @@ def evaluate(options: Options) -> dict | None:
             raise InputError("There are no examples to evaluate.")
         notes = scorer.finish(evaluation, notes)
         scores = _scores(evaluation, sets, options, scorer)
+        if scorer.calibration:
+            found = calibration.measured(evaluation, scorer.calibration)
+            scores["calibration"] = found
         if robustness:
             scores["robustness"] = robustness
         scores |= {key: _listed(names) for key, names in notes.items() if names}
         write_json(folder / "metrics.json", scores)
-        rows = evaluation.rows
+        rows = [_with_verdict(row, scorer.calibration) for row in evaluation.rows]
         write_csv(folder / "per_image.csv", rows, list(rows[0]))
         evaluation.save(folder)
         report.write_report(folder, gallery=writer.gallery, workdir=options.workdir)
@@ -83,6 +88,14 @@ def evaluate(options: Options) -> dict | None:
             "n-th of them",
         )
     return scores
+
+
+def _with_verdict(row: dict, known: Mapping | None) -> dict:
+    if known is None:
+        return row
+    ratio = log10_ratio(row["score"], known)
+    told = {"verdict": verdict(row["score"], known), "log10_likelihood_ratio": ratio}
+    return row | told
 
 
 def _check_subsets(subsets: Sequence[str], sets: Sequence[eval_sources.DataSet]):

@@ -27,6 +27,7 @@ COLUMNS = (
     "folder",
     "verdict",
     "score",
+    "log10_likelihood_ratio",
     "marked_area",
     "format",
     "width",
@@ -280,6 +281,9 @@ def row_of(evidence: dict) -> dict:
         "folder": evidence["folder"],
         "verdict": evidence["verdict"]["verdict"],
         "score": evidence["verdict"]["score"],
+        "log10_likelihood_ratio": found.get("network", {}).get(
+            "log10_likelihood_ratio"
+        ),
         "marked_area": found.get("network", {}).get("marked_area"),
         "format": file.get("format"),
         "width": file.get("width"),

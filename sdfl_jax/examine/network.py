@@ -11,7 +11,8 @@ from sdfl_jax.drawing.overlay import overlay
 from sdfl_jax.errors import InputError
 from sdfl_jax.examine.aids import resaved
 from sdfl_jax.examine.finding import Finding
-from sdfl_jax.predict.answer import Answer, verdict
+from sdfl_jax.metrics.calibration import verdict
+from sdfl_jax.predict.answer import Answer
 from sdfl_jax.predict.predictor import Predictor
 
 _RESAVE = 90  # quality of the mild resave
@@ -30,13 +31,14 @@ def network(predictor: Predictor, image: np.ndarray) -> tuple[Finding, dict]:
     """
     answer = _answer(predictor, image)
     again = _answer(predictor, resaved(image, _RESAVE))
-    threshold = predictor.pixel_threshold
+    threshold, ratio = predictor.pixel_threshold, answer.log10_ratio
     marked, still = (a.mask_probs >= threshold for a in (answer, again))
     union = int((marked | still).sum())
     overlap = round(float((marked & still).sum() / union), 3) if union else None
     found = {
         "weights_sha256": predictor.sha256,
         "score": round(answer.score, 4),
+        "log10_likelihood_ratio": None if ratio is None else round(ratio, 2),
         "image_threshold": round(float(predictor.image_threshold), 4),
         "pixel_threshold": round(float(threshold), 4),
         "marked_area": round(answer.area, 4),
@@ -126,6 +128,19 @@ def _smallest(predictor: Predictor, image: np.ndarray) -> int:
     return math.ceil(16 * max(image.shape[:2]) / predictor.settings["image_size"])
 
 
+def _said_of_ratio(ratio: float | None) -> list[str]:
+    """A sentence, where the calibration knows ratios."""
+    if ratio is None:
+        return []
+    times = f"{10 ** abs(ratio):.2g} times"
+    order = ("manipulated", "authentic") if ratio >= 0 else ("authentic", "manipulated")
+    return [
+        f"Images like those of its calibration score so {times} as often where they "
+        f"are {order[0]} as where they are {order[1]} (log10 of the likelihood ratio: "
+        f"{ratio:+.2f})."
+    ]
+
+
 def _said(found: dict) -> list[str]:
     how, after = found["input"], found["after_resave"]
     if how["resized_to"]:
@@ -148,6 +163,7 @@ def _said(found: dict) -> list[str]:
     return [
         f"Score {found['score']:.3f} (the network's own threshold: "
         f"{found['image_threshold']:.3f}).",
+        *_said_of_ratio(found["log10_likelihood_ratio"]),
         marks,
         went,
         f"After a resave at quality {after['quality']} the score is "

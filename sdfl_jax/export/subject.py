@@ -13,7 +13,6 @@ from sdfl_jax.checkpoints import checkpoint
 from sdfl_jax.data import images, parts, photographs, tiling
 from sdfl_jax.errors import InputError
 from sdfl_jax.predict.exported import FORMAT
-from sdfl_jax.predict.predictor import calibration, fingerprint
 from sdfl_jax.steps import mask_source
 
 TOLERANCE = 1e-4  # of an output's largest absolute value
@@ -90,7 +89,7 @@ def read(
         "made_by": f"sdfl_jax {sdfl_jax.__version__}, jax {jax.__version__}",
         "network": config.model.name,
         "step": trained.step,
-        "sha256": fingerprint(trained.variables),
+        "sha256": trained.sha256,
         "input": "image: uint8, batch x height x width x 3, RGB, 0 to 255",
         "normalisation": normalisation
         | {"where": "inside: give the pixels as they are"},
@@ -100,7 +99,7 @@ def read(
         "overlap": tiling.OVERLAP,
         "image_threshold": image_threshold,
         "pixel_threshold": pixel_threshold,
-        "calibration": _band(calibration(workdir, trained.progress)),
+        "calibration": _calibration(trained.calibration),
         "mask_source": mask_source(model, "grad_cam"),
     }
     return of_model(model, trained.variables, (batch, *size, 3), about)
@@ -172,6 +171,7 @@ def _fitting(size: tuple[int, int] | None, model, config) -> tuple[int, int]:
     return size
 
 
-def _band(found: Mapping | None) -> dict | None:
-    """What a verdict needs of a calibration."""
-    return {"band": [float(end) for end in found["band"]]} if found else None
+def _calibration(found: Mapping | None) -> dict | None:
+    """What a verdict and a likelihood ratio need of a calibration."""
+    needed = ("band", "logistic", "images")
+    return {key: found[key] for key in needed if key in found} if found else None

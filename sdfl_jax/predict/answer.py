@@ -2,7 +2,6 @@
 
 import collections
 import dataclasses
-import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
@@ -13,23 +12,7 @@ from sdfl_jax.data import batches as streams
 from sdfl_jax.data import images, tiling
 from sdfl_jax.drawing.overlay import overlay
 from sdfl_jax.errors import InputError
-
-VERDICTS = ("no manipulation found", "inconclusive", "manipulated")
-
-
-def verdict(score: float, calibration: Mapping | None) -> str:
-    """One of `VERDICTS`, from a score and the `band` of its network's calibration.
-
-    From the band's upper end on an image is called manipulated, which the chosen share
-    of authentic photographs reach; below its lower end nothing was found. A network
-    without calibration, or a score that is no number, says nothing: "inconclusive".
-    """
-    if calibration is None or not math.isfinite(score):
-        return "inconclusive"
-    low, high = calibration["band"]
-    if score >= high:
-        return "manipulated"
-    return "no manipulation found" if score < low else "inconclusive"
+from sdfl_jax.metrics.calibration import log10_ratio, verdict
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,9 +20,12 @@ class Answer:
     """What the network says of one image.
 
     `image` uint8 H W 3; `mask_probs` float32 H W in [0, 1]; `score` in [0, 1], of the
-    whole image; `verdict`: one of `VERDICTS`; `threshold`: the score that was best on
-    the validation data, or 0.5; `pixel_threshold`: likewise of pixels; `mask_source`:
-    "network", or what stands in for the masks of a network that gives none.
+    whole image; `verdict`: one of `metrics.calibration.VERDICTS`; `log10_ratio`: of
+    likelihoods, see there, None where the network was not calibrated so; `threshold`:
+    the score from which a calibrated network says "manipulated", else the one that was
+    best on the validation data, or 0.5; `pixel_threshold`: that of pixels, which was
+    best there; `mask_source`: "network", or what stands in for the masks of a network
+    that gives none.
     """
 
     name: str
@@ -47,6 +33,7 @@ class Answer:
     mask_probs: np.ndarray
     score: float
     verdict: str
+    log10_ratio: float | None
     threshold: float
     pixel_threshold: float
     mask_source: str
@@ -78,9 +65,10 @@ class Answer:
 
     def figures(self) -> dict:
         """The numbers, rounded, as JSON takes them."""
-        score = round(self.score, 4)
+        score, ratio = round(self.score, 4), self.log10_ratio
         return {
             "score": score,
+            "log10_likelihood_ratio": None if ratio is None else round(ratio, 2),
             "manipulated": self.manipulated,
             "verdict": self.verdict,
             "classes": {"authentic": round(1 - score, 4), "manipulated": score},
@@ -196,6 +184,7 @@ class Answering:
                 mask_probs=mask_probs,
                 score=score,
                 verdict=verdict(score, self.calibration),
+                log10_ratio=log10_ratio(score, self.calibration),
                 threshold=self.image_threshold,
                 pixel_threshold=self.pixel_threshold,
                 mask_source=self.mask_source,

@@ -34,9 +34,10 @@ def predict(
     hold its scores over time. `every_frames` and `every_seconds` leave frames out.
 
     Yields:
-      A dict per image: `image`, `score` in [0, 1], `manipulated` (the score reaches
-      the threshold that was best on the validation data), `verdict` (one of
-      `answer.VERDICTS`), `classes` (the probability of each), `manipulated_area`
+      A dict per image: `image`, `score` in [0, 1], `log10_likelihood_ratio`
+      (None where the network was not calibrated so), `manipulated` (the score reaches
+      the calibration's threshold, or what was best on the validation data), `verdict`
+      (one of `metrics.calibration.VERDICTS`), `classes` (the probability of each), `manipulated_area`
       (share of pixels that reach theirs), `mask_source` ("network", or what stands in
       where a network gives none), `mask`, `overlay`. One per frame, with `video`,
       `frame` and `seconds`, and one for the video behind them (`timeline.summary`). For

@@ -1,10 +1,7 @@
 """A trained network, loaded once, that answers for any images."""
 
-import hashlib
-import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -12,12 +9,10 @@ import numpy as np
 from sdfl_jax.checkpoints import checkpoint
 from sdfl_jax.data import pipeline
 from sdfl_jax.devices import compiled, sharding
-from sdfl_jax.errors import InputError
 from sdfl_jax.predict.answer import Answer, Answering
 from sdfl_jax.steps import make_evaluate_step, mask_source
 
 _IMAGE_LEVEL_MASK = "grad_cam"
-CALIBRATION = "calibration.json"  # beside the checkpoints: `sdfl_jax.report calibrate`
 
 
 class Predictor(Answering):
@@ -42,8 +37,8 @@ class Predictor(Answering):
             "image_size": trained.config.image_size,
             "geometry": trained.config.data.geometry,
         }
-        self.sha256 = fingerprint(trained.variables)
-        self.calibration = calibration(workdir, trained.progress)
+        self.sha256 = trained.sha256
+        self.calibration = trained.calibration
         self.mask_source = mask_source(trained.model, _IMAGE_LEVEL_MASK)
         self.pixel_threshold, self.image_threshold = trained.thresholds
 
@@ -92,37 +87,6 @@ class Predictor(Answering):
         for found in self._assembled(batches):
             if not isinstance(found, dict):
                 yield found
-
-
-def fingerprint(variables) -> str:
-    """The SHA-256 of all weights: names, types, shapes and values."""
-    digest = hashlib.sha256()
-    for path, leaf in jax.tree_util.tree_flatten_with_path(variables)[0]:
-        leaf = np.asarray(leaf)
-        name = f"{jax.tree_util.keystr(path)} {leaf.dtype} {leaf.shape}\n"
-        digest.update(name.encode() + leaf.tobytes())
-    return digest.hexdigest()
-
-
-def calibration(workdir: str | os.PathLike, progress: Mapping) -> Mapping | None:
-    """Of the model card, or of `WORKDIR/calibration.json`; None where neither has one.
-
-    Raises InputError for a file that is none.
-    """
-    carried = (progress.get("card") or {}).get("calibration")
-    path = Path(workdir) / CALIBRATION
-    if carried or not path.exists():
-        return carried or None
-    try:
-        found = json.loads(path.read_text())
-        low, high = (float(end) for end in found["band"])
-    except (ValueError, KeyError, TypeError):
-        raise InputError(
-            f"{path}: no calibration of `sdfl_jax.report calibrate`."
-        ) from None
-    if not 0 <= low <= high <= 1:
-        raise InputError(f"{path}: a band of {low} to {high}, not within 0 to 1.")
-    return found
 
 
 def load(network: str | os.PathLike = "starter", checkpoint: str = "best") -> Predictor:

@@ -51,7 +51,8 @@ def app(
 
     The photo is the body, or the first file of a form (`curl -F file=@photo.jpg URL`).
 
-    The JSON holds `score`, `manipulated`, `verdict`, `classes`, `manipulated_area`,
+    The JSON holds `score`, `log10_likelihood_ratio` (null where it is not known),
+    `manipulated`, `verdict`, `classes`, `manipulated_area`,
     `mask_source`, `width`, `height`, `seconds`, and `mask` (PNG) and `overlay` (JPEG)
     as data URLs; of a photo that cannot be answered `error`, one line: 408 not sent in
     time, 413 too large, 415 no image, 500 an answer that is no number, 503 (with

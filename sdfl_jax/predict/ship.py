@@ -20,12 +20,14 @@ from pathlib import Path
 import jax
 import ml_collections as mlc
 import numpy as np
+from scipy.special import expit, logit
 
 from sdfl_jax.checkpoints import card, checkpoint, shipped
 from sdfl_jax.data.eval_sources import ListSource
 from sdfl_jax.errors import InputError, one_line
 from sdfl_jax.files import replacing
 from sdfl_jax.predict.predictor import Predictor
+from sdfl_jax.report import calibration
 
 _THRESHOLDS = np.arange(0.05, 0.96, 0.025)
 
@@ -58,15 +60,16 @@ def ship(
     low = float(np.quantile(scores[labels == 1], missed))
     variables = jax.tree.map(np.asarray, trained.variables)
     params = variables["params"]
-    shift = -_logit(best)
+    shift = -float(_bounded_logit(best))
     params["mask_head"]["bias"] = params["mask_head"]["bias"] + shift
     # The label head reads the mask's logits in its last inputs; they moved, it did not.
     head = params["label_head"]["out"]
     evidence = len(head["kernel"]) - params["label_head"]["pooled"]["kernel"].shape[1]
     moved = shift * head["kernel"][-evidence:].sum()
-    head["bias"] = head["bias"] - moved - _logit(high)
-    lower = min(0.5, float(_sigmoid(_logit(low) - _logit(high))))
-    told = {
+    head["bias"] = head["bias"] - moved - float(_bounded_logit(high))
+    lower = min(0.5, float(expit(_bounded_logit(low) - _bounded_logit(high))))
+    shifted = expit(_bounded_logit(scores) - _bounded_logit(high))
+    told = _ratios(labels, shifted) | {
         "band": [lower, 0.5],
         "pixel_threshold_before": best,
         "pixel_f1_before": float(mean_f1[np.argmin(np.abs(_THRESHOLDS - 0.5))]),
@@ -98,6 +101,17 @@ def ship(
     return packed
 
 
+def _ratios(labels: np.ndarray, scores: np.ndarray) -> dict:
+    """What likelihood ratios need, where there are images enough to know them."""
+    counts = {"manipulated": int(labels.sum()), "authentic": int((labels == 0).sum())}
+    if min(counts.values()) < calibration.LEAST:
+        return {}
+    slope, intercept = calibration.logistic(labels, scores)
+    if slope <= 0:
+        return {}
+    return {"logistic": {"slope": slope, "intercept": intercept}, "images": counts}
+
+
 def _without_folders(value):
     """The same with files and folders by their last names: where they lay tells
     nobody anything."""
@@ -126,13 +140,8 @@ def _f1(called, mask) -> float:
     return float(2 * np.sum(called & mask) / max(np.sum(called) + np.sum(mask), 1))
 
 
-def _logit(p: float) -> float:
-    p = min(max(p, 1e-6), 1 - 1e-6)
-    return float(np.log(p / (1 - p)))
-
-
-def _sigmoid(x: float) -> float:
-    return 1 / (1 + np.exp(-x))
+def _bounded_logit(p):
+    return logit(np.clip(p, 1e-6, 1 - 1e-6))
 
 
 @one_line

@@ -76,7 +76,7 @@ def _matrix(args):
 def _calibrate(args):
     from sdfl_jax.report import calibration
 
-    found = calibration.write(args.run, args.out, args.false_alarms)
+    found = calibration.write(args.run, args.out, args.false_alarms, args.test)
     print("\n".join(calibration.lines(found)))
 
 
@@ -133,6 +133,9 @@ def _arguments() -> argparse.ArgumentParser:
         type=float,
         default=0.05,
         help="share of authentic images that may be called manipulated",
+    )
+    calibrated.add_argument(
+        "--test", metavar="RUN", help="other images of the same network, to measure on"
     )
     return parser
 

@@ -5,8 +5,10 @@ authentic ones do. Cllr is its cost in bits (Bruemmer and du Preez, Application-
 independent evaluation of speaker detection, 2006): 0 for perfect evidence, 1 for none.
 """
 
+import hashlib
+import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +24,8 @@ from sdfl_jax.drawing import page
 from sdfl_jax.errors import InputError
 from sdfl_jax.evaluators import Evaluation
 from sdfl_jax.files import write_json
+from sdfl_jax.metrics.calibration import VERDICTS, log10_ratio, verdict
+from sdfl_jax.report import facts
 
 LEAST = 50  # images of a class, below which its rates are guesses
 RATES = (0.01, 0.05, 0.10)  # of authentic images that are called manipulated
@@ -39,23 +43,26 @@ def calibrate(evaluation: Evaluation, *, false_alarms: float = 0.05) -> dict:
     `thresholds` hold for each of `RATES` the score, its 95 % interval, and the shares
     of both classes at or above it with theirs; `band` (low, high) is where a verdict is
     inconclusive: from the score whose ratio is 1 up to the threshold at `false_alarms`.
+    What verdicts then are (`verdicts`, `false_alarms`) is told by those folds as well,
+    each with a band of the others. `images_sha256` stands for the images' names.
 
     Raises `InputError` for fewer than `LEAST` images of a class, for scores outside
     [0, 1], and for those that do not tell the classes apart.
     """
     label, score = evaluation.label.astype(int), evaluation.score.astype(np.float64)
     _refuse(label, score)
-    slope, intercept = _logistic(label, score)
+    slope, intercept = logistic(label, score)
     if not slope > 0:
         raise InputError(
             "The scores do not tell manipulated from authentic images (a higher score "
             "is no sign of manipulation): there is nothing to calibrate."
         )
-    logistic, isotonic = _of_other_images(label, score, evaluation.groups)
+    by_logistic, by_isotonic, said = _of_other_images(
+        label, score, evaluation.groups, false_alarms
+    )
     prior = logit(label.mean())
     thresholds = {f"{rate:g}": _threshold(label, score, rate) for rate in RATES}
-    high = _threshold(label, score, false_alarms)
-    low = min(high["score"], float(expit(-intercept / slope)))
+    alarms = int((said[label == 0] == "manipulated").sum())
     return {
         "schema": "sdfl-calibration-1",
         "data": ", ".join(evaluation.set_names),
@@ -63,25 +70,62 @@ def calibrate(evaluation: Evaluation, *, false_alarms: float = 0.05) -> dict:
             "manipulated": int((label == 1).sum()),
             "authentic": int((label == 0).sum()),
         },
+        "images_sha256": _names(evaluation),
         "logistic": {"slope": slope, "intercept": intercept},
         "isotonic": _points(label, score),
         "cllr": {
             "before": cllr(label, _logit(score)),
-            "logistic": cllr(label, logistic),
-            "isotonic": cllr(label, isotonic),
+            "logistic": cllr(label, by_logistic),
+            "isotonic": cllr(label, by_isotonic),
             "minimum": cllr(label, _isotonic(label, score, score)),
         },
         "ece": {
             "before": _ece(label, score),
-            "logistic": _ece(label, expit(logistic + prior)),
-            "isotonic": _ece(label, expit(isotonic + prior)),
+            "logistic": _ece(label, expit(by_logistic + prior)),
+            "isotonic": _ece(label, expit(by_isotonic + prior)),
         },
         "thresholds": thresholds,
-        "band": [low, high["score"]],
-        "false_alarms": high["false_alarms"],
-        "false_alarms_interval": high["false_alarms_interval"],
-        "verdicts": _shares(label, score, low, high["score"]),
+        "band": _band(label, score, false_alarms),
+        "false_alarms": alarms / int((label == 0).sum()),
+        "false_alarms_interval": _exact(alarms, int((label == 0).sum())),
+        "verdicts": _shares(label, said),
     }
+
+
+def measured(evaluation: Evaluation, calibration: Mapping) -> dict:
+    """What a calibration that was made before is worth on these images.
+
+    `made_on` (its data), `same_images` (whether it was made on these very ones, which
+    flatters it), `band`, `verdicts` (the share of each class that gets each),
+    `false_alarms` and `found` (the shares called manipulated) with 95 % intervals; and
+    where it knows likelihood ratios their `cllr`, its `cllr_minimum` and `ece`. Of a
+    class without images nothing is told.
+    """
+    label, score = evaluation.label.astype(int), evaluation.score.astype(np.float64)
+    said = np.array([verdict(value, calibration) for value in score])
+    found = {
+        "made_on": calibration.get("data"),
+        "same_images": calibration.get("images_sha256") == _names(evaluation),
+        "band": list(calibration["band"]),
+        "verdicts": _shares(label, said),
+    }
+    for value, name in ((0, "false_alarms"), (1, "found")):
+        count, of = int((said[label == value] == "manipulated").sum()), label == value
+        if of.any():
+            found |= {name: count / int(of.sum())}
+            found |= {f"{name}_interval": _exact(count, int(of.sum()))}
+    ratios = [log10_ratio(value, calibration) for value in score]
+    if None not in ratios and len(np.unique(label)) == 2:
+        ratios = np.log(10) * np.array(ratios)
+        found["cllr"] = cllr(label, ratios)
+        found["cllr_minimum"] = cllr(label, _isotonic(label, score, score))
+        found["ece"] = _ece(label, expit(ratios + logit(label.mean())))
+    return found
+
+
+def _names(evaluation: Evaluation) -> str:
+    names = sorted([one.get("set", ""), one["name"]] for one in evaluation.known)
+    return hashlib.sha256(json.dumps(names).encode()).hexdigest()
 
 
 def cllr(label: Integer[np.ndarray, "N"], ratios: Float[np.ndarray, "N"]) -> float:
@@ -113,7 +157,7 @@ def _balanced(label: np.ndarray) -> np.ndarray:
     return np.where(label == 1, 0.5 / share, 0.5 / (1 - share))
 
 
-def _logistic(label: np.ndarray, score: np.ndarray) -> tuple[float, float]:
+def logistic(label: np.ndarray, score: np.ndarray) -> tuple[float, float]:
     """Slope and intercept of the log-likelihood ratio over the score's logit."""
     # Barely held back, so that classes which do not overlap get a finite slope.
     model = LogisticRegression(C=1e3)
@@ -139,20 +183,33 @@ def _points(label: np.ndarray, score: np.ndarray) -> dict[str, list[float]]:
     }
 
 
-def _of_other_images(label, score, groups) -> tuple[np.ndarray, np.ndarray]:
-    """An image's ratios, logistic and isotonic, from fits that never saw its group."""
-    logistic, isotonic = np.zeros(len(label)), np.zeros(len(label))
+def _band(label: np.ndarray, score: np.ndarray, false_alarms: float) -> list[float]:
+    slope, intercept = logistic(label, score)
+    high = _lowest(score[label == 0], false_alarms)
+    even = float(expit(-intercept / slope)) if slope > 0 else high
+    return [min(high, even), high]
+
+
+def _of_other_images(
+    label, score, groups, false_alarms: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """An image's ratios, logistic and isotonic, and its verdict, from fits that never
+    saw its group."""
+    by_logistic, by_isotonic = np.zeros(len(label)), np.zeros(len(label))
+    said = np.empty(len(label), object)
     folds = StratifiedGroupKFold(_FOLDS, shuffle=True, random_state=0)
     for fitted, other in folds.split(score, label, groups):
         if len(np.unique(label[fitted])) < 2:
             raise InputError("One source group holds a whole class: no fair folds.")
-        slope, intercept = _logistic(label[fitted], score[fitted])
-        logistic[other] = slope * _logit(score[other]) + intercept
+        slope, intercept = logistic(label[fitted], score[fitted])
+        by_logistic[other] = slope * _logit(score[other]) + intercept
         # A fold's outermost steps hold one class alone and would claim certainty.
         edge = np.log(len(fitted))
         found = _isotonic(label[fitted], score[fitted], score[other])
-        isotonic[other] = np.clip(found, -edge, edge)
-    return logistic, isotonic
+        by_isotonic[other] = np.clip(found, -edge, edge)
+        band = {"band": _band(label[fitted], score[fitted], false_alarms)}
+        said[other] = [verdict(value, band) for value in score[other]]
+    return by_logistic, by_isotonic, said
 
 
 def _ece(label: np.ndarray, probability: np.ndarray) -> float:
@@ -193,19 +250,12 @@ def _exact(count: int, of: int) -> list[float]:
     return [float(low), float(high)]
 
 
-def _shares(label, score, low: float, high: float) -> dict[str, dict[str, float]]:
+def _shares(label: np.ndarray, said: np.ndarray) -> dict[str, dict[str, float]]:
     """Which share of each class gets which verdict."""
-    said = {
-        "manipulated": score >= high,
-        "inconclusive": (score >= low) & (score < high),
-        "no manipulation found": score < low,
-    }
     return {
-        name: {
-            verdict: float(hits[label == value].mean())
-            for verdict, hits in said.items()
-        }
+        name: {v: float((said[label == value] == v).mean()) for v in VERDICTS[::-1]}
         for name, value in (("manipulated", 1), ("authentic", 0))
+        if (label == value).any()
     }
 
 
@@ -246,9 +296,15 @@ def draw(evaluation: Evaluation, found: dict, path: str | os.PathLike):
 
 
 def write(
-    folder: str | os.PathLike, out: str | os.PathLike, false_alarms: float
+    folder: str | os.PathLike,
+    out: str | os.PathLike,
+    false_alarms: float,
+    test: str | os.PathLike | None = None,
 ) -> dict:
-    """Calibrates the evaluation in `folder`; writes `out` and a chart beside it."""
+    """Calibrates the evaluation in `folder`; writes `out` and a chart beside it.
+
+    With `test`, an evaluation of other images, it is `measured` on these as well.
+    """
     out = Path(out)
     if out.suffix != ".json":
         raise InputError(f"--out={out}: a file that ends in .json is expected.")
@@ -258,9 +314,23 @@ def write(
         )
     evaluation = Evaluation.load(folder)
     found = calibrate(evaluation, false_alarms=false_alarms)
+    network = _network(folder)
+    found["network"] = network
+    if test is not None:
+        if _network(test) != network:
+            raise InputError(f"--test={test}: scores of other weights than {folder}'s.")
+        found["test"] = measured(Evaluation.load(test), found)
+        if found["test"]["same_images"]:
+            raise InputError(f"--test={test}: the very images of {folder}.")
     draw(evaluation, found, out.with_suffix(".png"))
     write_json(out, found)
     return found
+
+
+def _network(folder: str | os.PathLike) -> dict:
+    """Whose scores these are: `weights_sha256` and `step`, where that was noted."""
+    setting = facts.read_scores(folder).get("setting") or {}
+    return {key: setting.get(key) for key in ("weights_sha256", "step")}
 
 
 def lines(found: dict) -> Sequence[str]:
@@ -280,4 +350,28 @@ def lines(found: dict) -> Sequence[str]:
             f"authentic images {t['false_alarms']:.1%} ({low_rate:.1%} to "
             f"{high_rate:.1%}) reach it, of the manipulated ones {t['found']:.1%}."
         )
-    return [*said, f"Inconclusive from {low:.4f} up to {high:.4f}."]
+    said.append(f"Inconclusive from {low:.4f} up to {high:.4f}.")
+    alarms = found["false_alarms_interval"]
+    said.append(
+        f"On images kept out of the fit {found['false_alarms']:.1%} ({alarms[0]:.1%} "
+        f"to {alarms[1]:.1%}) of the authentic ones are called manipulated."
+    )
+    return said + list(words(found["test"])) if "test" in found else said
+
+
+def words(found: Mapping) -> Sequence[str]:
+    """What `measured` found, a line each."""
+    said = []
+    for name, text in (
+        ("false_alarms", "of the authentic images {:.1%} ({:.1%} to {:.1%})"),
+        ("found", "of the manipulated ones {:.1%} ({:.1%} to {:.1%})"),
+    ):
+        if name in found:
+            said.append(text.format(found[name], *found[f"{name}_interval"]))
+    lines = [f"Called manipulated, at {found['band'][1]:.4g}: {', '.join(said)}."]
+    if "cllr" in found:
+        lines.append(
+            "Likelihood ratios: Cllr {cllr:.3f} ({cllr_minimum:.3f} at best), "
+            "calibration error {ece:.3f}.".format(**found)
+        )
+    return lines

@@ -106,6 +106,8 @@ def measured(scores: Mapping, evaluation: Evaluation) -> dict[str, str]:
         said["best on validation data"] = ", ".join(
             f"{what} {value:.3g}" for what, value in best.items() if value is not None
         )
+    if scores.get("calibration"):
+        said["verdicts, by the network's calibration"] = verdicts(scores["calibration"])
     for key, term in _SETTINGS.items():
         value = setting.get(key)
         if value not in (None, False, "", 0):
@@ -124,6 +126,19 @@ def measured(scores: Mapping, evaluation: Evaluation) -> dict[str, str]:
     if "version" in setting:
         said["version"] = f"sdfl_jax {setting['version']}"
     return said
+
+
+def verdicts(found: Mapping) -> str:
+    """What a calibration is worth here, see `report.calibration.measured`."""
+    text = "; ".join(
+        f"of {label} images "
+        + ", ".join(f"{share:.1%} {verdict}" for verdict, share in shares.items())
+        for label, shares in found["verdicts"].items()
+    )
+    if "cllr" in found:
+        text += "; Cllr {cllr:.3f} ({cllr_minimum:.3f} at best)".format(**found)
+    made = "these very images" if found["same_images"] else found["made_on"]
+    return f"{text}; made on {made}" if made else text
 
 
 _VALUES = {
