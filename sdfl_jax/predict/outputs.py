@@ -37,12 +37,12 @@ def predict(
       A dict per image: `image`, `score` in [0, 1], `log10_likelihood_ratio`
       (None where the network was not calibrated so), `manipulated` (the score reaches
       the calibration's threshold, or what was best on the validation data), `verdict`
-      (one of `metrics.calibration.VERDICTS`), `classes` (the probability of each), `manipulated_area`
-      (share of pixels that reach theirs), `mask_source` ("network", or what stands in
-      where a network gives none), `mask`, `overlay`. One per frame, with `video`,
-      `frame` and `seconds`, and one for the video behind them (`timeline.summary`). For
-      a file that cannot be read, that breaks off or gets an answer that is no number,
-      `image` and `error`, one line.
+      (one of `metrics.calibration.VERDICTS`), `classes` (the probability of each),
+      `manipulated_area` (share of pixels that reach theirs), `mask_source` ("network",
+      or what stands in where a network gives none), `mask`, `overlay`. One per
+      frame, with `video`, `frame` and `seconds`, and one for the video behind them
+      (`timeline.summary`). For a file that cannot be read, that breaks off or gets an
+      answer that is no number, `image` and `error`, one line.
 
     Raises:
       InputError: no such file, no image among them, none that can be read, no
