@@ -85,6 +85,9 @@ def defaults() -> mlc.ConfigDict:
     config.log_every = 10  # all in steps
     config.validate_every = 0  # 0: once an epoch
     config.save_every = 1000
+    # False: what is frozen and was read from `init_encoders` is left out of
+    # checkpoints, which name the file and its SHA-256 instead.
+    config.save_frozen = True
     config.keep = 2  # latest checkpoints; the best one is kept besides
     config.profile = 0  # steps to trace into WORKDIR/profile, after the first two
     # Of the validation data, by which the best checkpoint is kept: a key of
@@ -292,7 +295,15 @@ def _article(default) -> str:
 
 
 # Of a run that goes on: what may change without a word, and what never may.
-_FREE = {"log_every", "save_every", "keep", "profile", "data.workers", "data.audit"}
+_FREE = {
+    "log_every",
+    "save_every",
+    "save_frozen",
+    "keep",
+    "profile",
+    "data.workers",
+    "data.audit",
+}
 _FREE |= {"init_from", "init_encoders.encoder", "init_encoders.noise_encoder"}
 # Where it runs: the numbers do not depend on it.
 _FREE |= {"mesh.data", "mesh.space", "mesh.shard_state", "remat", "model.pooling"}

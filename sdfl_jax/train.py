@@ -7,7 +7,7 @@ import jax
 from clu import parameter_overview
 
 from sdfl_jax import optim
-from sdfl_jax.checkpoints import card
+from sdfl_jax.checkpoints import card, frozen
 from sdfl_jax.checkpoints.checkpoint import Checkpoints
 from sdfl_jax.config import check, check_data
 from sdfl_jax.data.damaged import DamagedRecords
@@ -73,7 +73,12 @@ def _train(
         val=config.data.val,
         audit=config.data.audit,
     )
-    checkpoints = Checkpoints(workdir, keep=config.keep, model_card=described)
+    left_out = None
+    if not config.save_frozen:
+        left_out = frozen.of_config(config.freeze, config.init_encoders.to_dict())
+    checkpoints = Checkpoints(
+        workdir, keep=config.keep, model_card=described, left_out=left_out
+    )
     opened.callback(checkpoints.close)
     first_decides(
         lambda: agree_with_config(workdir, config, allow_change=allow_config_change)

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import optax
 import pytest
+from flax import traverse_util
 
 from sdfl_jax import models
 from sdfl_jax.checkpoints import checkpoint
@@ -121,6 +122,26 @@ def test_a_run_on_labels_alone_moves_what_it_should(first, labels_only, tmp_path
         assert metrics["image_auc"] is not None
         assert metrics.get("pixel_f1_manipulated") is None
     assert progress["pixel_threshold"] is None
+
+
+def test_checkpoints_of_a_run_leave_its_frozen_encoder_out(
+    first, labels_only, tmp_path
+):
+    variables = jax.device_get(checkpoint.load(first).variables)
+    encoder = {kind: tree["encoder"] for kind, tree in variables.items()}
+    arrays = traverse_util.flatten_dict(encoder, sep="/")
+    np.savez(tmp_path / "encoder.npz", **arrays)
+    settings = dict(
+        freeze=("encoder/*",),
+        save_frozen=False,
+        init_encoders={"encoder": str(tmp_path / "encoder.npz")},
+    )
+    state = finetune(first, labels_only, tmp_path / "run", **settings)
+    found = checkpoint.load(tmp_path / "run", "latest").variables
+    assert not moved(found, jax.device_get(state.variables))
+    (tmp_path / "encoder.npz").unlink()
+    with pytest.raises(InputError, match="encoder.npz with SHA-256 .* is missing"):
+        checkpoint.load(tmp_path / "run")
 
 
 @pytest.mark.slow

@@ -3,9 +3,9 @@
 `WORKDIR/config.json` says which network; `WORKDIR/checkpoints/latest/STEP` holds the
 last few states of training and `WORKDIR/checkpoints/best/STEP` the one that validated
 best. Each checkpoint holds three items: `model` (params and batch statistics: all that
-evaluation needs), `training` (optimizer and counters) and `progress` (JSON: schedule,
-best metric, thresholds, `card`), and `hashes.json`: orbax restores damaged bytes
-silently. The position in the data follows from the step.
+evaluation needs, but for what `frozen` leaves out), `training` (optimizer and counters)
+and `progress` (JSON: schedule, best metric, thresholds, `card`), and `hashes.json`:
+orbax restores damaged bytes silently. The position in the data follows from the step.
 """
 
 import contextlib
@@ -20,12 +20,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import ml_collections as mlc
 import numpy as np
 import orbax.checkpoint as ocp
 
 from sdfl_jax import models
-from sdfl_jax.checkpoints import card, hashes, shipped
+from sdfl_jax.checkpoints import card, frozen, hashes, shipped
 from sdfl_jax.devices import processes
 from sdfl_jax.errors import InputError
 from sdfl_jax.files import write_json
@@ -44,9 +45,15 @@ class Checkpoints:
     """
 
     def __init__(
-        self, workdir: str | os.PathLike, *, keep: int, model_card: dict | None = None
+        self,
+        workdir: str | os.PathLike,
+        *,
+        keep: int,
+        model_card: dict | None = None,
+        left_out: frozen.Frozen | None = None,
     ):
         self._workdir, self._card = workdir, model_card  # of `card.describe`
+        self._left_out = left_out
         root = Path(workdir).absolute() / "checkpoints"
         processes.first_decides(lambda: _set_damaged_aside(root))
         self._latest = _Saver(root / "latest", keep)
@@ -71,7 +78,11 @@ class Checkpoints:
             progress = progress | {"card": carried}
             if tell and processes.is_first():
                 card.write(self._workdir, carried)
-        saver.save(state, progress)
+        # Of the checkpoint that was read, `progress` may still tell this.
+        progress = {k: v for k, v in progress.items() if k != frozen.KEY}
+        if self._left_out:
+            progress[frozen.KEY] = dataclasses.asdict(self._left_out)
+        saver.save(state, progress, self._left_out)
 
     def restore(self, state: TrainState) -> tuple[TrainState, dict]:
         """The latest state, laid out as `state` is, and its progress.
@@ -82,9 +93,11 @@ class Checkpoints:
         step = manager.latest_step()
         if step is None:
             return state, {}
+        progress = _progress(manager, step)
+        left_out = frozen.of_progress(progress)
         wanted = jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
-        _refuse_other_network(manager, step, wanted.variables)
-        model, training = wanted.items()
+        model, training = _taken_apart(wanted, left_out)
+        _refuse_other_network(manager, step, model)
         saved = _saved(manager, step, "training")
         # Runs of float16 alone have this counter, and not those from before it.
         if "good_in_row" in saved:
@@ -97,13 +110,25 @@ class Checkpoints:
             args=ocp.args.Composite(
                 model=ocp.args.StandardRestore(model),
                 training=ocp.args.StandardRestore(training),
-                progress=ocp.args.JsonRestore(),
             ),
         )
-        found = TrainState.from_items(restored.model, restored.training)
+        model, training = restored.model, restored.training
+        if left_out:
+            read = left_out.read(wanted.variables, self._workdir)
+            read = jax.tree.map(
+                lambda array, like: jax.device_put(array, like.sharding),
+                read,
+                left_out.only(state.variables),
+            )
+            model = frozen.merged(model, read)
+            if raw := training["raw_params"]:
+                both = frozen.merged({"params": raw}, {"params": read["params"]})
+                # Copied, for a donated state may hold no array twice.
+                training["raw_params"] = jax.tree.map(jnp.copy, both["params"])
+        found = TrainState.from_items(model, training)
         if isinstance(state.good_in_row, dict) or isinstance(found.good_in_row, dict):
             found = found.replace(good_in_row=state.good_in_row)
-        return found, restored.progress
+        return found, progress
 
     def check(self):
         """Raises what went wrong in the writes under way, once it has."""
@@ -123,10 +148,10 @@ class _Saver:
         self._step = None
         self.manager = _manager(folder, keep, before_commit=self._write_hashes)
 
-    def save(self, state, progress):
+    def save(self, state, progress, left_out: frozen.Frozen | None):
         self.wait()  # the one before writes its hashes under its own number
         self._step = step = int(state.step)
-        model, training = state.items()
+        model, training = _taken_apart(state, left_out)
         with self._telling_of_the_disk():
             if step in self.manager.all_steps():  # validated again after a kill
                 self.manager.delete(step)
@@ -173,6 +198,16 @@ class _Saver:
                 f"{self.manager.directory}: the checkpoint of step {self._step} cannot "
                 f"be written ({said}); older ones there are whole: {older or 'none'}."
             ) from error
+
+
+def _taken_apart(state: TrainState, left_out: frozen.Frozen | None):
+    """`TrainState.items` without what is left out."""
+    model, training = state.items()
+    if left_out:
+        model = left_out.without(model)
+        if raw := training["raw_params"]:
+            training["raw_params"] = left_out.without({"params": raw})["params"]
+    return model, training
 
 
 # How the operating system's refusals read once TensorStore and orbax passed them on.
@@ -243,19 +278,23 @@ def load(workdir: str | os.PathLike, which: str = "best") -> Trained:
         lambda rng: models.init_variables(model, config.image_size, rng),
         jax.random.key(0),
     )
+    progress = _progress(manager, step)
+    left_out = frozen.of_progress(progress)
+    whole, wanted = wanted, left_out.without(wanted) if left_out else wanted
     _refuse_other_network(manager, step, wanted)
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     wanted = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), wanted
     )
     restored = manager.restore(
-        step,
-        args=ocp.args.Composite(
-            model=ocp.args.StandardRestore(wanted), progress=ocp.args.JsonRestore()
-        ),
+        step, args=ocp.args.Composite(model=ocp.args.StandardRestore(wanted))
     )
     manager.close()
-    trained = Trained(config, model, restored.model, step, restored.progress)
+    variables = restored.model
+    if left_out:
+        read = jax.device_put(left_out.read(whole, workdir), device)
+        variables = frozen.merged(variables, read)
+    trained = Trained(config, model, variables, step, progress)
     return _with_calibration(workdir, trained)
 
 
@@ -420,6 +459,13 @@ def _listed(problems: dict[int, str]) -> str:
 
 def _say(line: str):
     print(line, file=sys.stderr)
+
+
+def _progress(manager, step: int) -> dict:
+    found = manager.restore(
+        step, args=ocp.args.Composite(progress=ocp.args.JsonRestore())
+    )
+    return found.progress
 
 
 def _saved(manager, step: int, item: str) -> dict:

@@ -2,6 +2,7 @@ from .export import to_torch, write_safetensors
 from .files import read_weights
 from .foreign import (
     BOOKKEEPING,
+    encoder_file,
     fit_encoder,
     from_torch,
     load_encoder,
@@ -11,6 +12,7 @@ from .lora import merge_lora
 
 __all__ = [
     "BOOKKEEPING",
+    "encoder_file",
     "fit_encoder",
     "from_torch",
     "load_encoder",

@@ -74,9 +74,13 @@ def load_encoder(
     if part not in variables["params"]:
         parts = [name for name in variables["params"] if name.endswith("encoder")]
         raise InputError(f"This network has no part {part!r}; there are {parts}.")
-    if str(path) == "efficientnet_lite0":
-        path = _packaged_efficientnet_lite0()
+    path = encoder_file(path)
     return fit_encoder(path, read_weights(path), variables, part)
+
+
+def encoder_file(path: str | os.PathLike) -> str | os.PathLike:
+    """The file that `load_encoder` reads for `path`: of a package, or itself."""
+    return _packaged_efficientnet_lite0() if str(path) == "efficientnet_lite0" else path
 
 
 def fit_encoder(
