@@ -3,7 +3,8 @@
 #   bash launch/demo.sh [DIR] [--photos=FOLDER] [--seed=N]
 # All it writes but the environment lies under DIR (demo/ by default). It makes forgeries
 # from photographs that ship with scikit-image, scikit-learn and matplotlib, or from
-# those in FOLDER. What is done already is skipped.
+# those in FOLDER, of which the first eight are at last shown to the network `starter`.
+# What is done already is skipped.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 source "$root/launch/env.sh"
@@ -42,7 +43,11 @@ stage() {
 }
 
 stage environment environment requirements.txt
-if [ -z "$photos" ]; then
+own=()
+if [ -n "$photos" ]; then
+    mapfile -t own < <(find -L "$photos" -type f \
+        -iregex '.*\.\(jpe?g\|png\|tiff?\|webp\|heic\|avif\)' | sort)
+else
     photos=$dir/photos
     stage photographs "$py" -m sdfl_jax.data.photographs --out="$photos"
 fi
@@ -59,6 +64,9 @@ stage training "$py" -m sdfl_jax.main --config=configs/demo.py --workdir="$dir/r
     --config.seed="$seed"
 stage evaluation "$py" -m sdfl_jax.evaluate --workdir="$dir/run" \
     --data="$dir/shards/test" --out="$dir/report" --subsets=splice+inpainting >/dev/null
+if [ ${#own[@]} -gt 0 ]; then
+    stage starter "$py" -m sdfl_jax.predict --out="$dir/starter" "${own[@]:0:8}"
+fi
 
 echo
 sed "/^## Protocol/,\$d" "$dir/report/report.md"

@@ -410,4 +410,5 @@ def _zero_where_not(keep, values):
 
 
 def _mean(values: Float[Array, "B"], keep: Bool[Array, "B"]) -> Float[Array, ""]:
-    return jnp.sum(jnp.where(keep, values, 0.0)) / jnp.maximum(jnp.sum(keep), 1)
+    count = jnp.sum(keep, dtype=values.dtype)
+    return jnp.sum(jnp.where(keep, values, 0.0)) / jnp.maximum(count, 1)

@@ -4,6 +4,7 @@ import os
 import tempfile
 
 import jax
+import pytest
 from absl import flags
 
 from sdfl_jax.data.setup import setup
@@ -28,3 +29,22 @@ flags.FLAGS.mark_as_parsed()
 
 # As every command and every worker does, so that no test depends on one before it.
 setup()
+
+# Where the code under test is ours alone, no type is promoted in silence. Everywhere
+# else flax and optax mix integers and floats themselves.
+STRICT = ("test_losses", "test_metrics", "test_pooling", "test_conv", "test_planes")
+
+
+@pytest.fixture(autouse=True)
+def strict_types(request):
+    name = request.module.__name__.rpartition(".")[2]
+    how = "strict" if name in STRICT else "standard"
+    with jax.numpy_dtype_promotion(how):
+        yield
+
+
+@pytest.fixture(autouse=True, scope="module")
+def forget_programs():
+    """What one file compiled would stay in memory, several gigabytes by the end."""
+    yield
+    jax.clear_caches()

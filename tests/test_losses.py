@@ -153,7 +153,7 @@ def test_an_image_without_mask_adds_nothing_to_the_mask_loss(case, seed, row):
 )
 def test_loss_and_gradients_are_finite(case, seed, scale, has_mask, valid):
     outputs, batch = make(seed)
-    batch |= {"has_mask": jnp.array(has_mask), "valid": jnp.array(valid)}
+    batch |= {"has_mask": jnp.array(has_mask, float), "valid": jnp.array(valid)}
 
     def loss(mask_logits, label_logits):
         outputs = types.SimpleNamespace(

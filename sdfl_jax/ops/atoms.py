@@ -93,7 +93,7 @@ def integrals(
     edges: Float[ArrayLike, "*R edges"], size: int, xp
 ) -> Float[ArrayLike, "*R edges-1 size"]:
     """Each sample's hat function integrated from edge to edge (xp: numpy or jax's)."""
-    positions = xp.arange(size).reshape((1,) * edges.ndim + (size,))
+    positions = xp.arange(size, dtype=edges.dtype).reshape((1,) * edges.ndim + (size,))
     distance = xp.clip(edges[..., None] - positions, -1, 1)
     integral = distance - xp.sign(distance) * distance**2 / 2
     return integral[..., 1:, :] - integral[..., :-1, :]
