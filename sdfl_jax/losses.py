@@ -272,7 +272,7 @@ def total(
     """
     check(weights, mask_losses, dice, mask_loss_weights, label_loss)
     label = batch["label"]
-    valid = batch["valid"] > 0 if "valid" in batch else jnp.ones(label.shape, bool)
+    valid = batch.get("valid", jnp.ones(label.shape)).astype(bool)
     has_mask = valid & (batch["has_mask"] > 0)
 
     def mask_loss(name, logits, mask):

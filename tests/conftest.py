@@ -31,8 +31,9 @@ flags.FLAGS.mark_as_parsed()
 setup()
 
 # Where the code under test is ours alone, no type is promoted in silence. Everywhere
-# else flax and optax mix integers and floats themselves.
-STRICT = ("test_losses", "test_metrics", "test_pooling", "test_conv", "test_planes")
+# else flax and optax mix integers and floats themselves, and the pooling asks for a
+# promotion, which JAX would refuse as well.
+STRICT = ("test_losses", "test_metrics", "test_conv", "test_planes")
 
 
 @pytest.fixture(autouse=True)
