@@ -7,7 +7,9 @@ Every side delivers the same uint8 batches: images and masks stretched to 512x51
 flips. Ours reads shards (original files; resized raw; resized zstd), the peer the
 original files with OpenCV and albumentations: in its own process, as it comes and with
 one thread of PyTorch's, and with two workers. One side more makes forgeries while it
-delivers them (`data.forge.stream`); nothing is compared with it.
+delivers them (`data.forge.stream`), and two cut windows of 256x256 from the original
+files, one of them with the JPEG coefficients beside the pixels; nothing is compared
+with these.
 Each side runs in a process of its own and the sides take turns, so that all meet the
 same disturbances. Before each turn a side empties what it had fetched ahead. Without
 PyTorch and albumentations only our own sides run.
@@ -19,6 +21,7 @@ import json
 import multiprocessing
 import os
 import platform
+import resource
 import statistics
 import tempfile
 import time
@@ -44,6 +47,11 @@ GOALS = {"original": 1.5, "resized": 3.0}  # times the fastest peer
 # Forgeries made in the pipeline, of the size that `configs/starter.py` trains on.
 FORGED_SIDE = 192
 FORGED = f"forged, {FORGED_SIDE}x{FORGED_SIDE}"
+WINDOW = 256
+WINDOWS = {
+    f"window {WINDOW}": ("rgb",),
+    f"window {WINDOW} + JPEG": ("rgb", "jpeg"),
+}
 AHEAD = 16  # batches that a side may have fetched while it waited
 SUFFIXES = {".jpg", ".jpeg", ".png"}
 
@@ -105,6 +113,17 @@ def forged_batches(folder: str, batch: int, image_size: int):
         yield arrays["image"], arrays["mask"]
 
 
+def window_batches(folder: str, batch: int, inputs: tuple[str, ...]):
+    from sdfl_jax.data.pipeline import train_batches
+    from sdfl_jax.data.setup import setup
+
+    setup()
+    settings = {"geometry": "crop", "flips": False, "image_size": WINDOW, "seed": 0}
+    settings |= {"batch_size": batch, "inputs": inputs}
+    for arrays in train_batches(folder, **settings):
+        yield arrays["image"], arrays["mask"]
+
+
 class Peer:
     """A dataset as tutorials write it: OpenCV reads, albumentations changes."""
 
@@ -157,7 +176,10 @@ def peer_batches(pairs, workers: int, threads: int, batch: int, image_size: int)
 
 
 def side(pipe, make_batches, *arguments):
-    """Answers each number of batches with the images per second over them."""
+    """Answers each number of batches with the images per second over them.
+
+    And 0 with the most memory that the process had, in MiB.
+    """
     batches = make_batches(*arguments)
     image, mask = next(batches)
     pipe.send([(*plane.shape, str(plane.dtype)) for plane in (image, mask)])
@@ -168,10 +190,11 @@ def side(pipe, make_batches, *arguments):
         for _ in range(number):
             next(batches)
         pipe.send(number * len(image) / (time.perf_counter() - start))
+    pipe.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 
 
-def measure(sides: dict, turns: int, batches: int) -> dict[str, list[float]]:
-    """Images per second of every side, turn by turn."""
+def measure(sides: dict, turns: int, batches: int) -> tuple[dict, dict]:
+    """Images per second of every side, turn by turn, and the memory of each in MiB."""
     context = multiprocessing.get_context("spawn")
     pipes, processes, shapes = {}, [], {}
     for name, arguments in sides.items():
@@ -180,18 +203,20 @@ def measure(sides: dict, turns: int, batches: int) -> dict[str, list[float]]:
         processes[-1].start()
         end.close()
         shapes[name] = pipes[name].recv()
-    first = next(iter(shapes.values()))
-    assert all(shape == first for shape in shapes.values()), shapes
+    compared = [shapes[name] for name in shapes if name in OURS or name in PEERS]
+    assert all(shape == compared[0] for shape in compared), shapes
     speeds = {name: [] for name in sides}
     for _ in range(turns):
         for name, pipe in pipes.items():
             pipe.send(batches)
             speeds[name].append(pipe.recv())
-    for pipe, process in zip(pipes.values(), processes, strict=True):
+    memory = {}
+    for (name, pipe), process in zip(pipes.items(), processes, strict=True):
         pipe.send(0)
+        memory[name] = pipe.recv()
         process.join(10)
         process.kill()  # a prefetching thread would not let go
-    return speeds
+    return speeds, memory
 
 
 def ratios_of(speeds: dict[str, list[float]], name: str, peers) -> list[float]:
@@ -230,6 +255,8 @@ def main():
             build(work / "list.csv", folder, **settings)
             sides[name] = (our_batches, folder, *size)
         photographs = args.photos or str(work / "photos")
+        for name, inputs in WINDOWS.items():
+            sides[name] = (window_batches, str(work / "original"), args.batch, inputs)
         sides[FORGED] = (forged_batches, photographs, args.batch, FORGED_SIDE)
         missing = [
             name
@@ -241,7 +268,7 @@ def main():
         else:
             for name, settings in PEERS.items():
                 sides[name] = (peer_batches, pairs, *settings, *size)
-        speeds = measure(sides, args.turns, args.batches)
+        speeds, memory = measure(sides, args.turns, args.batches)
 
     figures = {
         "photographs": args.photos or "made up",
@@ -252,6 +279,7 @@ def main():
         "machine": platform.processor() or platform.machine(),
         "images_per_second": speeds,
         "medians": {name: statistics.median(turns) for name, turns in speeds.items()},
+        "memory_mib": memory,
         "ratios": {},
     }
     if not missing:
@@ -265,11 +293,11 @@ def main():
         f"{args.image_size}, {figures['cores']} cores, {args.turns} turns"
     )
     print(
-        f"{'':20}{'images/s':>10}{'times the fastest peer':>26}{'goal':>6}"
+        f"{'':20}{'images/s':>10}{'MiB':>7}{'times the fastest peer':>26}{'goal':>6}"
         f"{'times the faster stock peer':>30}"
     )
     for name, median in figures["medians"].items():
-        line = f"{name:20}{median:10.0f}"
+        line = f"{name:20}{median:10.0f}{figures['memory_mib'][name]:7.0f}"
         if missing or name not in OURS:
             print(line)
             continue

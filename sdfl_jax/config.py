@@ -27,6 +27,9 @@ def defaults() -> mlc.ConfigDict:
         train="shards/train",
         val="shards/val",
         geometry="resize",  # or "crop": native resolution
+        # Beside the pixels "jpeg": coefficients of each file, for networks that read
+        # them; needs geometry="crop" and flips=False.
+        inputs=("rgb",),
         flips=True,
         balance=True,  # every class sampled up to the size of the largest
         workers=0,  # processes that decode; 0 leaves it to threads
@@ -73,7 +76,7 @@ def defaults() -> mlc.ConfigDict:
     # Patterns of params that stay as they are, with their batch norms' statistics.
     config.freeze = ()
     config.schedule = dict(
-        name="plateau",  # plateau, step, cosine, constant, wsd
+        name="plateau",  # plateau, step, cosine, poly, constant, wsd
         warmup_steps=0,
         factor=0.1,  # plateau, on the validation loss; step, every `every_steps`
         patience=5,
@@ -103,14 +106,18 @@ _OF_NETWORKS = {
     "unet": {"loss_weights": {"mask": 1.0, "label": 0.0, "edge": 0.0}},
     "segformer": _MASK_ALONE | {"mask_losses": ("bce",)},
     "mesorch": _MASK_ALONE | {"mask_losses": ("bce",)},
-    "catnet": _MASK_ALONE | {"mask_losses": ("weighted_bce",)},
+    "catnet": _MASK_ALONE
+    | {
+        "mask_losses": ("weighted_bce",),
+        "data": {"inputs": ("rgb", "jpeg"), "geometry": "crop", "flips": False},
+    },
     "vit_lora": _MASK_ALONE
     | {
         "mask_losses": ("bce", "edge_bce"),
         "mask_loss_weights": (1.0, 20.0),
         "freeze": ("encoder/*", "!*/lora_?"),
     },
-    # Of its second phase; the third's is in `configs/trufor.py`.
+    # Of its second phase; for the third see `configs/protocol_cat_trufor.py`.
     "trufor": _MASK_ALONE
     | {
         "mask_losses": ("weighted_bce", "dice_exact"),
@@ -215,6 +222,18 @@ def check(config: mlc.ConfigDict) -> mlc.ConfigDict:
             f"config.data.geometry={known.data.geometry!r}: takes 'resize' (to "
             "image_size) or 'crop' (native resolution)."
         )
+    if tuple(known.data.inputs) not in (("rgb",), ("rgb", "jpeg")):
+        raise InputError(
+            f"config.data.inputs={tuple(known.data.inputs)}: takes ('rgb',) or ('rgb', "
+            "'jpeg')."
+        )
+    if "jpeg" in known.data.inputs:
+        if known.data.geometry != "crop" or known.data.flips or known.image_size % 8:
+            raise InputError(
+                "config.data.inputs: JPEG coefficients are neither resized nor "
+                "mirrored; set data.geometry='crop', data.flips=False and an "
+                "image_size of whole blocks of 8."
+            )
     return known.lock()
 
 

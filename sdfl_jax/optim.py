@@ -78,11 +78,17 @@ def _wsd(s, total_steps, step):
     return jnp.clip((total_steps - step) / max(s["decay_steps"], 1), 0.0, 1.0)
 
 
+def _poly(s, total_steps, step):
+    """HRNet's, and so CAT-Net's and TruFor's: a power of what is left."""
+    return jnp.clip(1 - step / max(total_steps, 1), 0.0, 1.0) ** 0.9
+
+
 OPTIMIZERS = {"adam": _adam, "adamw": _adamw, "rmsprop": _rmsprop, "sgd": _sgd}
 SCHEDULES = {
     "plateau": lambda s, total_steps, step: 1.0,  # lowered by the loop, see `Plateau`
     "constant": lambda s, total_steps, step: 1.0,
     "cosine": _cosine,
+    "poly": _poly,
     "wsd": _wsd,  # warm-up, stable, decay
     "step": lambda s, total_steps, step: s["factor"] ** (step // s["every_steps"]),
 }

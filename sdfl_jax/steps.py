@@ -103,6 +103,7 @@ def make_train_step(
                 outputs, updated = model.apply(
                     {"params": params, "batch_stats": state.batch_stats},
                     arrays["image"],
+                    **inputs_of(arrays),
                     train=True,
                     mutable=["batch_stats"],
                     rngs={"dropout": jax.random.fold_in(rng, part)},
@@ -252,8 +253,8 @@ def make_evaluate_step(
 
     _, baseline = _image_level_mask(image_level_mask)
 
-    def predict(variables, images):
-        outputs = model.apply(variables, images, train=False)
+    def predict(variables, images, **more):
+        outputs = model.apply(variables, images, **more, train=False)
         if (outputs.mask_logits is not None) != _gives_mask(model):
             raise TypeError(
                 f"{type(model).__name__}: `gives_mask` says {_gives_mask(model)}, and "
@@ -272,8 +273,11 @@ def make_evaluate_step(
 
     def evaluate_step(variables, arrays):
         arrays = _to_unit_range(arrays)
-        outputs, found = predict(variables, arrays["image"])
+        more = inputs_of(arrays)
+        outputs, found = predict(variables, arrays["image"], **more)
         if flips:
+            if more:
+                raise InputError("--tta=flips: JPEG coefficients cannot be mirrored.")
             for axes in ((1,), (2,), (1, 2)):
                 _, other = predict(variables, jnp.flip(arrays["image"], axes))
                 found["mask_probs"] += jnp.flip(other["mask_probs"], axes)
@@ -309,6 +313,11 @@ def make_evaluate_step(
     return lambda variables, arrays: compiled(
         variables, sharding.to_global(arrays, mesh)
     )
+
+
+def inputs_of(arrays: dict) -> dict:
+    """What a network reads beside the image: a JPEG's coefficients and table."""
+    return {name: arrays[name] for name in ("dct", "qtable") if name in arrays}
 
 
 def mask_source(model, image_level_mask: str = "grey") -> str:

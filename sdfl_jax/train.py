@@ -100,6 +100,7 @@ def _train(
         batch_size=config.batch_size,
         image_size=config.image_size,
         geometry=config.data.geometry,
+        inputs=tuple(config.data.inputs),
         workers=config.data.workers,
         every_steps=config.validate_every or steps_per_epoch,
         total_steps=total_steps,

@@ -33,8 +33,8 @@ def shapes_of(model: str):
     """
     network = models.build(**json.loads(model))
     side = getattr(network, "image_size", 64)
-    image = jnp.zeros((2, side, side, 3))
-    init = lambda: network.init_with_output(jax.random.key(0), image, train=False)
+    inputs = models.blank_inputs(network, side, count=2)
+    init = lambda: network.init_with_output(jax.random.key(0), **inputs, train=False)
     return jax.eval_shape(init)
 
 

@@ -19,6 +19,7 @@ FLOORS = [
     {"data", "data.setup", "data.jpeg", "data.videos", "data.lists", "data.origins"},
     {"data.folders", "data.workers", "data.parts"},
     {"data.images"},
+    {"data.coefficients"},
     {"data.planes", "data.records", "data.transforms"},
     {"data.mixing"},
     {"data.damaged", "data.tiling", "data.degrade", "data.photographs"},

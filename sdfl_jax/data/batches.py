@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 
-from sdfl_jax.data import images, tiling
+from sdfl_jax.data import coefficients, images, tiling
 from sdfl_jax.data.tiling import Batch
 from sdfl_jax.errors import InputError
 
@@ -20,8 +20,12 @@ class FileSource:
     """
 
     def __init__(
-        self, paths: Sequence[str | os.PathLike], root: str | os.PathLike | None = None
+        self,
+        paths: Sequence[str | os.PathLike],
+        root: str | os.PathLike | None = None,
+        inputs: Sequence[str] = ("rgb",),
     ):
+        self._inputs = inputs
         self._paths = [os.fspath(path) for path in paths]
         if root is None and self._paths:
             parents = {os.path.dirname(os.path.abspath(path)) for path in self._paths}
@@ -38,7 +42,10 @@ class FileSource:
             image = images.read_image(path)
         except InputError as error:
             return {"name": name, "error": str(error)}
-        return unlabelled(name, image)
+        example = unlabelled(name, image)
+        if "jpeg" in self._inputs:
+            example["encoded"] = images.read_bytes(path)
+        return example
 
 
 def unlabelled(name: str, image: np.ndarray) -> dict:
@@ -69,6 +76,7 @@ def stream_batches(
     max_side: int = tiling.MAX_SIDE,
     overlap: int = tiling.OVERLAP,
     shapes: Sequence[tuple[int, int]] = (),
+    inputs: Sequence[str] = ("rgb",),
 ) -> Iterator[Batch]:
     """`pipeline.eval_batches` of examples that come one after the other, images kept.
 
@@ -85,11 +93,20 @@ def stream_batches(
         "shapes": shapes,
     }
     numbered = (example | {"index": i} for i, example in enumerate(examples))
-    rows = (
-        example if "error" in example else tiling.cut(example, **settings)
-        for example in numbered
-    )
+    rows = (rows_of(example, inputs, settings) for example in numbered)
     return group(rows, batch_size)
+
+
+def rows_of(example: dict, inputs: Sequence[str], settings: dict):
+    """The rows of an example by `tiling.cut`, or the one that could not be read.
+
+    `inputs`: "jpeg" adds the coefficients of its file.
+    """
+    if "error" in example:
+        return example
+    if "jpeg" in inputs:
+        example = coefficients.add(example)
+    return tiling.cut(example, **settings)
 
 
 def one_ahead(

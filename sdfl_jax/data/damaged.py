@@ -8,7 +8,7 @@ import grain
 import msgpack
 import numpy as np
 
-from sdfl_jax.data import mixing, records
+from sdfl_jax.data import coefficients, mixing, records
 from sdfl_jax.errors import InputError
 
 # Records that a run goes on without: a share of the examples, and in small sets a few
@@ -29,9 +29,12 @@ class Load(grain.transforms.Map):
     """
 
     def __init__(
-        self, source: records.RecordSource | mixing.Source, labels: np.ndarray
+        self,
+        source: records.RecordSource | mixing.Source,
+        labels: np.ndarray,
+        inputs: tuple[str, ...] = ("rgb",),
     ):
-        self._source = source
+        self._source, self._inputs = source, inputs
         self._labels = labels
 
     def map(self, index: int) -> dict:
@@ -42,6 +45,8 @@ class Load(grain.transforms.Map):
 
     def _read(self, place: int) -> dict:
         example = records.decode(self._source[place], original_mask=False)
+        if "jpeg" in self._inputs:
+            example = coefficients.add(example)
         return example | {"index": place}
 
     def _replacement(self, index: int) -> dict:

@@ -172,6 +172,7 @@ class ListSource:
         mask = images.resize_mask(mask, height, width)
         return {
             "image": image,
+            "encoded": data,
             "mask": mask,
             "original_mask": mask[..., 0],
             "mask_resized": resized,
@@ -234,7 +235,10 @@ class Prepared:
             )
         if example["mask_resized"] and self.size_mismatch == "skip":
             example["has_mask"] = False
-        return self.change(example) if self.change else example
+        if not self.change:
+            return example
+        example.pop("encoded", None)  # its pixels will be others
+        return self.change(example)
 
 
 def _warnings(example: dict) -> list[str]:

@@ -7,18 +7,19 @@ sees what an uninterrupted one would have seen.
 
 import dataclasses
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import grain
 import numpy as np
 from absl import flags
 
-from sdfl_jax.data import mixing, records, tiling, transforms
+from sdfl_jax.data import coefficients, mixing, records, tiling, transforms
 from sdfl_jax.data.batches import (
     FileSource,
     NothingRead,
     group,
     one_ahead,
+    rows_of,
     stream_batches,
     unlabelled,
 )
@@ -58,6 +59,7 @@ def train_batches(
     processes: int = 1,
     workers: int = 0,
     start_step: int = 0,
+    inputs: Sequence[str] = ("rgb",),
 ) -> Iterator[dict[str, np.ndarray]]:
     """Endless shuffled batches of shards, from step `start_step` on.
 
@@ -74,17 +76,28 @@ def train_batches(
     resolution. With `balance` an epoch takes every class as often as the largest (see
     `_Balance`); a mix's counts say that instead. `InputError` for settings that do not
     fit the shards or each other.
+
+    `inputs` ("rgb", "jpeg") adds `dct` int16 b H W and `qtable` float32 b 8 8, see
+    `coefficients.add`; windows then begin on the grid of the blocks.
     """
+    if "jpeg" in inputs and (flips or geometry != "crop" or image_size % 8):
+        raise InputError(
+            "JPEG coefficients are neither mirrored nor resized: data.inputs=('rgb', "
+            "'jpeg') needs data.flips=False, data.geometry='crop' and an image_size "
+            "of whole blocks of 8."
+        )
     part = part_of_batch(batch_size, processes)
     if mixing.is_mix(folder):
         mix = mixing.parts(folder)
         for one in mix:
             _fitting_manifest(one.folder, image_size, geometry)
-        load = Load(mixing.Source(mix), mixing.classes(mix))
+        load = Load(mixing.Source(mix), mixing.classes(mix), tuple(inputs))
         order = mixing.Draw(mix, seed)
     else:
         manifest = _fitting_manifest(folder, image_size, geometry)
-        load = Load(records.RecordSource(folder), records.labels(manifest))
+        load = Load(
+            records.RecordSource(folder), records.labels(manifest), tuple(inputs)
+        )
         order = _Balance(records.labels(manifest), seed) if balance else _Everything()
     steps = [
         load,
@@ -204,6 +217,7 @@ class ForTraining(grain.transforms.Map):
             "has_mask": np.float32(example["has_mask"]),
             "index": np.int32(example["index"]),
             "damaged": np.int32(example["damaged"]),
+            **{name: example[name] for name in coefficients.PLANES if name in example},
         }
 
 
@@ -237,6 +251,7 @@ def eval_batches(
     max_side: int = tiling.MAX_SIDE,
     overlap: int = tiling.OVERLAP,
     scoring: str = "original",
+    inputs: Sequence[str] = ("rgb",),
 ) -> Iterator[Batch]:
     """Every example of `source` exactly once, in batches of `batch_size` rows.
 
@@ -250,7 +265,7 @@ def eval_batches(
 
     Batches hold one shape. To keep them full, rows wait for others of their shape, but
     never longer than eight batches of rows. `keep_images` leaves the image in the
-    tile's example.
+    tile's example; `inputs` as for `train_batches`.
     """
     if geometry not in GEOMETRIES:
         raise InputError(f"No geometry {geometry!r}; there are {list(GEOMETRIES)}.")
@@ -271,6 +286,7 @@ def eval_batches(
             "scoring": scoring,
             "keep_image": keep_images,
         },
+        tuple(inputs),
     )
     examples = grain.MapDataset.range(len(source)).map(rows)
     return group(prefetch(examples, workers), batch_size)
@@ -279,13 +295,14 @@ def eval_batches(
 class _Rows:
     """An example's place in the source to its rows, or to the error of reading it."""
 
-    def __init__(self, source, settings: dict):
+    def __init__(self, source, settings: dict, inputs: tuple[str, ...]):
         self._source = source
         self._settings = settings
+        self._inputs = inputs
 
     def __call__(self, index: int) -> list[tiling.Row] | dict:
         example = self._source[index]
         if isinstance(example, bytes):
             example = records.decode(example)
         example["index"] = index
-        return example if "error" in example else tiling.cut(example, **self._settings)
+        return rows_of(example, self._inputs, self._settings)

@@ -14,6 +14,8 @@ WARNINGS = {
     "two_levels": "mask of two levels on one side of 128 (the higher is manipulated)",
     "palette_colours": "mask whose palette has dark colours (all but black count)",
     "alpha_shape": "mask of one colour (its alpha channel is the shape)",
+    "no_coefficients": "image that is no JPEG file, or that its EXIF data turn (its "
+    "coefficients are those of a JPEG of quality 100)",
     "duplicate": "image listed more than once (kept each time)",
     "mask_turned": "mask of an image that its EXIF data turn, drawn on the pixels as "
     "stored (turned with it)",

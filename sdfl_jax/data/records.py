@@ -68,7 +68,8 @@ def decode(record: bytes, original_mask: bool = True) -> dict:
     """A record as an example.
 
     `image` uint8 H W 3 and `mask` uint8 H W 1 have the stored size: the original h w,
-    or S S where the shards were built with `storage="resized"`. `original_mask` uint8 h
+    or S S where the shards were built with `storage="resized"`; `encoded`, the file of
+    the original image, is there as well. `original_mask` uint8 h
     w can be left out, since only scoring needs it. Beside them `label`, `has_mask`,
     `height` and `width` (h and w), `name`, `source`, `group` and `kind`.
     """
@@ -90,6 +91,7 @@ def decode(record: bytes, original_mask: bool = True) -> dict:
     else:
         try:
             example["image"] = images.read_image(stored["image"])
+            example["encoded"] = stored["image"]
         except InputError as error:  # was whole when the shards were built
             raise InputError(f"{stored['name']} in the shards: {error}") from None
     if not side or original_mask:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from sdfl_jax.data import images
+from sdfl_jax.data import coefficients, images
 from sdfl_jax.data.parts import label_of_part, pad
 from sdfl_jax.errors import InputError
 
@@ -43,8 +43,9 @@ class Batch:
     """Rows of one shape: arrays, and the tile of each row up to the last valid one.
 
     `arrays` holds `image` uint8 B H W 3, `mask` uint8 B H W 1, `label` and `has_mask`
-    float32 B, `valid` bool B; rows that are not valid repeat the first. `errors` are
-    examples that could not be read: `name`, `index` and `error`.
+    float32 B, `valid` bool B, and what else the network reads; rows that are not valid
+    repeat the first. `errors` are examples that could not be read: `name`, `index` and
+    `error`.
     """
 
     arrays: dict[str, np.ndarray]
@@ -59,6 +60,7 @@ class Row(NamedTuple):
     image: np.ndarray
     mask: np.ndarray
     label: int
+    more: dict[str, np.ndarray] = {}  # other inputs of the network, by name
 
 
 def cut(
@@ -76,14 +78,18 @@ def cut(
 
     With `shapes` (heights and widths), "crop" knows rows of these alone: the smallest
     one that holds the image, or tiles of the largest. The label of a whole image is its
-    own; that of one tile of several follows its mask.
+    own; that of one tile of several follows its mask. Of an example with JPEG
+    coefficients tiles begin on the grid of the blocks.
     """
-    image, mask = example["image"], example["mask"]
-    dropped = ("mask",) if keep_image else ("mask", "image")
+    whole, image, mask = example, example["image"], example["mask"]
+    jpeg = "dct" in example
+    dropped = ("mask", coefficients.ENCODED, *coefficients.PLANES)
+    dropped += () if keep_image else ("image",)
     example = {name: value for name, value in example.items() if name not in dropped}
     size = (example["height"], example["width"])
     index, label = example["index"], example["label"]
     if geometry == "resize":
+        coefficients.refuse_resizing(whole)
         image = images.resize_image(image, image_size, image_size)
         mask = images.resize_mask(mask, image_size, image_size)
         if scoring == "network":
@@ -99,21 +105,23 @@ def cut(
         )
     tall, wide = _row(size, max_side, shapes)
     overlap = min(overlap, min(tall, wide) // 2 if shapes else max_side // 2)
-    tops, lefts = _starts(size[0], tall, overlap), _starts(size[1], wide, overlap)
+    grid = coefficients.BLOCK if jpeg else 1
+    tops = _starts(size[0], tall, overlap, grid)
+    lefts = _starts(size[1], wide, overlap, grid)
     parts = len(tops) * len(lefts)
     rows = []
     for top, left in itertools.product(tops, lefts):
         window = np.s_[top : top + tall, left : left + wide]
         box = (top, left, *mask[window].shape[:2])
         part = label_of_part(example, mask[window]) if parts > 1 else label
-        rows.append(
-            Row(
-                Tile(example, index, box, parts, resized=False, overlap=overlap),
-                pad(image[window], tall, wide),
-                pad(mask[window], tall, wide),
-                part,
-            )
-        )
+        tile = Tile(example, index, box, parts, resized=False, overlap=overlap)
+        if jpeg:
+            planes = coefficients.window(whole, top, left, tall, wide)
+        else:
+            planes = {"image": pad(image[window], tall, wide)}
+            planes["mask"] = pad(mask[window], tall, wide)
+        image_part, mask_part = planes.pop("image"), planes.pop("mask")
+        rows.append(Row(tile, image_part, mask_part, part, planes))
     return rows
 
 
@@ -135,12 +143,13 @@ def _row(
     return min(holding, key=pixels) if holding else max(shapes, key=pixels)
 
 
-def _starts(length: int, side: int, overlap: int) -> list[int]:
-    """Where tiles of that side start along an axis."""
+def _starts(length: int, side: int, overlap: int, grid: int = 1) -> list[int]:
+    """Where tiles of that side start along an axis: at multiples of `grid`."""
     if length <= side:
         return [0]
     count = -(-(length - overlap) // (side - overlap))
-    return np.linspace(0, length - side, count).astype(int).tolist()
+    starts = np.linspace(0, length - side, count).astype(int)
+    return (-(-starts // grid) * grid).tolist()
 
 
 def stack(rows: list[Row], batch_size: int, errors: list[dict]) -> Batch:
@@ -154,6 +163,8 @@ def stack(rows: list[Row], batch_size: int, errors: list[dict]) -> Batch:
         "has_mask": np.array(has_mask, np.float32),
         "valid": np.arange(batch_size) < len(rows),
     }
+    for name in filled[0].more:
+        arrays[name] = np.stack([row.more[name] for row in filled])
     return Batch(arrays, [row.tile for row in rows], errors)
 
 

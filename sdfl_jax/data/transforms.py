@@ -9,7 +9,7 @@ import cv2
 import grain
 import numpy as np
 
-from sdfl_jax.data import images
+from sdfl_jax.data import coefficients, images
 from sdfl_jax.data.parts import label_of_part, pad
 
 
@@ -51,6 +51,8 @@ class RandomCrop(grain.transforms.RandomMap):
     """Takes a window of `size` x `size` pixels as they are, anywhere in the image.
 
     A smaller image is mirrored at its right and lower border first, mask included. The
+    Of an example with JPEG coefficients it begins on the grid of the blocks, and what
+    lies beyond the image is grey, authentic and without frequencies. The
     label follows the window: where a manipulated image's mask is known and the window
     has no manipulated pixel (128 or more), the window is authentic. Without a mask the
     image's label stays.
@@ -63,9 +65,19 @@ class RandomCrop(grain.transforms.RandomMap):
         height, width = image.shape[:2]
         top = int(rng.integers(max(height - self.size, 0) + 1))
         left = int(rng.integers(max(width - self.size, 0) + 1))
+        if "dct" in example:
+            return self._on_the_grid(example, top, left)
         window = np.s_[top : top + self.size, left : left + self.size]
         return example | {
             "image": pad(image[window], self.size, self.size),
             "mask": pad(mask[window], self.size, self.size),
             "label": label_of_part(example, mask[window]),
         }
+
+    def _on_the_grid(self, example: dict, top: int, left: int) -> dict:
+        """Coefficients stand for blocks of 8x8, so the window begins with one."""
+        top, left = (
+            start // coefficients.BLOCK * coefficients.BLOCK for start in (top, left)
+        )
+        planes = coefficients.window(example, top, left, self.size, self.size)
+        return example | planes | {"label": label_of_part(example, planes["mask"])}

@@ -47,6 +47,7 @@ class Network:
             "overlap": overlap,
             "scoring": options.scoring,
             "workers": options.workers,
+            "inputs": tuple(config.data.get("inputs", ("rgb",))),
         }
         cut = geometry == "crop"
         self.setting = {
@@ -61,6 +62,11 @@ class Network:
             "mask_source": mask_source(trained.model, options.image_level_mask),
             "config": config.to_dict(),
         }
+        if "jpeg" in self._settings["inputs"]:
+            self.setting["inputs"] = (
+                "pixels and JPEG coefficients; other files, and those that EXIF data "
+                "turn, as JPEG of quality 100, 4:4:4"
+            )
 
     def batches(self, source, set_name: str, keep_images: bool):
         return pipeline.eval_batches(source, keep_images=keep_images, **self._settings)

@@ -31,6 +31,7 @@ __all__ = [
     "MODELS",
     "NOISE_ENCODERS",
     "Outputs",
+    "blank_inputs",
     "build",
     "init_variables",
     "project",
@@ -81,16 +82,19 @@ def build(name: str, *, lora: Mapping | None = None, **settings) -> nn.Module:
     return adapted(network, of_settings(lora))
 
 
+def blank_inputs(model: nn.Module, image_size: int, count: int = 1) -> dict:
+    """What `model` is applied to: black images, and whatever else it reads, by name."""
+    side = image_size
+    inputs = {"image": jnp.zeros((count, side, side, 3))}
+    if "jpeg" in getattr(model, "inputs", ()):
+        inputs["dct"] = jnp.zeros((count, side, side), jnp.int16)
+        inputs["qtable"] = jnp.ones((count, 8, 8))
+    return inputs
+
+
 def init_variables(model: nn.Module, image_size: int, rng) -> dict:
     """Fresh `params` and `batch_stats`; runs under `jax.jit` and `jax.eval_shape`."""
-    image = jnp.zeros((1, image_size, image_size, 3))
-    more = {}
-    if "jpeg" in getattr(model, "inputs", ()):
-        more = {
-            "dct": jnp.zeros((1, image_size, image_size), jnp.int16),
-            "qtable": jnp.ones((1, 8, 8)),
-        }
-    variables = model.init(rng, image, **more, train=False)
+    variables = model.init(rng, **blank_inputs(model, image_size), train=False)
     return {
         "params": variables["params"],
         "batch_stats": variables.get("batch_stats", {}),

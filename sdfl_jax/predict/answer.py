@@ -102,13 +102,18 @@ class Answering:
     pixel_threshold: float
     image_threshold: float
 
-    def _step(self, image: np.ndarray) -> Mapping:
-        """`mask_probs` B H W and `score` B of uint8 B H W 3; may return before done."""
+    def _step(self, arrays: Mapping) -> Mapping:
+        """`mask_probs` B H W and `score` B of `image` uint8 B H W 3, and what else the
+        network reads; may return before done."""
         raise NotImplementedError
 
     def _rows(self, count: int) -> int:
         """How many rows a batch has where `count` are asked for."""
         raise NotImplementedError
+
+    @property
+    def _inputs(self) -> Sequence[str]:
+        return self.settings.get("inputs", ("rgb",))
 
     def predict(self, image: str | os.PathLike | np.ndarray | Sequence) -> Answer:
         """The answer for an image file, or for an array uint8 H W 3 (RGB).
@@ -116,7 +121,7 @@ class Answering:
         Raises `InputError` for a file that cannot be read, for another array and where
         the network gives no number.
         """
-        example = _example(0, image)
+        example = _example(0, image, self._inputs)
         if isinstance(example, Unanswered):
             raise InputError(example.error)
         (answer,) = self._streamed([example], 1)
@@ -141,7 +146,7 @@ class Answering:
 
         def readable():
             for number, image in enumerate(stream):
-                example = _example(number, image)
+                example = _example(number, image, self._inputs)
                 if isinstance(example, Unanswered):
                     unread.append(example)
                 else:
@@ -192,8 +197,7 @@ class Answering:
 
     def _assembled(self, batches: Iterable[tiling.Batch]) -> Iterator[tuple | dict]:
         assembler = tiling.Assembler()
-        step = lambda arrays: self._step(arrays["image"])
-        for batch, outputs in streams.one_ahead(batches, step):
+        for batch, outputs in streams.one_ahead(batches, self._step):
             for error in batch.errors:
                 yield {"name": error["name"], "error": error["error"]}
             done = assembler.add(
@@ -209,13 +213,18 @@ class Answering:
 
 
 def _example(
-    number: int, image: str | os.PathLike | np.ndarray | Sequence
+    number: int,
+    image: str | os.PathLike | np.ndarray | Sequence,
+    inputs: Sequence[str] = ("rgb",),
 ) -> dict | Unanswered:
     """A file or an array as an example of nothing known."""
     if isinstance(image, str | os.PathLike):
         name = os.fspath(image)
         try:
-            return streams.unlabelled(name, images.read_image(name))
+            example = streams.unlabelled(name, images.read_image(name))
+            if "jpeg" in inputs:
+                example["encoded"] = images.read_bytes(name)
+            return example
         except InputError as error:
             return Unanswered(name, str(error))
     kind = getattr(image, "dtype", type(image).__name__)

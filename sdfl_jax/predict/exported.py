@@ -5,8 +5,6 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
-
 from sdfl_jax.errors import InputError
 from sdfl_jax.predict.answer import Answering
 
@@ -49,7 +47,8 @@ class Exported(Answering):
         self.pixel_threshold = about["pixel_threshold"]
         self.image_threshold = about["image_threshold"]
 
-    def _step(self, image: np.ndarray) -> Mapping:
+    def _step(self, arrays: Mapping) -> Mapping:
+        image = arrays["image"]
         session = self._sessions[image.shape[1:3]]
         names = [output.name for output in session.get_outputs()]
         return dict(zip(names, session.run(names, {"image": image}), strict=True))

@@ -10,7 +10,7 @@ from sdfl_jax.checkpoints import checkpoint
 from sdfl_jax.data import pipeline
 from sdfl_jax.devices import compiled, sharding
 from sdfl_jax.predict.answer import Answer, Answering
-from sdfl_jax.steps import make_evaluate_step, mask_source
+from sdfl_jax.steps import inputs_of, make_evaluate_step, mask_source
 
 _IMAGE_LEVEL_MASK = "grad_cam"
 
@@ -36,14 +36,16 @@ class Predictor(Answering):
         self.settings = {
             "image_size": trained.config.image_size,
             "geometry": trained.config.data.geometry,
+            "inputs": tuple(trained.config.data.get("inputs", ("rgb",))),
         }
         self.sha256 = trained.sha256
         self.calibration = trained.calibration
         self.mask_source = mask_source(trained.model, _IMAGE_LEVEL_MASK)
         self.pixel_threshold, self.image_threshold = trained.thresholds
 
-    def _step(self, image: np.ndarray) -> Mapping:
-        return self._evaluate(self._variables, {"image": image})
+    def _step(self, arrays: Mapping) -> Mapping:
+        given = {"image": arrays["image"]} | inputs_of(arrays)
+        return self._evaluate(self._variables, given)
 
     def of_files(
         self,
@@ -58,7 +60,7 @@ class Predictor(Answering):
         What cannot be read, or gets an answer that is no number, is a dict of `name`
         and `error`, one line. Raises `InputError` where nothing can be read.
         """
-        source = pipeline.FileSource(paths, root)
+        source = pipeline.FileSource(paths, root, self.settings["inputs"])
         batches = pipeline.eval_batches(
             source,
             batch_size=self._rows(min(batch_size, len(source))),

@@ -31,6 +31,7 @@ PROTOCOLS = {
 
 _SETTINGS = {
     "scoring": "scored at",
+    "inputs": "the network reads",
     "geometry": "geometry of the network's input",
     "tile": "tiles",
     "tta": "test-time augmentation",

@@ -8,6 +8,7 @@ import numpy as np
 
 from sdfl_jax.data import pipeline
 from sdfl_jax.data.forge import stream
+from sdfl_jax.errors import InputError
 
 
 def steps_per_epoch(config: mlc.ConfigDict) -> int:
@@ -39,7 +40,16 @@ def train_batches(
         start_step=start_step,
     )
     if stream.is_stream(data.train):
+        if "jpeg" in data.inputs:
+            raise InputError(
+                "config.data.inputs: photographs that are forged on the way are in no "
+                "JPEG file; make shards of them (sdfl data forge, sdfl data build)."
+            )
         return stream.train_batches(data.train, **settings)
     return pipeline.train_batches(
-        data.train, geometry=data.geometry, balance=data.balance, **settings
+        data.train,
+        geometry=data.geometry,
+        balance=data.balance,
+        inputs=tuple(data.inputs),
+        **settings,
     )

@@ -81,6 +81,8 @@ def compile_step(experiment: Experiment, batch_size: int) -> jax.stages.Compiled
         "has_mask": ((), jnp.float32),
         "index": ((), jnp.int32),
     }
+    if "jpeg" in experiment.config.data.inputs:
+        shapes |= {"dct": ((side, side), jnp.int16), "qtable": ((8, 8), jnp.float32)}
     batch = {
         name: jax.ShapeDtypeStruct(
             (batch_size, *shape),

@@ -77,13 +77,16 @@ def dead_layers(statistics: PyTree) -> list[str]:
     ]
 
 
-def furthest_off(model, variables: dict, image) -> list[str]:
+def furthest_off(model, variables: dict, image, **inputs) -> list[str]:
     """The batch norms whose running statistics differ most from those of `image`.
 
-    `image` is uint8 B H W 3. A layer's distance is the mean over its channels of how
-    far the mean is off, in deviations, and of how far the variance, in powers of e.
+    `image` is uint8 B H W 3, `inputs` what the network reads beside it. A layer's
+    distance is the mean over its channels of how far the mean is off, in deviations,
+    and of how far the variance, in powers of e.
     """
-    moved = jax.jit(functools.partial(_moved, model))(variables, jnp.asarray(image))
+    moved = jax.jit(functools.partial(_moved, model))(
+        variables, jnp.asarray(image), inputs
+    )
     before = _layers(jax.device_get(variables["batch_stats"]))
     after = _layers(jax.device_get(moved))
     distances = {}
@@ -96,11 +99,12 @@ def furthest_off(model, variables: dict, image) -> list[str]:
     return sorted(distances, key=distances.get, reverse=True)[:_NAMED]
 
 
-def _moved(model, variables, image):
+def _moved(model, variables, image, inputs):
     """The running statistics after one more batch: each moves towards the batch's."""
     _, updated = model.apply(
         variables,
         image.astype(jnp.float32) / 255,
+        **inputs,
         train=True,
         mutable=["batch_stats"],
         rngs={"dropout": jax.random.key(0)},

@@ -20,6 +20,7 @@ from sdfl_jax.errors import InputError
 from sdfl_jax.evaluators import Evaluation, Evaluator
 from sdfl_jax.metrics import DECISIVE
 from sdfl_jax.report import Log, overlay
+from sdfl_jax.steps import inputs_of
 from sdfl_jax.training import health
 from sdfl_jax.training.preemption import Preemption
 
@@ -39,7 +40,7 @@ class Validation:
       mesh: these devices; each process scores its part of the data by itself.
       data: folder of the validation data's shards.
       batch_size: examples at a time, over all devices of `mesh`.
-      image_size, geometry, workers: see `pipeline.eval_batches`.
+      image_size, geometry, inputs, workers: see `pipeline.eval_batches`.
       every_steps: how often, beside the last of `total_steps`.
       best_metric: of `metrics.DECISIVE`, by which a state is the best so far.
       plateau: the schedule that follows the validation loss, if one does.
@@ -55,6 +56,7 @@ class Validation:
         batch_size: int,
         image_size: int,
         geometry: str,
+        inputs: tuple[str, ...] = ("rgb",),
         workers: int,
         every_steps: int,
         total_steps: int,
@@ -66,7 +68,7 @@ class Validation:
         self._mesh = mesh
         self._metric = best_metric
         self._image_size = image_size
-        self._workers, self._geometry = workers, geometry
+        self._workers, self._geometry, self._inputs = workers, geometry, inputs
         self._part = jax.process_index(), jax.process_count()
         self._source = Part(Prepared(RecordSource(data)), *self._part)
         self._batch_size = sharding.fitting_batch_size(batch_size, mesh)
@@ -102,6 +104,7 @@ class Validation:
             batch_size=self._batch_size,
             image_size=self._image_size,
             geometry=self._geometry,
+            inputs=self._inputs,
             workers=self._workers,
             keep_images=True,
         ):
@@ -180,14 +183,15 @@ class Validation:
             variables = {"params": state.params, "batch_stats": state.batch_stats}
             variables = sharding.local_copy(variables, self._mesh)
             names = ("image", "mask", "label", "has_mask")
-            arrays = {name: batch[name] for name in names}
+            more = inputs_of(batch)
+            arrays = {name: batch[name] for name in names} | more
             arrays["valid"] = np.ones(len(arrays["label"]), bool)
             running = self._evaluate_step(variables, arrays)["batch_loss"]
             told = {
                 "train_loss": float(loss),
                 "running_loss": float(np.mean(gather(float(running)))),
                 "furthest_off": lambda: health.furthest_off(
-                    self._model, variables, arrays["image"]
+                    self._model, variables, arrays["image"], **more
                 ),
             }
         statistics = sharding.local_copy(state.batch_stats, self._mesh)
