@@ -117,6 +117,11 @@ def test_cosine_falls_from_the_full_rate_towards_zero():
     np.testing.assert_allclose(found, expected, atol=1e-7)
 
 
+def test_poly_falls_as_a_power_of_what_is_left():
+    found = rates({"name": "poly"}, 10)
+    np.testing.assert_allclose(found, 0.5 * (1 - np.arange(10) / 10) ** 0.9, rtol=1e-5)
+
+
 def test_step_lowers_the_rate_every_so_many_steps():
     found = rates({"name": "step", "every_steps": 3, "factor": 0.1}, 8)
     expected = 0.5 * np.repeat([1, 0.1, 0.01], 3)[:8]
