@@ -5,11 +5,14 @@ import datetime
 import io
 import json
 import re
+import resource
 import shutil
+import signal
 import socket
 import struct
 import subprocess
 import sys
+import time
 import zlib
 from pathlib import Path
 
@@ -587,6 +590,27 @@ def test_a_case_goes_on_where_it_was_killed(case, tmp_path, photograph):
     assert not verify(case)["problems"]
 
 
+@pytest.mark.slow
+def test_a_kill_in_the_middle_loses_one_photograph_at_most(tmp_path, photograph):
+    photos, out = tmp_path / "photos", tmp_path / "case"
+    photos.mkdir()
+    for i in range(8):
+        save(photos, photograph[8 * i : 8 * i + 64, :64], f"{i}.jpg")
+    command = [sys.executable, "-m", "sdfl_jax.examine", str(photos)]
+    command += [f"--out={out}", "--network=none", "--workers=1"]
+    log = out / "log.jsonl"
+    examined = lambda: log.read_text().count('"examined"') if log.exists() else 0
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as running:
+        while examined() < 3 and running.poll() is None:
+            time.sleep(0.05)
+        running.kill()
+    assert running.returncode == -signal.SIGKILL
+    done = examined()
+    rows = list(Case(out).examine([str(photos)], workers=1))
+    assert [row.get("kept", False) for row in rows] == [i < done for i in range(8)]
+    assert 3 <= done < 8 and not verify(out)["problems"]
+
+
 def test_strange_names_and_hostile_metadata_are_shown_as_text(tmp_path, photograph):
     attack = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>"
     exif = Image.Exif()
@@ -677,9 +701,22 @@ def test_a_case_with_a_network_tells_its_verdict_and_its_weights(
     assert line["found"]["weights_sha256"] == evidence["network"]
     assert line["found"]["input"] == {"resized_to": [32, 32], "tiles": 1}
     assert line["found"]["smallest_edit"] == 64  # 16 pixels of 32, in 128
+    after = line["found"]["after_resave"]
+    assert after["whole_image"] and after["score_before"] == line["found"]["score"]
     # Never calibrated: whatever its score, nothing follows.
     assert evidence["verdict"]["verdict"] == "inconclusive"
     assert not verify(out)["problems"]
+
+
+def test_the_part_that_is_saved_again_is_the_one_most_marked():
+    mask = np.zeros((900, 1200), bool)
+    middle = network._most_marked(mask, 256)
+    assert middle == (1200 // 2 - 128, (900 // 2 - 128) // 8 * 8)
+    mask[100:110, 100:110] = mask[700:800, 1050:1150] = True
+    x, y = network._most_marked(mask, 256)
+    assert x <= 1050 and 1150 <= x + 256 <= 1200 and y <= 700 and 800 <= y + 256 <= 900
+    assert x % 8 == y % 8 == 0
+    assert network._most_marked(mask[:, :200], 256) == (0, 644 // 8 * 8)
 
 
 def test_a_verdict_follows_the_band_and_never_a_number_that_is_none():
@@ -746,6 +783,39 @@ def test_a_decompression_bomb_is_refused_by_its_size(tmp_path):
     for line in (compression.jpeg, copy_move.copy_move, aids.aids):
         with pytest.raises((InputError, Image.DecompressionBombError), match=told):
             line(path)
+
+
+def claims(kind: str, width: int, height: int) -> bytes:
+    """A small file whose header claims so many pixels."""
+    packed = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(packed, kind)
+    data = bytearray(packed.getvalue())
+    if kind == "JPEG":
+        struct.pack_into(">HH", data, data.index(b"\xff\xc0") + 5, height, width)
+    elif kind == "GIF":
+        struct.pack_into("<HH", data, 6, width, height)
+        struct.pack_into("<HH", data, data.index(b",\0\0\0\0") + 5, width, height)
+    elif kind == "BMP":
+        struct.pack_into("<ii", data, 18, width, height)
+    else:  # entries of a TIFF directory: tag, type, count, value
+        for tag, value in ((256, width), (257, height)):
+            place = data.index(struct.pack("<HHI", tag, 4, 1))
+            struct.pack_into("<I", data, place + 8, value)
+    return bytes(data)
+
+
+@pytest.mark.parametrize("kind", ["BMP", "GIF", "JPEG", "TIFF"])
+def test_a_file_that_claims_too_many_pixels_costs_lines_and_no_memory(tmp_path, kind):
+    path = tmp_path / f"bomb.{kind.lower()}"
+    path.write_bytes(claims(kind, 65_000, 65_000))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert structure.file(path).found["unreadable"]
+    for line in (compression.jpeg, copy_move.copy_move, aids.aids, network.pixels):
+        with pytest.raises((InputError, Image.DecompressionBombError), match="pixels"):
+            line(path)
+    metadata.metadata(path)
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    assert grown < 300_000  # kB, where its pixels would take twelve million
 
 
 def test_entities_that_multiply_are_not_followed(tmp_path, photograph):

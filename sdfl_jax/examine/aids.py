@@ -13,7 +13,7 @@ from sdfl_jax.examine.finding import SIDE, Finding
 
 _QUALITY = 90  # of the resave of error level analysis
 _GHOSTS = (50, 60, 70, 75, 80, 85, 90, 95)
-_LARGEST = 3000  # pixels of the longer side, beyond which the middle is looked at
+_LARGEST = 2048  # pixels of the longer side, beyond which the middle is looked at
 
 
 def aids(path: Path) -> Finding:
@@ -98,8 +98,9 @@ def _ghosts(image: np.ndarray) -> np.ndarray:
     columns = 4
     shown = []
     for quality in _GHOSTS:
-        apart = cv2.absdiff(image, resaved(image, quality))
-        square = np.square(apart.astype(np.float32)).mean(axis=2)
+        square = np.zeros(image.shape[:2], np.float32)
+        for channel in cv2.split(cv2.absdiff(image, resaved(image, quality))):
+            cv2.accumulateSquare(channel, square)
         smooth = cv2.blur(square, (16, 16))
         low, high = np.percentile(smooth[::4, ::4], (1, 99))
         level = np.clip((smooth - low) * (255 / max(high - low, 1e-6)), 0, 255)

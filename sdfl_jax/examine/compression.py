@@ -12,8 +12,9 @@ from PIL import Image
 
 from sdfl_jax.data import images
 from sdfl_jax.drawing import page
+from sdfl_jax.drawing.overlay import thumbnail
 from sdfl_jax.errors import InputError
-from sdfl_jax.examine.finding import Finding, text
+from sdfl_jax.examine.finding import SIDE, Finding, text
 from sdfl_jax.examine.structure import jpeg_segments, kind
 
 # The example tables of the standard (ITU-T T.81, annex K), row by row.
@@ -68,6 +69,7 @@ def jpeg(path: Path) -> Finding:
         if name == "JPEG":
             found |= _tables(picture, jpeg_segments(data))
             summary += _said_of_tables(found)
+        picture.draft("L", picture.size)  # a JPEG's colours are not decoded at all
         luminance = np.asarray(picture.convert("L"))  # as stored, not turned
     if name == "JPEG":
         found["earlier"] = earlier(path)
@@ -106,7 +108,7 @@ def jpeg(path: Path) -> Finding:
     if grid["windows"]:
         finding.show(
             "grid.jpg",
-            _drawn(luminance, cells, grid),
+            _drawn(luminance, cells),
             "Where the grid of 8x8 blocks lies as the file's own (green), elsewhere "
             "(orange), or cannot be told (grey).",
         )
@@ -366,8 +368,9 @@ def grid_map(luminance: np.ndarray) -> tuple[dict, np.ndarray]:
     Returns the numbers, and for each window: -1 none, 0 the picture's own grid, 1
     another one.
     """
-    columns = _phases(luminance)
-    rows = _phases(luminance.T).transpose(1, 0, 2)
+    height, width = (n // _CELL * _CELL for n in luminance.shape)
+    whole = luminance[:height, :width]
+    columns, rows = _phases(whole), _phases(whole.T).transpose(1, 0, 2)
     clear = (columns[..., 1] > _CLEAR) & (rows[..., 1] > _CLEAR)
     phase = np.stack([columns[..., 0], rows[..., 0]], axis=-1).astype(int)
     own = (phase == 0).all(axis=-1)
@@ -395,20 +398,26 @@ def grid_map(luminance: np.ndarray) -> tuple[dict, np.ndarray]:
 
 def _phases(luminance: np.ndarray) -> np.ndarray:
     """Of each window the leading column of eight, and by how many standard errors."""
-    height, width = (n // _CELL * _CELL for n in luminance.shape)
-    if not height or not width:
-        return np.zeros((luminance.shape[0] // _CELL, luminance.shape[1] // _CELL, 2))
-    pixels = luminance[:height, :width].astype(np.int16)
+    rows, columns = (n // _CELL for n in luminance.shape)
+    found = np.zeros((rows, columns, 2))
+    for row in range(rows if columns else 0):  # at once it takes twenty times an image
+        found[row] = _phases_of_row(luminance[row * _CELL : (row + 1) * _CELL])
+    return found
+
+
+def _phases_of_row(luminance: np.ndarray) -> np.ndarray:
+    """`_phases` of one row of windows."""
+    pixels = luminance.astype(np.int16)
     # How much more a step stands out than those beside it: edges of what is shown
     # are several pixels wide and stand out little.
     step = np.abs(np.diff(pixels, axis=1, prepend=pixels[:, :1]))
     beside = np.roll(step, 1, axis=1) + np.roll(step, -1, axis=1)
     out = np.clip(2 * step - beside, -16, 16).astype(np.float32)
     out[:, :2] = out[:, -1:] = 0
-    wide = out.reshape(height // _CELL, _CELL, width // _CELL, _CELL // 8, 8)
+    wide = out.reshape(_CELL, -1, _CELL // 8, 8)
     number = _CELL * _CELL / 8
-    mean = wide.mean(axis=(1, 3))  # windows down, across, 8
-    error = np.sqrt(wide.var(axis=(1, 3)).mean(axis=-1) / number) + 1e-6
+    mean = wide.mean(axis=(0, 2))  # windows across, 8
+    error = np.sqrt(wide.var(axis=(0, 2)).mean(axis=-1) / number) + 1e-6
     lead = np.argmax(mean, axis=-1)
     second = np.sort(mean, axis=-1)[..., -2]
     by = (mean.max(axis=-1) - second) / error
@@ -434,9 +443,11 @@ def _said_of_grid(grid: dict) -> str:
     )
 
 
-def _drawn(luminance: np.ndarray, cells: np.ndarray, grid: dict) -> np.ndarray:
-    colours = np.array([[120, 120, 120], [40, 150, 70], [230, 120, 20]], np.float32)
+def _drawn(luminance: np.ndarray, cells: np.ndarray) -> np.ndarray:
+    colours = np.array([[120, 120, 120], [40, 150, 70], [230, 120, 20]], np.uint8)
     height, width = (n * _CELL for n in cells.shape)
-    tint = np.kron(cells + 1, np.ones((_CELL, _CELL), int))
-    base = luminance[:height, :width, None].astype(np.float32)
-    return np.rint(0.55 * base + 0.45 * colours[tint]).astype(np.uint8)
+    base = thumbnail(luminance[:height, :width], SIDE)
+    size = base.shape[::-1]
+    tint = cv2.resize(colours[cells + 1], size, interpolation=cv2.INTER_NEAREST)
+    base = np.repeat(base[..., None], 3, axis=2)
+    return cv2.addWeighted(base, 0.55, tint, 0.45, 0)

@@ -9,7 +9,7 @@ from sdfl_jax.data import images
 from sdfl_jax.drawing.overlay import thumbnail
 from sdfl_jax.examine.finding import Finding
 
-_SIDE = 1600  # pixels of the longer side that keypoints are sought at
+_SIDE = 1280  # pixels of the longer side that keypoints are sought at
 _POINTS = 4000
 _RATIO = 0.6  # of the nearest match's distance to the next one's (Amerini et al., 2011)
 _NEAREST = 24  # pixels between two places that count as different ones

@@ -4,13 +4,14 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
+import cv2
 import numpy as np
 
 from sdfl_jax.data import images, tiling
-from sdfl_jax.drawing.overlay import overlay
+from sdfl_jax.drawing.overlay import overlay, thumbnail
 from sdfl_jax.errors import InputError
 from sdfl_jax.examine.aids import resaved
-from sdfl_jax.examine.finding import Finding
+from sdfl_jax.examine.finding import SIDE, Finding
 from sdfl_jax.metrics.calibration import verdict
 from sdfl_jax.predict.answer import Answer
 from sdfl_jax.predict.predictor import Predictor
@@ -30,11 +31,7 @@ def network(predictor: Predictor, image: np.ndarray) -> tuple[Finding, dict]:
     Raises `InputError` where the network's answer is no number.
     """
     answer = _answer(predictor, image)
-    again = _answer(predictor, resaved(image, _RESAVE))
     threshold, ratio = predictor.pixel_threshold, answer.log10_ratio
-    marked, still = (a.mask_probs >= threshold for a in (answer, again))
-    union = int((marked | still).sum())
-    overlap = round(float((marked & still).sum() / union), 3) if union else None
     found = {
         "weights_sha256": predictor.sha256,
         "score": round(answer.score, 4),
@@ -45,11 +42,7 @@ def network(predictor: Predictor, image: np.ndarray) -> tuple[Finding, dict]:
         "mask_source": answer.mask_source,
         "input": _input(predictor, image),
         "smallest_edit": _smallest(predictor, image),
-        "after_resave": {
-            "quality": _RESAVE,
-            "score": round(again.score, 4),
-            "overlap_of_masks": overlap,
-        },
+        "after_resave": _after_resave(predictor, answer),
     }
     finding = Finding(
         _said(found),
@@ -63,7 +56,7 @@ def network(predictor: Predictor, image: np.ndarray) -> tuple[Finding, dict]:
     )
     finding.show(
         "overlay.jpg",
-        overlay(image, answer.mask_probs),
+        overlay(thumbnail(image, SIDE), thumbnail(answer.grey, SIDE)),
         "What the network marks, tinted red; the line runs where it is half sure.",
     )
     finding.show("mask.png", answer.grey, "The mask: white where it marks surely.")
@@ -109,6 +102,51 @@ def _answer(predictor: Predictor, image: np.ndarray) -> Answer:
     if isinstance(found, dict):
         raise InputError(found["error"])
     return found
+
+
+def _after_resave(predictor: Predictor, answer: Answer) -> dict:
+    """Whether score and mask stay after a mild resave, of the part most marked.
+
+    The part is one tile of the network, which is the whole image where that is smaller
+    or goes in stretched.
+    """
+    image = answer.image
+    height, width = image.shape[:2]
+    x, y, before = 0, 0, answer
+    if predictor.settings["geometry"] != "resize":
+        x, y = _most_marked(answer.mask, tiling.MAX_SIDE)
+        image = image[y : y + tiling.MAX_SIDE, x : x + tiling.MAX_SIDE]
+        if image.shape[:2] != (height, width):
+            before = _answer(predictor, np.ascontiguousarray(image))
+    again = _answer(predictor, resaved(image, _RESAVE))
+    union = int((before.mask | again.mask).sum())
+    both = int((before.mask & again.mask).sum())
+    return {
+        "quality": _RESAVE,
+        "part": {"x": x, "y": y, "width": image.shape[1], "height": image.shape[0]},
+        "whole_image": image.shape[:2] == (height, width),
+        "score_before": round(before.score, 4),
+        "score": round(again.score, 4),
+        "overlap_of_masks": round(both / union, 3) if union else None,
+    }
+
+
+def _most_marked(mask: np.ndarray, side: int) -> tuple[int, int]:
+    """Where the square with most of the mask begins, x and y, on the grid of 8x8.
+
+    The middle, where nothing is marked.
+    """
+    small = cv2.resize(
+        mask.astype(np.float32), (mask.shape[1] // 64 + 1, mask.shape[0] // 64 + 1)
+    )
+    sums = cv2.boxFilter(small, -1, (side // 64, side // 64), borderType=0)
+    row, column = np.unravel_index(np.argmax(sums), sums.shape)
+    centre = (64 * column, 64 * row) if mask.any() else np.array(mask.shape[::-1]) // 2
+    largest = (max(0, n - side) for n in mask.shape[::-1])
+    return tuple(
+        int(min(max(0, c - side // 2), most)) // 8 * 8
+        for c, most in zip(centre, largest, strict=True)
+    )
 
 
 def _input(predictor: Predictor, image: np.ndarray) -> dict:
@@ -160,12 +198,19 @@ def _said(found: dict) -> list[str]:
         if kept is None
         else f"the masks share {kept:.0%} of what either marks"
     )
+    place = after["part"]
+    part = (
+        "the image"
+        if after["whole_image"]
+        else f"the part from column {place['x']}, row {place['y']} on "
+        f"({place['width']} x {place['height']} pixels)"
+    )
     return [
         f"Score {found['score']:.3f} (the network's own threshold: "
         f"{found['image_threshold']:.3f}).",
         *_said_of_ratio(found["log10_likelihood_ratio"]),
         marks,
         went,
-        f"After a resave at quality {after['quality']} the score is "
-        f"{after['score']:.3f}, and {stays}.",
+        f"After a resave at quality {after['quality']} the score of {part} is "
+        f"{after['score']:.3f} ({after['score_before']:.3f} before), and {stays}.",
     ]

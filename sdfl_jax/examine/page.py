@@ -4,10 +4,12 @@ Whatever comes out of a file is escaped.
 """
 
 import html
+import io
 from collections.abc import Mapping, Sequence
 
 import cv2
 import numpy as np
+from PIL import Image
 
 from sdfl_jax.drawing import page
 from sdfl_jax.drawing.overlay import thumbnail
@@ -23,7 +25,9 @@ section { border-top: 1px solid #ddd; margin-top: 2rem; }
 h2 { margin-top: 1rem; } ul { padding-left: 1.2rem; } li { overflow-wrap: anywhere; }
 .two { display: grid; gap: 1rem; grid-template-columns:
   repeat(auto-fit, minmax(min(100%, 24rem), 1fr)); }
-.two img { width: 100%; } td { overflow-wrap: anywhere; }
+.two img { width: 100%; } .two .broad { grid-column: 1 / -1; }
+td { overflow-wrap: anywhere; } .case td { overflow-wrap: normal; }
+.case td:nth-child(2) { overflow-wrap: anywhere; min-width: 10rem; }
 table.values td { font-size: .85rem; padding-right: .8rem; }
 table.values td:first-child { color: #555; }
 h1 { overflow-wrap: anywhere; } img { max-height: 80vh; object-fit: contain; }
@@ -101,8 +105,7 @@ def _section(name: str, line: Mapping, pictures: Mapping[str, bytes]) -> str:
     items = "".join(f"<li>{html.escape(text)}</li>" for text in line["summary"])
     parts = [f"<h2>{html.escape(TITLES[name])}</h2><ul>{items}</ul>"]
     shown = "".join(
-        f"<figure>{page.picture(caption, pictures[file], _kind(file))}"
-        f"<figcaption>{html.escape(caption)}</figcaption></figure>"
+        _figure(caption, pictures[file], _kind(file))
         for file, caption in line["pictures"].items()
     )
     parts.append(f'<div class="two">{shown}</div>' if shown else "")
@@ -119,7 +122,7 @@ def _section(name: str, line: Mapping, pictures: Mapping[str, bytes]) -> str:
         more = len(rows) - _ROWS
         rest = f"<p>{more:,} more in evidence.json.</p>" if more > 0 else ""
         parts.append(
-            f"<details><summary>{len(rows):,} values</summary>"
+            f"<details><summary>{len(rows):,} value{'s' * (len(rows) != 1)}</summary>"
             f'<table class="values">{cells}</table>{rest}</details>'
         )
     return f'<section id="{name}">{"".join(parts)}</section>'
@@ -137,6 +140,19 @@ def flat(found, prefix: str = ""):
         yield prefix, ", ".join(map(str, found))
     elif found is not None:
         yield prefix, str(found)
+
+
+def size_of(picture: bytes) -> tuple[int, int]:
+    """Width and height of a picture that this program wrote."""
+    with Image.open(io.BytesIO(picture)) as opened:
+        return opened.size
+
+
+def _figure(caption: str, picture: bytes, kind: str) -> str:
+    width, height = size_of(picture)
+    broad = ' class="broad"' if width > 1.6 * height else ""
+    said = f"<figcaption>{html.escape(caption)}</figcaption>"
+    return f"<figure{broad}>{page.picture(caption, picture, kind)}{said}</figure>"
 
 
 def _kind(file: str) -> str:
@@ -160,7 +176,9 @@ def index(
         "photograph",
         "verdict",
         "score",
-        "JPEG",
+        "JPEG quality",
+        "copied part",
+        "credentials",
         "camera",
         "software",
         "failed",
@@ -189,8 +207,10 @@ def _index_row(row: Mapping, picture: bytes | None) -> str:
             html.escape("" if value is None else str(value))
             for value in (
                 row["verdict"],
-                row["score"],
+                row["score"] if row["score"] is None else f"{row['score']:.3f}",
                 quality,
+                "yes" if row["copy_move"] else "",
+                "" if row["provenance"] == "none" else row["provenance"],
                 row["camera"],
                 row["software"],
                 row["lines_failed"],

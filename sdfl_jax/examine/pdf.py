@@ -10,6 +10,8 @@ from sdfl_jax.examine.evidence import TITLES
 
 _WIDTH = 180  # millimetres between the margins of A4
 _VALUES = 60  # of a line's values; evidence.json has all
+_LONGEST = 80  # characters of one of them
+_GAP = 6  # millimetres between two pictures
 
 
 def available() -> bool:
@@ -56,39 +58,73 @@ def _line(paper, title: str, line: Mapping, pictures: Mapping[str, bytes]):
     _write(paper, title, 12.5, bold=True)
     for text in line["summary"]:
         _write(paper, f"• {text}", 10)
-    for file, caption in line["pictures"].items():
-        _picture(paper, pictures[file], caption)
+    _pictures(
+        paper, [(pictures[file], said) for file, said in line["pictures"].items()]
+    )
     for word, key in (("How sure: ", "certainty"), ("What it cannot tell: ", "limits")):
         if line[key]:
             _write(paper, word + line[key], 8.5, grey=90)
     rows = list(page.flat(line["found"]))
-    said = "; ".join(f"{key} = {value[:120]}" for key, value in rows[:_VALUES])
+    rows = [row for row in rows if len(row[1]) <= _LONGEST]
+    said = "; ".join(f"{key} = {value}" for key, value in rows[:_VALUES])
     if said:
-        more = len(rows) - _VALUES
-        rest = f"; {more:,} more in evidence.json" if more > 0 else ""
-        _write(paper, f"Values: {said}{rest}.", 6.5, grey=110)
+        _write(paper, f"Values (all in evidence.json): {said}.", 6.5, grey=110)
 
 
-def _picture(paper, data: bytes, caption: str):
-    from PIL import Image
+def _pictures(paper, shown: list[tuple[bytes, str]]):
+    """Broad pictures in rows of their own, others in pairs, captions underneath."""
+    pair: list[tuple[bytes, str]] = []
+    for one in shown:
+        width, height = page.size_of(one[0])
+        if width > 1.6 * height:
+            _row(paper, pair)
+            _row(paper, [one])
+            pair = []
+        else:
+            pair.append(one)
+            if len(pair) == 2:
+                _row(paper, pair)
+                pair = []
+    _row(paper, pair)
 
-    with Image.open(io.BytesIO(data)) as picture:
-        width, height = picture.size
-    # At most two thirds of the text's width and 90 mm high.
-    scale = min(120 / width, 90 / height)
-    if paper.will_page_break(height * scale + 12):
+
+def _row(paper, shown: list[tuple[bytes, str]]):
+    if not shown:
+        return
+    column = (_WIDTH - _GAP) / 2
+    sizes = []
+    for data, _ in shown:
+        width, height = page.size_of(data)
+        widest = column if width <= 1.6 * height else 150
+        scale = min(widest / width, 95 / height)
+        sizes.append((width * scale, height * scale))
+    tallest = max(height for _, height in sizes)
+    if paper.will_page_break(tallest + 16):
         paper.add_page()
-    paper.ln(1)
-    paper.image(io.BytesIO(data), w=width * scale, h=height * scale)
-    _write(paper, caption, 7.5, grey=110)
+    top, bottom = paper.get_y() + 1, 0.0
+    for number, ((data, caption), (width, height)) in enumerate(
+        zip(shown, sizes, strict=True)
+    ):
+        left = paper.l_margin + number * (column + _GAP)
+        paper.image(io.BytesIO(data), x=left, y=top, w=width, h=height)
+        paper.set_xy(left, top + tallest + 1)
+        _set(paper, 7.5, grey=110)
+        room = column if len(shown) == 2 else _WIDTH
+        paper.multi_cell(room, 7.5 * 0.5, _shown(caption), align="L")
+        bottom = max(bottom, paper.get_y())
+    paper.set_xy(paper.l_margin, bottom + 1)
 
 
 def _write(paper, text: str, size: float, *, bold: bool = False, grey: int = 20):
-    paper.set_font("body", "B" if bold else "", size)
-    paper.set_text_color(grey)
+    _set(paper, size, bold=bold, grey=grey)
     paper.set_x(paper.l_margin)
     paper.multi_cell(_WIDTH, size * 0.5, _shown(text), align="L")
     paper.set_x(paper.l_margin)
+
+
+def _set(paper, size: float, *, bold: bool = False, grey: int = 20):
+    paper.set_font("body", "B" if bold else "", size)
+    paper.set_text_color(grey)
 
 
 def _shown(text: str) -> str:
