@@ -716,7 +716,7 @@ def test_the_part_that_is_saved_again_is_the_one_most_marked():
     x, y = network._most_marked(mask, 256)
     assert x <= 1050 and 1150 <= x + 256 <= 1200 and y <= 700 and 800 <= y + 256 <= 900
     assert x % 8 == y % 8 == 0
-    assert network._most_marked(mask[:, :200], 256) == (0, 644 // 8 * 8)
+    assert network._most_marked(mask[:, :200], 256) == (0, 0)
 
 
 def test_a_verdict_follows_the_band_and_never_a_number_that_is_none():

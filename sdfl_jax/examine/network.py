@@ -136,9 +136,8 @@ def _most_marked(mask: np.ndarray, side: int) -> tuple[int, int]:
 
     The middle, where nothing is marked.
     """
-    small = cv2.resize(
-        mask.astype(np.float32), (mask.shape[1] // 64 + 1, mask.shape[0] // 64 + 1)
-    )
+    size = (mask.shape[1] // 64 + 1, mask.shape[0] // 64 + 1)
+    small = cv2.resize(mask.astype(np.float32), size, interpolation=cv2.INTER_AREA)
     sums = cv2.boxFilter(small, -1, (side // 64, side // 64), borderType=0)
     row, column = np.unravel_index(np.argmax(sums), sums.shape)
     centre = (64 * column, 64 * row) if mask.any() else np.array(mask.shape[::-1]) // 2
