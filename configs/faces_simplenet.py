@@ -18,5 +18,5 @@ from sdfl_jax.configs import _faces
 
 def get_config(arg: str = ""):
     config = _faces.get_config("fakes", image_size=256, epochs=5, lr=1e-3, arg=arg)
-    config.model = dict(name="simplenet", image_size=256)
+    config.model = dict(name="simplenet", image_size=config.image_size)
     return config

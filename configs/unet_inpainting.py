@@ -18,7 +18,7 @@ from sdfl_jax.config import defaults, parse_arg
 
 
 def get_config(arg: str = ""):
-    parse_arg(arg)
+    small = parse_arg(arg, small=False)["small"]
     config = defaults()
     config.total_epochs = 50
     config.batch_size = 16
@@ -32,4 +32,9 @@ def get_config(arg: str = ""):
     config.mask_losses = ("dice",)
     config.optimizer = dict(name="adam", lr=1e-3, weight_decay=0.0, clip=0.0)
     config.best_metric = "pixel_iou_manipulated"
+    if small:
+        config.total_epochs = 0
+        config.total_steps = 300
+        config.image_size = 128
+        config.model.widths = (16, 32, 64)
     return config

@@ -199,3 +199,43 @@ def test_chance_alone_is_called_a_difference_as_seldom_as_promised():
 def test_other_numbers_of_images_are_not_compared():
     with pytest.raises(InputError, match="24 and 20 images"):
         metrics.differences(random_sample(0), random_sample(0, n=20))
+
+
+# Several runs of one experiment
+
+
+def runs_of(*f1s):
+    label = np.array([0, 1] * 10)
+    return [sample_of(label * f1, label, 0.1 + 0.8 * label) for f1 in f1s]
+
+
+def test_one_run_has_the_interval_of_a_single_prediction():
+    sample = random_sample(3)
+    alone = metrics.intervals(sample, resamples=50, seed=4)
+    for protocol, figures in metrics.of_runs([sample], resamples=50, seed=4).items():
+        for name, figure in figures.items():
+            assert figure["mean"] == sample.by_protocol()[protocol][name]
+            assert figure["interval"] == alone[protocol][name]
+
+
+def test_runs_that_differ_widen_the_interval_of_their_mean():
+    # All images alike: only which runs are drawn can matter.
+    alike = metrics.of_runs(runs_of(0.5, 0.5, 0.5), resamples=200)
+    apart = metrics.of_runs(runs_of(0.2, 0.5, 0.8), resamples=200)
+    name = "pixel_f1_manipulated"
+    width = lambda found: np.ptp(found["standard"][name]["interval"])
+    assert width(alike) == pytest.approx(0, abs=1e-9)
+    assert width(apart) > 0.3
+    assert apart["standard"][name]["mean"] == pytest.approx(0.5, abs=0.01)
+
+
+def test_two_experiments_differ_where_all_their_runs_do():
+    name, how = "pixel_f1_manipulated", {"resamples": 400}
+    first, second = runs_of(0.3, 0.35, 0.4), runs_of(0.6, 0.65, 0.7)
+    entry = metrics.differences(first, second, **how)["standard"][name]
+    assert entry["difference"] == pytest.approx(0.3, abs=0.02)
+    assert entry["interval"][0] > 0.1 and entry["p_value"] < 0.02
+    near = runs_of(0.2, 0.5, 0.4)
+    entry = metrics.differences(first, near, **how)["standard"][name]
+    assert entry["interval"][0] < 0 < entry["interval"][1]
+    assert entry["p_value"] > 0.2

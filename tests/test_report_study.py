@@ -86,6 +86,30 @@ def test_two_runs_of_one_network_on_one_set_stay_apart(tmp_path):
     assert [row.folders for row in study.rows(folders)] == [[str(f)] for f in folders]
 
 
+def test_runs_of_one_experiment_share_a_line_with_an_interval(tmp_path, capsys):
+    folders = [
+        evaluations.write(
+            tmp_path / str(seed), sets=("casia1", "ff", "deep"), seed=seed
+        )
+        for seed in (1, 2)
+    ]
+    text = out_of(capsys, "table", *folders, "--intervals")
+    found = study.rows(folders)
+    lines = {line["test"]: line for line in study.of_runs(found)}
+    assert set(lines) == {"shallow", "ff", "deep", "both"}
+    for test, line in lines.items():
+        assert line["runs"] == 2
+        for key in study.SHOWN:
+            values = [study.scores_of(row)[test][key] for row in found]
+            assert line[key]["mean"] == pytest.approx(statistics.mean(values))
+            low, high = line[key]["interval"]
+            assert low <= line[key]["mean"] <= high
+    auc = lines["both"]["image_auc"]
+    bounds = (auc["mean"], *auc["interval"])
+    shown = [f"{value:.2f}".removeprefix("0") for value in bounds]
+    assert "{} ({} to {})".format(*shown) in text
+
+
 def test_training_data_is_named_by_its_sources_where_the_card_knows_them():
     card = {"data": {"train": {"sources": {"casia2": {}, "faceforensics": {}}}}}
     assert study.train_of({"model_card": card}) == "shallow + deep"

@@ -89,7 +89,10 @@ def _arguments() -> argparse.ArgumentParser:
     add("--paths_file", help="a list of image files (see data/lists.py), likewise")
     add_list_arguments(group)
     add("--out", help="folder for the report")
-    compared = "test the difference between two such folders (paired bootstrap)"
+    compared = (
+        "test the difference between two such folders (paired bootstrap), or between "
+        "two lists of them, A1,A2,A3 B1,B2,B3: runs of one experiment each"
+    )
     add("--compare", nargs=2, metavar="DIR", help=compared)
 
     add = parser.add_argument_group("how a network sees an image").add_argument

@@ -1,5 +1,7 @@
 """Two evaluations of the same images side by side."""
 
+import os
+
 from sdfl_jax import evaluators, report
 from sdfl_jax.evaluators import Evaluation
 from sdfl_jax.report import tables
@@ -8,9 +10,10 @@ from sdfl_jax.report import tables
 def compare(first: str, second: str) -> str:
     """A table of how two output folders differ on the same images, and by what chance.
 
+    Either may be several, divided by commas: runs of one experiment, whose mean counts.
     Raises `InputError` where they are none, or not of the same images and masks.
     """
-    found = evaluators.compare(Evaluation.load(first), Evaluation.load(second))
+    found = evaluators.compare(_runs(first), _runs(second))
     parts = [
         f"A: {first}\nB: {second}",
         f"{found['images']} images in {found['groups']} groups, {found['resamples']} "
@@ -33,6 +36,11 @@ def compare(first: str, second: str) -> str:
                 ]
                 parts += [f"{title}{protocol}", report.table(rows, columns)]
     return "\n\n".join(parts)
+
+
+def _runs(text: str) -> list[Evaluation]:
+    folders = [text] if os.path.isdir(text) else text.split(",")
+    return [Evaluation.load(folder) for folder in folders]
 
 
 _COMPARED = {

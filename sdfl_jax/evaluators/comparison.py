@@ -1,6 +1,7 @@
 """Whether two networks differ on the same images, or chance alone may explain it."""
 
 import collections
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -8,37 +9,70 @@ from sdfl_jax import metrics
 from sdfl_jax.errors import InputError
 from sdfl_jax.evaluators.evaluation import Evaluation
 
+PROTOCOLS = tuple(metrics.METRICS)
+
 
 def compare(
-    first: Evaluation,
-    second: Evaluation,
+    first: Evaluation | Sequence[Evaluation],
+    second: Evaluation | Sequence[Evaluation],
     *,
     resamples: int = metrics.RESAMPLES,
     seed: int = 0,
+    protocols: Sequence[str] = PROTOCOLS,
 ) -> dict:
     """`metrics.differences` of two evaluations of the same images, in any order.
 
-    Each is cut at its own threshold. Returns `images`, `groups` (drawn together),
-    `resamples`, `seed`, the comparisons `reference` and `standard`, and, where both
-    know them, the same under `validation_threshold`. Raises `InputError` where images,
-    labels or masks are not the same.
+    Either may be several runs of one experiment. Each is cut at its own threshold.
+    Returns `images`, `groups` (drawn together), `runs` of either, `resamples`, `seed`,
+    the comparisons of the `protocols`, and, where all know them, the same under
+    `validation_threshold`. Raises `InputError` where images, labels or masks are not
+    the same.
     """
-    second = second.take(_places(first, second))
+    first, second = _aligned(_several(first)), _several(second)
+    second = [one.take(_places(first[0], one)) for one in second]
     drawing = {"resamples": resamples, "seed": seed}
+    groups, how = first[0].groups, {**drawing, "protocols": protocols}
+    samples = lambda runs: [run.sample() for run in runs]
     result = {
-        "images": len(first.known),
-        "groups": len(np.unique(first.groups)),
+        "images": len(first[0].known),
+        "groups": len(np.unique(groups)),
+        "runs": [len(first), len(second)],
         **drawing,
-        **metrics.differences(first.sample(), second.sample(), first.groups, **drawing),
+        **metrics.differences(samples(first), samples(second), groups, **how),
     }
-    if first.calibrated and second.calibrated:
+    if all(run.calibrated for run in (*first, *second)):
+        samples = lambda runs: [run.sample(*run.calibrated) for run in runs]
         result["validation_threshold"] = metrics.differences(
-            first.sample(*first.calibrated),
-            second.sample(*second.calibrated),
-            first.groups,
-            **drawing,
+            samples(first), samples(second), groups, **how
         )
     return result
+
+
+def of_runs(
+    runs: Sequence[Evaluation],
+    *,
+    resamples: int = metrics.RESAMPLES,
+    seed: int = 0,
+    protocols: Sequence[str] = PROTOCOLS,
+) -> dict:
+    """`metrics.of_runs` of evaluations of the same images, in any order.
+
+    `InputError` where images, labels or masks are not the same.
+    """
+    runs = _aligned(runs)
+    samples = [run.sample() for run in runs]
+    how = {"resamples": resamples, "seed": seed, "protocols": protocols}
+    return metrics.of_runs(samples, runs[0].groups, **how)
+
+
+def _several(given) -> list[Evaluation]:
+    return [given] if isinstance(given, Evaluation) else list(given)
+
+
+def _aligned(runs: Sequence[Evaluation]) -> list[Evaluation]:
+    """The runs with their images in the order of the first."""
+    first, *others = runs
+    return [first, *(other.take(_places(first, other)) for other in others)]
 
 
 def _places(first: Evaluation, second: Evaluation) -> np.ndarray:

@@ -16,6 +16,7 @@ from sdfl_jax.metrics.bootstrap import (
     RESAMPLES,
     differences,
     intervals,
+    of_runs,
 )
 from sdfl_jax.metrics.histograms import (
     LEVELS,
@@ -61,6 +62,7 @@ __all__ = [
     "inner_histogram",
     "intervals",
     "levels",
+    "of_runs",
     "per_image",
     "report",
     "rows",

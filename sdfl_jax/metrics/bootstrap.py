@@ -3,10 +3,13 @@
 Images that belong together (pieces of one photograph, frames of one video) are drawn
 together: whole groups are resampled with replacement (cluster bootstrap; Field and
 Welsh, JRSS B 2007). A resample is a row of weights, so all metrics of all resamples are
-a few matrix products, and two networks are compared under the same weights.
+a few matrix products, and two networks are compared under the same weights. Several
+runs of one experiment are drawn with replacement as well: what differs from seed to
+seed then counts beside what differs from image to image.
 """
 
-from collections.abc import Iterator, Sequence
+import functools
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from jaxtyping import Float, Integer
@@ -54,40 +57,49 @@ def intervals(
 
 
 def differences(
-    first: Sample,
-    second: Sample,
+    first: Sample | Sequence[Sample],
+    second: Sample | Sequence[Sample],
     groups: Sequence | np.ndarray | None = None,
     *,
     resamples: int = RESAMPLES,
     seed: int = 0,
+    protocols: Sequence[str] = PROTOCOLS,
 ) -> dict[str, dict]:
     """Each metric of two predictions for the same images, and their difference.
 
-    Both see the same resamples (paired bootstrap). Per protocol and metric: `first`,
+    Either may be several runs of one experiment: their mean counts. Both see the same
+    resamples of the images (paired bootstrap). Per protocol and metric: `first`,
     `second`, `difference` (second minus first), its 95 % `interval` and a two-sided
     `p_value`: twice the share of resamples in which the difference is not on its side
     of zero, at least 2 / (resamples + 1), which is as small as it can be told. The
     p-values are not corrected for looking at many metrics. None where a metric is
     undefined for either, and without two groups no interval and no p-value.
     """
-    if len(first.label) != len(second.label):
+    first, second = _several(first), _several(second)
+    if len(first[0].label) != len(second[0].label):
         raise InputError(
-            f"There are {len(first.label)} and {len(second.label)} images; both must"
-            " hold the same ones."
+            f"There are {len(first[0].label)} and {len(second[0].label)} images; both"
+            " must hold the same ones."
         )
-    one, other = first.by_protocol(), second.by_protocol()
-    drawn = _resampled([first, second], groups, resamples, seed)
+    one, other = _means(first), _means(second)
+    drawn = _resampled([*first, *second], groups, resamples, seed, protocols)
+    if drawn:
+        count = len(first)
+        drawn = (
+            _drawn_runs(drawn[:count], seed, stream=1),
+            _drawn_runs(drawn[count:], seed, stream=2),
+        )
     result = {}
-    for protocol in one:
+    for protocol in protocols:
         result[protocol] = {}
-        for name in first.keys(protocol):
+        for name in first[0].keys(protocol):
             if name not in other[protocol]:
                 continue
             a, b = one[protocol][name], other[protocol][name]
             known = a is not None and b is not None
             entry = {"first": a, "second": b, "difference": b - a if known else None}
             differences = (
-                drawn[1][protocol][name] - drawn[0][protocol][name]
+                drawn[1](protocol, name) - drawn[0](protocol, name)
                 if known and drawn
                 else np.full(1, np.nan)
             )
@@ -95,6 +107,70 @@ def differences(
             entry["p_value"] = _p_value(differences)
             result[protocol][name] = entry
     return result
+
+
+def of_runs(
+    runs: Sequence[Sample],
+    groups: Sequence | np.ndarray | None = None,
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    protocols: Sequence[str] = PROTOCOLS,
+) -> dict[str, dict]:
+    """Of runs on the same images the `mean` of each metric, and its 95 % `interval`.
+
+    Each resample draws groups of images and, where there are several, runs.
+    """
+    found = _means(runs)
+    drawn = _resampled(runs, groups, resamples, seed, protocols)
+    values = _drawn_runs(drawn, seed, stream=1) if drawn else None
+    return {
+        protocol: {
+            name: {
+                "mean": found[protocol][name],
+                "interval": None
+                if values is None or found[protocol][name] is None
+                else _interval(values(protocol, name)),
+            }
+            for name in runs[0].keys(protocol)
+        }
+        for protocol in protocols
+    }
+
+
+def _several(given: Sample | Sequence[Sample]) -> Sequence[Sample]:
+    return [given] if isinstance(given, Sample) else given
+
+
+def _means(runs: Sequence[Sample]) -> dict[str, dict[str, float | None]]:
+    """The mean over runs of each metric; None where one of them has none."""
+    found = [run.by_protocol() for run in runs]
+    mean = lambda values: None if None in values else sum(values) / len(values)
+    return {
+        protocol: {
+            name: mean([one[protocol][name] for one in found])
+            for name in runs[0].keys(protocol)
+        }
+        for protocol in found[0]
+    }
+
+
+def _drawn_runs(drawn: Sequence[dict], seed: int, stream: int) -> Callable:
+    """`(protocol, name) -> (R,)`: the mean over runs, drawn anew in each resample."""
+    count = len(drawn)
+
+    @functools.cache
+    def shares(resamples: int):
+        rng = np.random.default_rng((seed, stream))
+        return rng.multinomial(count, np.full(count, 1 / count), size=resamples) / count
+
+    def values(protocol: str, name: str):
+        each = np.stack([run[protocol][name] for run in drawn], axis=1)  # R runs
+        of = shares(len(each))
+        # A run that is not drawn may be undefined.
+        return np.where(of > 0, each * of, 0).sum(axis=1)
+
+    return values
 
 
 def weights(

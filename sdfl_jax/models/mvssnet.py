@@ -9,14 +9,18 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+from sdfl_jax.errors import InputError, valid
 from sdfl_jax.models import bayar
-from sdfl_jax.models.encoders.resnet import resnet50
+from sdfl_jax.models.encoders.resnet import resnet10_narrow, resnet50
 from sdfl_jax.models.layers import BatchNorm, Conv, ConvBlock, grey, resize_corners
 from sdfl_jax.models.names import TorchNames
 from sdfl_jax.models.outputs import Outputs, of_mask
 from sdfl_jax.ops.conv import conv2d
 
 DILATIONS = (1, 2, 4)  # of the last stage, which stays at stride 16
+
+# The reference's, and one for small studies; both take RGB as it is.
+ENCODERS = {"resnet50": resnet50, "resnet10_narrow": resnet10_narrow}
 
 TORCH_NAMES = TorchNames(
     to_path=(
@@ -217,6 +221,7 @@ def _product(axes: str, a, b):
 
 def build(
     *,
+    encoder: str = "resnet50",
     dropout: float = 0.1,
     bn_group: int = 0,
     bn_momentum: float = 0.9,
@@ -226,14 +231,19 @@ def build(
 ) -> MvssNet:
     """The study's baseline, as in its reference.
 
+    encoder    one of ENCODERS, for both branches; the reference's is "resnet50"
     dropout    share of the head's features that training leaves out
     bn_group, bn_momentum, freeze_encoder_bn, dtype, remat    as in `sdfl.build`
     """
+    if encoder not in ENCODERS:
+        raise InputError(f"No encoder {encoder!r}; {valid(encoder, ENCODERS)}")
     dtype = jnp.dtype(dtype)
     norm = functools.partial(
         BatchNorm, momentum=bn_momentum, group=bn_group, dtype=dtype
     )
-    make = functools.partial(resnet50, dilations=DILATIONS, dtype=dtype, remat=remat)
+    make = functools.partial(
+        ENCODERS[encoder], dilations=DILATIONS, dtype=dtype, remat=remat
+    )
     return MvssNet(
         encoder=make(norm=functools.partial(norm, frozen=freeze_encoder_bn)),
         noise_encoder=make(norm=norm),

@@ -34,6 +34,8 @@ def _table(args):
 
     found = study.rows(args.runs)
     print(study.study_table(found))
+    if args.intervals:
+        print(f"\n{study.interval_table(found)}")
     if args.csv:
         write_csv(args.csv, study.csv_rows(found), study.CSV_COLUMNS)
 
@@ -96,6 +98,11 @@ def _arguments() -> argparse.ArgumentParser:
     table.set_defaults(command=_table)
     table.add_argument("runs", nargs="+", metavar="RUN")
     table.add_argument("--csv", metavar="FILE", help="the metrics in full")
+    table.add_argument(
+        "--intervals",
+        action="store_true",
+        help="a second table, of runs of one experiment together, with intervals",
+    )
 
     summed = commands.add_parser("runs", help="mean, deviation and worst of N runs")
     summed.set_defaults(command=_runs)

@@ -146,6 +146,53 @@ def training(lines: Sequence[Mapping], step: int | None = None) -> Figure:
     return figure
 
 
+def losses(runs: Mapping[str, Sequence[Mapping]]) -> Figure:
+    """The loss of several runs over their steps, by name; `runs` as in `training`."""
+    figure = chart(3.6)
+    left, right = figure.subplots(1, 2)
+    for axes, key, what in (
+        (left, "loss", "training"),
+        (right, "val/loss", "validation"),
+    ):
+        for color, (name, lines) in zip(COLORS * 2, runs.items(), strict=False):
+            steps, values = _column(lines, key)
+            if key == "loss" and len(values):
+                values = _running_mean(values, max(1, len(values) // 40))
+            axes.plot(steps, values, "o-"[len(values) > 9 :], color=color, label=name)
+        axes.set(xlabel="step", ylabel=f"loss in {what}", ylim=(0, None))
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        tidy(axes, "y")
+    handles, labels = left.get_legend_handles_labels()
+    figure.legend(
+        handles, labels, frameon=False, ncols=4, fontsize=9, loc="outside lower center"
+    )
+    return figure
+
+
+def trade_offs(
+    panels: Mapping[str, Mapping[str, tuple[float, float]]], ylabel: str
+) -> Figure:
+    """Panels of named points: a figure against what it costs, on a logarithmic axis."""
+    figure = chart(4.2)
+    grid = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    for axes, (xlabel, points) in zip(grid, panels.items(), strict=True):
+        for name, place in points.items():
+            axes.scatter(*place, color=COLORS[0], s=18)
+            axes.annotate(
+                printable(name),
+                place,
+                (4, 3),
+                textcoords="offset points",
+                fontsize=7,
+                color=INK,
+            )
+        axes.set(xscale="log", xlabel=xlabel)
+        axes.margins(x=0.25)
+        tidy(axes, "both")
+    grid[0].set_ylabel(ylabel)
+    return figure
+
+
 def _column(lines, key):
     found = [(line["step"], line[key]) for line in lines if line.get(key) is not None]
     if not found:

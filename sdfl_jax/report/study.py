@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sdfl_jax import metrics
+from sdfl_jax import evaluators, metrics
 from sdfl_jax.errors import InputError
 from sdfl_jax.evaluators import Evaluation
 from sdfl_jax.report import tables
@@ -124,12 +124,7 @@ def columns_of(found: Sequence[Row]) -> list[str]:
 
 def scores_of(row: Row) -> dict[str, dict]:
     """`pooled` of each group of the row's data sets; `both` where it has both."""
-    members: dict[str, list] = {}
-    for name, part in row.parts.items():
-        members.setdefault(group_of(name), []).append(part)
-    if all(group in members for group in GROUPS):
-        members["both"] = [part for group in GROUPS for part in members[group]]
-    return {name: pooled(parts) for name, parts in members.items()}
+    return {name: pooled(list(parts.values())) for name, parts in _groups(row).items()}
 
 
 def study_table(found: Sequence[Row]) -> str:
@@ -152,6 +147,75 @@ def study_table(found: Sequence[Row]) -> str:
         "images in,\nimage F1 is the harmonic mean of sensitivity and specificity.\n\n"
         + tables.table(lines, heads)
     )
+
+
+def of_runs(found: Sequence[Row], *, resamples: int = metrics.RESAMPLES) -> list[dict]:
+    """A dict per network, training data and group of test data, with intervals.
+
+    Rows of one network, training data and test data are runs of one experiment. Keys:
+    `network`, `train`, `test`, `runs`, and under each of `SHOWN` the `mean` over them
+    and its `interval`, which draws images and runs anew.
+    """
+    experiments: dict[tuple, list[Row]] = {}
+    for row in found:
+        key = (row.network, row.train, tuple(sorted(row.parts)))
+        experiments.setdefault(key, []).append(row)
+    lines = []
+    for (network, train, _), runs in experiments.items():
+        groups = [_groups(row) for row in runs]
+        for test in groups[0]:
+            figures = evaluators.of_runs(
+                [_joined(parts[test]) for parts in groups],
+                resamples=resamples,
+                protocols=["reference"],
+            )
+            line = {"network": network, "train": train, "test": test}
+            line["runs"] = len(runs)
+            lines.append(line | {key: figures["reference"][key] for key in SHOWN})
+    return lines
+
+
+def interval_table(found: Sequence[Row], *, resamples: int = metrics.RESAMPLES) -> str:
+    """Markdown of `of_runs`, a line for each group of test data."""
+    lines = [
+        line | {key: _with_interval(line[key]) for key in SHOWN}
+        for line in of_runs(found, resamples=resamples)
+    ]
+    heads = {name: name for name in ("network", "train", "test", "runs")}
+    heads |= dict(zip(SHOWN, _NAMES, strict=True))
+    return (
+        "Means over runs (95 % intervals over images and runs); reference protocol.\n\n"
+        + tables.table(lines, heads)
+    )
+
+
+def _groups(row: Row) -> dict[str, dict[str, Evaluation]]:
+    """The parts of each group of the row's data sets; `both` where it has both."""
+    members: dict[str, dict] = {}
+    for name, part in row.parts.items():
+        members.setdefault(group_of(name), {})[name] = part
+    if all(group in members for group in GROUPS):
+        members["both"] = {k: v for group in GROUPS for k, v in members[group].items()}
+    return members
+
+
+def _joined(parts: Mapping[str, Evaluation]) -> Evaluation:
+    """One evaluation of all images of several data sets."""
+    return Evaluation.merge(
+        dataclasses.replace(
+            part,
+            known=[known | {"set": name} for known in part.known],
+            calibrated=None,  # its thresholds play no part here
+        )
+        for name, part in parts.items()
+    )
+
+
+def _with_interval(figure: Mapping) -> str:
+    if figure["interval"] is None:
+        return _short(figure["mean"])
+    low, high = figure["interval"]
+    return f"{_short(figure['mean'])} ({_short(low)} to {_short(high)})"
 
 
 CSV_COLUMNS = ("network", "train", "test", "n", *SHOWN, "folders")

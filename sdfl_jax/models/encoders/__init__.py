@@ -17,6 +17,7 @@ from sdfl_jax.models.encoders.mit import (
 )
 from sdfl_jax.models.encoders.noiseprint import Noiseprint
 from sdfl_jax.models.encoders.resnet import (
+    resnet10_narrow,
     resnet18,
     resnet50,
     resnet50_deep,
@@ -44,6 +45,7 @@ ENCODERS = {
     "mit_b3": mit_b3,
     "mit_b4": mit_b4,
     "mit_b5": mit_b5,
+    "resnet10_narrow": resnet10_narrow,
     "resnet18": resnet18,
     "resnet50": resnet50,
     "resnet50_deep": resnet50_deep,

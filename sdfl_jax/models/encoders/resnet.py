@@ -93,6 +93,7 @@ class ResNet(Encoder):
     block: type[nn.Module]
     deep_stem: bool = False
     dilations: Sequence[int] = ()
+    width: int = 64  # of the first stage, before a bottleneck's expansion
 
     torch_names: ClassVar = TORCH_NAMES
 
@@ -100,7 +101,10 @@ class ResNet(Encoder):
     def __call__(
         self, x: Float[Array, "B H W 3"], *, train: bool
     ) -> list[Float[Array, "B _ _ _"]]:
-        stem = [(64, 3, 2), (64, 3, 1), (128, 3, 1)] if self.deep_stem else [(64, 7, 2)]
+        width = self.width
+        stem = [(width, 7, 2)]
+        if self.deep_stem:
+            stem = [(width, 3, 2), (width, 3, 1), (2 * width, 3, 1)]
         for i, (features, kernel, strides) in enumerate(stem, 1):
             conv = Conv(features, kernel, strides, dtype=self.dtype, name=f"conv{i}")
             x = nn.relu(self.norm(name=f"bn{i}")(conv(x), train=train))
@@ -111,7 +115,7 @@ class ResNet(Encoder):
             dilations = self.dilations if stage + 1 == len(self.stages) else ()
             for i in range(blocks):
                 block = self.block(
-                    features=64 * 2**stage,
+                    features=width * 2**stage,
                     strides=2 if stage > 0 and i == 0 and not dilations else 1,
                     dilation=dilations[i] if dilations else 1,
                     norm=self.norm,
@@ -123,6 +127,10 @@ class ResNet(Encoder):
         return levels
 
 
+# For studies within minutes on a CPU; nobody publishes weights of it.
+resnet10_narrow = functools.partial(
+    ResNet, stages=(1, 1, 1, 1), block=BasicBlock, width=16
+)
 resnet18 = functools.partial(ResNet, stages=(2, 2, 2, 2), block=BasicBlock)
 resnet50 = functools.partial(ResNet, stages=(3, 4, 6, 3), block=Bottleneck)
 resnet101 = functools.partial(ResNet, stages=(3, 4, 23, 3), block=Bottleneck)

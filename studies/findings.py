@@ -1,0 +1,139 @@
+"""What may be said of a difference, by rule and not by hand."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+from sdfl_jax import evaluators
+from sdfl_jax.evaluators import Evaluation
+from sdfl_jax.report import tables
+
+NAMES = {
+    "pixel_f1_all": "pixel F1 (all images)",
+    "image_f1_sen_spe": "image F1 (sen-spe)",
+    "combined_f1": "combined F1",
+}
+SMALL = 0.03  # a difference that costs nothing worth the name
+SEEDS = 3  # fewer runs tell nothing of what another seed would have changed
+
+
+@dataclasses.dataclass(frozen=True)
+class Claim:
+    """Of the documents: the second is `higher`, `lower` or the `same` as the first.
+
+    `first` and `second` are folders of evaluations, of a run each; `metric` is that of
+    the protocol on the test set `test`.
+    """
+
+    said: str
+    names: tuple[str, str]
+    first: Sequence[Path]
+    second: Sequence[Path]
+    test: str
+    metric: str
+    expected: str
+    protocol: str = "reference"
+
+
+def judge(expected: str, interval: Sequence[float] | None) -> str:
+    """`holds`, `does not hold` or `cannot tell`, from the interval of a difference.
+
+    A direction holds where the whole interval lies on its side of zero; to be the same
+    is to lie between -SMALL and SMALL as a whole. What is wholly elsewhere does not
+    hold; everything else cannot be told.
+    """
+    if interval is None:
+        return "cannot tell"
+    low, high = interval
+    if expected == "same":
+        if -SMALL < low and high < SMALL:
+            return "holds"
+        return "does not hold" if low > 0 or high < 0 else "cannot tell"
+    above, below = low > 0, high < 0
+    if expected == "lower":
+        above, below = below, above
+    return "holds" if above else "does not hold" if below else "cannot tell"
+
+
+def found(claims: Sequence[Claim], resamples: int) -> list[dict]:
+    """A row for each claim: what was compared, the difference and what it says."""
+    rows = []
+    for claim in claims:
+        first, second = (
+            [_of(folder, claim.test) for folder in folders]
+            for folders in (claim.first, claim.second)
+        )
+        how = {"resamples": resamples, "protocols": [claim.protocol]}
+        entry = evaluators.compare(first, second, **how)[claim.protocol][claim.metric]
+        rows.append(
+            {
+                "finding": claim.said,
+                "a": claim.names[0],
+                "b": claim.names[1],
+                "test": claim.test,
+                "figure": NAMES.get(claim.metric) or tables.heading(claim.metric),
+                "first": entry["first"],
+                "second": entry["second"],
+                "difference": entry["difference"],
+                "interval": _interval(entry["interval"]),
+                "p": entry["p_value"],
+                "here": judge(claim.expected, entry["interval"]),
+                "runs": min(len(first), len(second)),
+            }
+        )
+    return rows
+
+
+COLUMNS = {
+    "finding": "of the documents",
+    "a": "A",
+    "b": "B",
+    "test": "test",
+    "figure": "figure",
+    "first": "A ",
+    "second": "B ",
+    "difference": "B - A",
+    "interval": "95 % interval",
+    "p": "p",
+    "here": "here",
+}
+
+
+def table(rows: Sequence[dict]) -> str:
+    return tables.table(rows, COLUMNS)
+
+
+def sentences(rows: Sequence[dict]) -> str:
+    """A sentence for each row, and what limits them all."""
+    said = []
+    for row in rows:
+        numbers = (
+            f"{row['difference']:+.3f}, 95 % interval {row['interval'] or 'none'}"
+            if row["difference"] is not None
+            else "not defined here"
+        )
+        ends = {
+            "holds": "holds here",
+            "does not hold": "does not hold here",
+            "cannot tell": "cannot be told from these runs",
+        }
+        said.append(
+            f"“{row['finding']}” {ends[row['here']]}: {row['figure']} on {row['test']} "
+            f"of {row['b']} against {row['a']} differs by {numbers}."
+        )
+    if min((row["runs"] for row in rows), default=0) < SEEDS:
+        said.append(
+            "Fewer than three seeds stand behind this, so the intervals cover other "
+            "photographs but not another run of the same training: take every sentence "
+            "above as what one run showed, not as a finding."
+        )
+    return " ".join(said)
+
+
+def _interval(bounds) -> str | None:
+    return None if bounds is None else "{:+.3f} to {:+.3f}".format(*bounds)
+
+
+def _of(folder: Path, test: str) -> Evaluation:
+    whole = dataclasses.replace(Evaluation.load(folder), calibrated=None)
+    return whole.of_set(test) if test in whole.set_names else whole

@@ -1,0 +1,86 @@
+"""The page of all studies, in Markdown with charts beside it."""
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+
+from sdfl_jax import __version__
+from sdfl_jax.files import replacing
+from studies.plan import SIDE, Plan
+from studies.steps import ordered
+
+_SAID = {
+    "quick": "**This is the quick form: a few steps on a few images with one seed. It "
+    "shows that every study runs from data to sentence, and where what stands; its "
+    "figures are those of networks that have hardly begun to learn.**",
+    "small": "This is the small form: narrow networks at 128x128, three seeds, forged "
+    "data. It can tell what is large; it is no repetition of the documents.",
+    "full": "This is the full form, on the shards that were given.",
+}
+
+
+def write(plan: Plan, studies: Mapping[str, ModuleType]) -> Path:
+    """Writes DIR/page/studies.md and its charts; returns its path."""
+    parts = [
+        "# Studies",
+        "<!-- Written by launch/studies.sh; changes here are lost. -->",
+        _SAID.get(plan.form.name, "") + "\n\n" + _how(plan, studies),
+    ]
+    for name, study in studies.items():
+        parts += [f"## {study.TITLE}", *study.write(plan), _commands(plan, name, study)]
+    path = plan.pictures.parent / "studies.md"
+    with replacing(path) as beside:
+        beside.write_text("\n\n".join(parts) + "\n")
+    return path
+
+
+def copy(page: Path, to: Path) -> None:
+    """Copies the page and its charts, in place of those that were there."""
+    to.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy(page, to)
+    charts = to.with_suffix("")
+    shutil.rmtree(charts, ignore_errors=True)
+    shutil.copytree(page.with_suffix(""), charts)
+
+
+def _how(plan: Plan, studies) -> str:
+    steps = ordered([step for study in studies.values() for step in study.steps(plan)])
+    seconds = plan.runner.seconds(steps)
+    form, said = plan.form, f"sdfl_jax {__version__}"
+    if form.forged:
+        counts = " + ".join(f"{n} {split}" for split, n in form.images.items())
+        said += (
+            f"; photographs forged at {SIDE}x{SIDE}, {counts} images for shallow, deep "
+            f"and re-rendered ones each"
+        )
+    return (
+        f"`bash launch/studies.sh DIR --photos=FOLDER{_flag(plan)}` wrote this page "
+        f"({said}): {len(seconds)} steps, {sum(seconds) / 60:.0f} minutes of them, the "
+        f"longest {max(seconds, default=0) / 60:.1f}. Intervals draw photographs, and "
+        "runs where there are several, anew (95 %, 1,000 resamples). A sentence below "
+        "follows from its interval by rule (`studies/findings.py`): a direction holds "
+        "where the whole interval lies on its side of zero; “the same” where it lies "
+        "within ±.03 as a whole."
+    )
+
+
+def _commands(plan: Plan, name: str, study) -> str:
+    steps = ordered(study.steps(plan))
+    shown = [plan.runner.shown(step) for step in steps if step.module]
+    # Of each module the last one: it stands for all.
+    one = {command.split()[2]: command for command in shown}
+    return "\n".join(
+        [
+            f"Of this study: `bash launch/studies.sh DIR --photos=FOLDER{_flag(plan)} "
+            f"--only={name}`, with `--print` its {len(shown)} commands, such as",
+            "",
+            "```",
+            *one.values(),
+            "```",
+        ]
+    ).replace(str(plan.photos), "FOLDER")
+
+
+def _flag(plan: Plan) -> str:
+    return "" if plan.form.name == "small" else f" --{plan.form.name}"

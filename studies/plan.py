@@ -1,0 +1,246 @@
+"""How large the studies are, and the steps that they are made of."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from sdfl_jax import metrics
+from sdfl_jax.data.forge.manipulate import KINDS
+from sdfl_jax.models import ENCODERS
+from studies.data import content
+from studies.steps import Runner, Step
+
+# Documents' groups of data sets, and what stands for them in the forged ones.
+SHALLOW = ("splice", "copymove", "inpainting", "object")
+DEEP = ("swap",)
+SIDE = 128  # of forged images
+
+
+@dataclasses.dataclass(frozen=True)
+class Form:
+    """How large everything is.
+
+    `images` are those of one forged set by split; `steps` those of training by study,
+    None for what the config says. `narrow` takes the `:small` form of every config.
+    """
+
+    name: str
+    seeds: int
+    images: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    kind_images: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    steps: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    encoders: Sequence[str] = tuple(ENCODERS)
+    seconds: float = 0  # of training, of the comparison at equal time
+    narrow: bool = True
+    resamples: int = metrics.RESAMPLES
+
+    @property
+    def forged(self) -> bool:
+        """Whether the data are made here; otherwise the shards are given."""
+        return bool(self.images)
+
+
+FORMS = {
+    "quick": Form(
+        "quick",
+        seeds=1,
+        images={"train": 96, "val": 24, "test": 64},
+        kind_images={"train": 48, "val": 12, "test": 32},
+        steps={
+            "nine": 30,
+            "backbones": 12,
+            "settings": 20,
+            "finetuning": 20,
+            "generators": 25,
+            "faces": 10,
+        },
+        encoders=("resnet10_narrow", "resnet18", "resnet50_deep"),
+        seconds=5,
+    ),
+    "small": Form(
+        "small",
+        seeds=3,
+        images={"train": 1600, "val": 160, "test": 400},
+        kind_images={"train": 400, "val": 60, "test": 150},
+        steps={
+            "nine": 500,
+            "backbones": 50,
+            "settings": 300,
+            "finetuning": 100,
+            "generators": 300,
+            "faces": 150,
+        },
+        seconds=40,
+    ),
+    "full": Form("full", seeds=3, seconds=3600, narrow=False),
+}
+
+
+class Plan:
+    """The steps of one form, whose output lies below `runner.folder`."""
+
+    def __init__(self, form: Form, runner: Runner, photos: str | None = None):
+        self.form, self.runner, self.photos = form, runner, photos
+        self.folder = runner.folder
+        self.pictures = self.folder / "page" / "studies"  # beside page/studies.md
+
+    def picture(self, name: str) -> Path:
+        """Where a chart of the page goes."""
+        self.pictures.mkdir(parents=True, exist_ok=True)
+        return self.pictures / f"{name}.png"
+
+    def shown(self, name: str, said: str) -> str:
+        """The line of the page that shows this chart."""
+        return f"![{said}](studies/{name}.png)"
+
+    # Data
+
+    def shards(self, name: str, split: str) -> Step:
+        """A split of one of the sets: `shallow`, `deep`, `both`, `rendered`, a kind."""
+        out = self.folder / "shards" / name / split
+        if not self.form.forged:
+            return Step(out)
+        if name == "both":
+            return self.joined("both", ("shallow", "deep"), split)
+        lists = self._rendered() if name == "rendered" else self._forged(name)
+        return Step(
+            out,
+            "sdfl_jax.data.build",
+            (
+                f"--paths_file={lists.out}/paths_{split}.csv",
+                f"--root={lists.out}",
+                f"--out={out}",
+                f"--image_size={SIDE}",
+            ),
+            (lists,),
+        )
+
+    def joined(self, name: str, names: Sequence[str], split: str) -> Step:
+        """A split of several sets together."""
+        parts = [self.shards(part, split) for part in names]
+        out = self.folder / "shards" / name / split
+        if not self.form.forged and len(names) == 2:
+            return Step(out)
+        flags = ("join", *(str(part.out) for part in parts), f"--out={out}")
+        return Step(out, "studies.data", flags, tuple(parts))
+
+    def _forged(self, name: str) -> Step:
+        kinds = {"shallow": SHALLOW, "deep": DEEP, "authentic": (*SHALLOW,)}
+        whole = name in kinds
+        counts = self.form.images if whole else self.form.kind_images
+        out, dealt = self.folder / "forged" / name, self._dealt()
+        # Another seed for each set: none repeats another's authentic images.
+        seed = [*kinds, *KINDS].index(name) + 1
+        return Step(
+            out,
+            "sdfl_jax.data.forge",
+            (
+                f"--photos={dealt.out}",
+                f"--out={out}",
+                f"--count={counts['train']}",
+                f"--count_val={counts['val']}",
+                f"--count_test={counts['test']}",
+                f"--size={SIDE}",
+                f"--kinds={','.join(kinds.get(name, (name,)))}",
+                f"--authentic={1.0 if name == 'authentic' else 0.4}",
+                f"--seed={seed}",
+            ),
+            (dealt,),
+        )
+
+    def _rendered(self) -> Step:
+        forged = self._forged("authentic")
+        out = self.folder / "forged" / "rendered"
+        flags = ("render", f"--forged={forged.out}", f"--out={out}")
+        return Step(out, "studies.data", flags, (forged,))
+
+    def _dealt(self) -> Step:
+        out = self.folder / "photos"
+        flags = ("deal", f"--photos={self.photos}", f"--out={out}")
+        return Step(out, "studies.data", flags, stamp=content(self.photos))
+
+    # Networks
+
+    def train(
+        self,
+        study: str,
+        run: str,
+        config: str,
+        data: str,
+        *,
+        seed: int = 0,
+        flags: Sequence[str] = (),
+        needs: Sequence[Step] = (),
+        late: Callable[[], Sequence[str]] | None = None,
+    ) -> Step:
+        """A training with `configs/CONFIG.py` on the set `data`."""
+        narrow = ":small" if self.form.narrow else ""
+        splits = [self.shards_of(data, split) for split in ("train", "val")]
+        out = self.folder / "runs" / study / run / str(seed)
+        steps = self.form.steps.get(study)
+        if steps and late is None:
+            flags = (*of_length(steps), *flags)
+        return Step(
+            out,
+            "sdfl_jax.main",
+            (
+                f"--config=configs/{config}.py{narrow}",
+                f"--workdir={out}",
+                f"--config.data.train={splits[0].out}",
+                f"--config.data.val={splits[1].out}",
+                f"--config.seed={seed}",
+                *flags,
+            ),
+            (*splits, *needs),
+            late,
+        )
+
+    def shards_of(self, data: str, split: str) -> Step:
+        """`shards`, or `joined` for a name such as `all_but_splice`."""
+        if data.startswith("all_but_"):
+            others = [kind for kind in KINDS if kind != data.removeprefix("all_but_")]
+            return self.joined(data, others, split)
+        return self.shards(data, split)
+
+    def score(
+        self,
+        trained: Step,
+        sets: Sequence[str],
+        *,
+        study: str = "",
+        run: str = "",
+        flags: Sequence[str] = (),
+    ) -> Step:
+        """An evaluation of a training on the test splits of `sets`.
+
+        Its place is that of the training, unless `study` and `run` say another.
+        """
+        tests = {of: self.shards(of, "test") for of in sets}
+        of_study, *of_run = trained.out.relative_to(self.folder / "runs").parts
+        out = self.folder / "reports" / (study or of_study) / (run or Path(*of_run))
+        data = ",".join(f"{of}={step.out}" for of, step in tests.items())
+        return Step(
+            out,
+            "sdfl_jax.evaluate",
+            (f"--workdir={trained.out}", f"--data={data}", f"--out={out}", *flags),
+            (trained, *tests.values()),
+        )
+
+    @property
+    def labelled(self) -> str:
+        """The set whose images have a label and no mask."""
+        return "rendered" if self.form.forged else "cifake"
+
+    @property
+    def seeds(self) -> range:
+        return range(self.form.seeds)
+
+
+def of_length(steps: int) -> tuple[str, ...]:
+    """Flags of a training of so many steps, validated four times or, if few, once."""
+    every = -(-steps // 4) if steps >= 100 else steps
+    return (
+        f"--config.total_steps={steps}",
+        f"--config.validate_every={every}",
+        f"--config.save_every={every}",
+    )

@@ -1,0 +1,187 @@
+"""Commands that need one another: each runs once, and again when something changes.
+
+A step is one Python module with its flags, and it fills one folder. What it depends on
+(its flags, what they name outside, the steps before it) is its key; a step whose key
+stands in its mark is done. One that was interrupted goes on if its key is the same, for
+all the commands here resume; otherwise its folder is emptied first.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import runpy
+import shlex
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from tqdm import tqdm
+
+from sdfl_jax.errors import InputError
+from sdfl_jax.files import write_json
+
+# A thread of tqdm's own must not be there when this process forks.
+tqdm.monitor_interval = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """A command that fills the folder `out`; without a module, a folder that is given.
+
+    `late`, called when the steps before have run, adds flags that follow from what they
+    measured. `stamp` says what lies behind the flags, such as a folder's content.
+    """
+
+    out: Path
+    module: str = ""
+    flags: tuple[str, ...] = ()
+    needs: tuple["Step", ...] = ()
+    late: Callable[[], Sequence[str]] | None = None
+    stamp: str = ""
+
+
+def ordered(steps: Iterable[Step]) -> list[Step]:
+    """The steps and all that they need, each once and after what it needs."""
+    found: dict[Path, Step] = {}
+
+    def add(step: Step):
+        if step.out in found:
+            return
+        for needed in step.needs:
+            add(needed)
+        found[step.out] = step
+
+    for step in steps:
+        add(step)
+    return list(found.values())
+
+
+def fork(module: str, flags: Sequence[str], log: Path) -> int:
+    """Exit status of `python -m MODULE FLAGS`, whose output goes to `log`.
+
+    A child of this process has its imports already, which a new Python would take
+    seconds for; this process must not have started a device.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    sys.stdout.flush(), sys.stderr.flush()
+    child = os.fork()
+    if child == 0:
+        _become(module, flags, log)
+    try:
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    except BaseException:
+        os.kill(child, 15)  # it saves what it has
+        os.waitpid(child, 0)
+        raise
+
+
+def _become(module: str, flags: Sequence[str], log: Path):
+    status = 1
+    try:
+        out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        for stream in (1, 2):
+            os.dup2(out, stream)
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        sys.argv = [module, *flags]
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+        status = 0
+    except SystemExit as stop:
+        status = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush(), sys.stderr.flush()
+        os._exit(status)
+
+
+class Runner:
+    """Runs steps below `folder`; `command` as `fork`, but for tests."""
+
+    def __init__(self, folder: Path, command: Callable = fork):
+        self.folder, self._command = folder, command
+
+    def run(self, steps: Sequence[Step]) -> None:
+        """Runs what is not done, under one progress line.
+
+        `InputError` names the step that failed, and its log.
+        """
+        with tqdm(total=len(steps), unit="step", dynamic_ncols=True) as bar:
+            for step in steps:
+                bar.set_description_str(self._name(step))
+                self._run(step)
+                bar.update()
+            bar.set_description_str("done")
+
+    def _run(self, step: Step):
+        if not step.module:
+            if not step.out.exists():
+                raise InputError(f"{step.out}: no such folder; --print says of what.")
+            return
+        flags = self.flags(step)
+        key, mark = self.key(step, flags), self._mark(step)
+        told = _read(mark)
+        if told.get("key") == key and "seconds" in told and step.out.exists():
+            return
+        if told.get("key") != key and step.out.exists():
+            shutil.rmtree(step.out)
+        write_json(mark, {"key": key})
+        log = self.folder / "logs" / f"{self._name(step).replace('/', '-')}.txt"
+        start = time.monotonic()
+        status = self._command(step.module, flags, log)
+        if status or not step.out.exists():
+            lines = log.read_text(errors="replace").split("\n") if log.exists() else []
+            last = [line for line in lines if line.strip()][-1:] or ["it said nothing"]
+            raise InputError(
+                f"{self._name(step)} failed ({log}): {last[0].split(chr(13))[-1]} The "
+                "same command goes on from there."
+            )
+        write_json(mark, {"key": key, "seconds": round(time.monotonic() - start, 1)})
+
+    def flags(self, step: Step) -> list[str]:
+        """All flags of a step; those that are measured only where they are known."""
+        return [*step.flags, *(step.late() if step.late else ())]
+
+    def key(self, step: Step, flags: Sequence[str]) -> str:
+        """What the step's result follows from, hashed; places of DIR do not matter."""
+        known = [_read(self._mark(needed)).get("key") for needed in step.needs]
+        here = str(self.folder)
+        text = [flag.replace(here, "DIR") for flag in flags]
+        said = json.dumps([step.module, text, step.stamp, known])
+        return hashlib.sha256(said.encode()).hexdigest()
+
+    def seconds(self, steps: Iterable[Step]) -> list[float]:
+        """How long each of the steps took that were run."""
+        told = (_read(self._mark(step)) for step in steps if step.module)
+        return [mark["seconds"] for mark in told if "seconds" in mark]
+
+    def shown(self, step: Step) -> str:
+        """The command of a step as a reader would give it, with DIR for the folder."""
+        flags = list(step.flags)
+        if step.late:
+            try:
+                flags = self.flags(step)
+            except (InputError, OSError):
+                flags.append("...  # and what the steps before it measured")
+        here = str(self.folder)
+        words = [flag.replace(here, "DIR") for flag in flags]
+        if not step.module:
+            return f"# given: {str(step.out).replace(here, 'DIR')}"
+        return " ".join(["python -m", step.module, *map(shlex.quote, words)])
+
+    def _name(self, step: Step) -> str:
+        return step.out.relative_to(self.folder).as_posix()
+
+    def _mark(self, step: Step) -> Path:
+        return self.folder / ".done" / f"{self._name(step)}.json"
+
+
+def _read(mark: Path) -> dict:
+    try:
+        return json.loads(mark.read_text())
+    except (FileNotFoundError, ValueError):
+        return {}
