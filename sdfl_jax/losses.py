@@ -62,8 +62,8 @@ def mask_bce(
 ) -> Float[Array, ""]:
     """Binary cross-entropy averaged over all pixels of the images that count."""
     logits = _zero_where_not(keep, logits)
-    losses = optax.sigmoid_binary_cross_entropy(logits, mask.astype(jnp.float32))
-    return _mean(jnp.mean(losses, axis=(1, 2, 3)), keep)
+    losses = optax.sigmoid_binary_cross_entropy(logits, _marked(mask))
+    return _mean(_pixel_mean(losses, mask), keep)
 
 
 def weighted_bce(
@@ -94,8 +94,8 @@ def edge_bce(
     IML-ViT's and DINOv3-IML's, which weigh it by 20.
     """
     logits = _zero_where_not(keep, logits)
-    losses = optax.sigmoid_binary_cross_entropy(logits, mask.astype(jnp.float32))
-    return _mean(jnp.mean(edge_band(mask) * losses, axis=(1, 2, 3)), keep)
+    losses = optax.sigmoid_binary_cross_entropy(logits, _marked(mask))
+    return _mean(_pixel_mean(edge_band(mask) * losses, mask), keep)
 
 
 def dice_exact(
@@ -148,8 +148,8 @@ def mask_focal(
     Cross-entropy times (1 - p)², p what the true class was given; no class weight.
     """
     logits = _zero_where_not(keep, logits)
-    losses = optax.sigmoid_focal_loss(logits, mask.astype(jnp.float32), gamma=2.0)
-    return _mean(jnp.mean(losses, axis=(1, 2, 3)), keep)
+    losses = optax.sigmoid_focal_loss(logits, _marked(mask), gamma=2.0)
+    return _mean(_pixel_mean(losses, mask), keep)
 
 
 def iou_per_image(
@@ -161,8 +161,7 @@ def iou_per_image(
 
     Smooth 1 as in Dice; no squares.
     """
-    probs = _zero_where_not(keep, jax.nn.sigmoid(_zero_where_not(keep, logits)))
-    mask = _zero_where_not(keep, mask)
+    probs, mask = _probs_and_marked(logits, mask, keep)
     overlap = jnp.sum(probs * mask, axis=(1, 2, 3))
     union = jnp.sum(probs + mask, axis=(1, 2, 3)) - overlap
     return _mean(1 - (overlap + _SMOOTH) / (union + _SMOOTH), keep)
@@ -181,7 +180,8 @@ def lovasz_per_image(
     size = logits[0].size
     logits = _zero_where_not(keep, logits).reshape(-1, size)
     mask = _zero_where_not(keep, mask).reshape(-1, size)
-    errors = 1 - logits * (2 * mask - 1)
+    errors = jnp.where(mask >= 0, 1 - logits * (2 * mask - 1), -jnp.inf)
+    mask = _marked(mask)
     order = jnp.argsort(-errors, axis=1)
     errors = jnp.take_along_axis(errors, order, axis=1)
     mask = jnp.take_along_axis(mask, order, axis=1)
@@ -367,8 +367,9 @@ def edge_band(mask: Float[Array, "B H W 1"], reach: int = 3) -> Float[Array, "B 
         )
         return jnp.maximum(rows, columns)
 
-    mask = (mask > 0.5).astype(jnp.float32)
-    return near(mask) * near(1 - mask)
+    marked = (mask > 0.5).astype(jnp.float32)
+    background = ((mask >= 0) & (mask <= 0.5)).astype(jnp.float32)
+    return near(marked) * near(background)
 
 
 def nearest(
@@ -393,10 +394,27 @@ def _highest_of(plane, size: int):
 
 def _overlap_and_area(logits, mask, keep):
     """Sums of p m and of p² + m² over each image, (B,) each; 0 where not kept."""
-    probs = _zero_where_not(keep, jax.nn.sigmoid(_zero_where_not(keep, logits)))
-    mask = _zero_where_not(keep, mask)
+    probs, mask = _probs_and_marked(logits, mask, keep)
     overlap = jnp.sum(probs * mask, axis=(1, 2, 3))
     return overlap, jnp.sum(probs**2 + mask**2, axis=(1, 2, 3))
+
+
+def _probs_and_marked(logits, mask, keep):
+    """Both 0 where an image is not kept and where its mask is negative."""
+    probs = _zero_where_not(keep, jax.nn.sigmoid(_zero_where_not(keep, logits)))
+    return jnp.where(mask >= 0, probs, 0.0), _marked(_zero_where_not(keep, mask))
+
+
+def _marked(mask):
+    """The mask, 0 where it is negative and not known."""
+    return jnp.maximum(mask.astype(jnp.float32), 0.0)
+
+
+def _pixel_mean(losses, mask) -> Float[Array, "B"]:
+    """Over the pixels of each image whose mask is not negative."""
+    known = mask >= 0
+    total = jnp.sum(jnp.where(known, losses, 0.0), axis=(1, 2, 3))
+    return total / jnp.maximum(jnp.sum(known, axis=(1, 2, 3)), 1)
 
 
 def _dice(overlap, area):

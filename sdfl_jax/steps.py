@@ -11,7 +11,7 @@ from jax.sharding import Mesh, PartitionSpec
 from sdfl_jax import explain, losses, models, optim
 from sdfl_jax.devices import sharding
 from sdfl_jax.errors import InputError, valid
-from sdfl_jax.models import freezing
+from sdfl_jax.models import canvas, freezing
 from sdfl_jax.models.layers import grey
 from sdfl_jax.state import TrainState
 
@@ -247,7 +247,8 @@ def make_evaluate_step(
       of each row as if it were the batch, so that their mean depends neither on batches
       nor on processes. Without a mask in `arrays`, or without settings, it is empty;
       else, but for `one_by_one`, `batch_loss` is what a training step would call the
-      loss of the `valid` rows together.
+      loss of the `valid` rows together. With `extent` in `arrays` (int32 B 2) the rows
+      are canvases (`models.canvas`): what lies beyond counts nowhere.
       `variables` lie whole on each device; `arrays` are this process's, on the host.
     """
 
@@ -272,15 +273,18 @@ def make_evaluate_step(
         return {"loss": total} | {f"loss/{name}": t for name, t in terms.items()}
 
     def evaluate_step(variables, arrays):
-        arrays = _to_unit_range(arrays)
+        with canvas.of(arrays.get("extent"), arrays["image"].shape[1:3]):
+            return answered(variables, _to_unit_range(arrays))
+
+    def answered(variables, arrays):
         more = inputs_of(arrays)
         outputs, found = predict(variables, arrays["image"], **more)
         if flips:
             if more:
                 raise InputError("--tta=flips: JPEG coefficients cannot be mirrored.")
             for axes in ((1,), (2,), (1, 2)):
-                _, other = predict(variables, jnp.flip(arrays["image"], axes))
-                found["mask_probs"] += jnp.flip(other["mask_probs"], axes)
+                _, other = predict(variables, canvas.flip(arrays["image"], axes))
+                found["mask_probs"] += canvas.flip(other["mask_probs"], axes)
                 found["score"] += other["score"]
             found = {name: total / 4 for name, total in found.items()}
         if not loss_settings or "mask" not in arrays:
@@ -350,8 +354,12 @@ IMAGE_LEVEL_MASKS = {
 
 
 def _to_unit_range(batch: dict) -> dict:
-    """Images scaled to [0, 1]; masks to 0 or 1, at half of their range."""
+    """Images scaled to [0, 1]; masks to 0 or 1, at half of their range.
+
+    Beyond a canvas's extent a mask is -1, which no loss counts.
+    """
     arrays = batch | {"image": batch["image"].astype(jnp.float32) / 255}
     if "mask" in batch:
-        arrays["mask"] = (batch["mask"] >= 128).astype(jnp.float32)
+        mask = (batch["mask"] >= 128).astype(jnp.float32)
+        arrays["mask"] = canvas.cut_off(mask, -1.0)
     return arrays

@@ -188,6 +188,8 @@ def test_clients_that_stop_or_send_slowly_change_nothing_for_others(
         late = connections[2].getresponse()
         assert late.status == 408 and "in 1 seconds" in json.load(late)["error"]
         assert post(address, data)[0] == 200
+        for connection in connections:
+            connection.close()
 
 
 def test_health_and_metrics_tell_what_was_answered(workdir):

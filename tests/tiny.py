@@ -26,6 +26,7 @@ class TinyEncoder(Encoder):
 
     mean: tuple[float, ...] = (0.5, 0.5, 0.5)
     std: tuple[float, ...] = (0.5, 0.5, 0.5)
+    on_canvas = True
 
     @nn.compact
     def __call__(self, x, *, train: bool):

@@ -35,6 +35,10 @@ class FileSource:
     def __len__(self) -> int:
         return len(self._paths)
 
+    def size(self, index: int) -> tuple[int, int]:
+        """Height and width of an image, without decoding it where that can be."""
+        return images.size_of(self._paths[index])
+
     def __getitem__(self, index: int) -> dict:
         path = self._paths[index]
         name = os.path.relpath(path, self._root).replace(os.sep, "/")
@@ -77,11 +81,13 @@ def stream_batches(
     overlap: int = tiling.OVERLAP,
     shapes: Sequence[tuple[int, int]] = (),
     inputs: Sequence[str] = ("rgb",),
+    canvas: bool = False,
 ) -> Iterator[Batch]:
     """`pipeline.eval_batches` of examples that come one after the other, images kept.
 
     An example of `name` and `error` goes into a batch's `errors`. `shapes`, as heights
-    and widths, are the only ones that rows have (`tiling.cut`).
+    and widths, are the only ones that rows have (`tiling.cut`). With `canvas` rows lie
+    on one of `tiling.LADDER`.
     """
     settings = {
         "image_size": image_size,
@@ -91,6 +97,7 @@ def stream_batches(
         "scoring": "original",
         "keep_image": True,
         "shapes": shapes,
+        "canvases": tiling.ladder(max_side) if canvas else (),
     }
     numbered = (example | {"index": i} for i, example in enumerate(examples))
     rows = (rows_of(example, inputs, settings) for example in numbered)

@@ -157,6 +157,12 @@ class ListSource:
             "error": f"line {row.line}: {row.reason}",
         }
 
+    def size(self, index: int) -> tuple[int, int]:
+        """Height and width of an image, without decoding it where that can be."""
+        if index >= len(self.entries):
+            raise InputError("A line that is no entry.")
+        return images.size_of(self.entries[index].image)
+
     def _read(self, entry: Entry) -> dict:
         data = images.read_bytes(entry.image)
         mask = None if entry.mask is None else images.read_bytes(entry.mask)
@@ -198,7 +204,13 @@ class Part:
         return len(range(self.first, len(self.source), self.step))
 
     def __getitem__(self, index: int):
-        return self.source[range(self.first, len(self.source), self.step)[index]]
+        return self.source[self._place(index)]
+
+    def size(self, index: int) -> tuple[int, int] | None:
+        return self.source.size(self._place(index))
+
+    def _place(self, index: int) -> int:
+        return range(self.first, len(self.source), self.step)[index]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -217,6 +229,10 @@ class Prepared:
 
     def __len__(self) -> int:
         return len(self.source)
+
+    def size(self, index: int) -> tuple[int, int] | None:
+        """Height and width of an example's image; None where `change` may change it."""
+        return self.source.size(index) if self.change is None else None
 
     def __getitem__(self, index: int) -> dict:
         try:

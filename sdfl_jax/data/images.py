@@ -285,6 +285,22 @@ def read_bytes(path: str | os.PathLike) -> bytes:
     return data
 
 
+def size_of(path: str | os.PathLike) -> tuple[int, int]:
+    """Height and width of a file's image, upright, as its first bytes tell.
+
+    Decodes what does not tell them. Raises `InputError` as `read_image` does.
+    """
+    try:
+        with Image.open(path, formats=FORMATS) as picture:
+            width, height = picture.size
+            if picture.format != "TIFF":
+                sideways = _orientation(picture) > 4
+                return (width, height) if sideways else (height, width)
+    except Exception:  # of another format, or damaged: `read_image` knows
+        pass
+    return read_image(path).shape[:2]
+
+
 def claimed_pixels(data: bytes) -> float:
     """Height times width as a file claims; infinity if its first bytes do not tell."""
     try:

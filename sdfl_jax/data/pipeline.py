@@ -23,7 +23,7 @@ from sdfl_jax.data.batches import (
     stream_batches,
     unlabelled,
 )
-from sdfl_jax.data.damaged import Load
+from sdfl_jax.data.damaged import UNREADABLE, Load
 from sdfl_jax.data.setup import setup
 from sdfl_jax.data.tiling import Assembler, Batch, Tile
 from sdfl_jax.data.workers import end_with_parent
@@ -252,6 +252,7 @@ def eval_batches(
     overlap: int = tiling.OVERLAP,
     scoring: str = "original",
     inputs: Sequence[str] = ("rgb",),
+    canvas: bool = False,
 ) -> Iterator[Batch]:
     """Every example of `source` exactly once, in batches of `batch_size` rows.
 
@@ -265,7 +266,9 @@ def eval_batches(
 
     Batches hold one shape. To keep them full, rows wait for others of their shape, but
     never longer than eight batches of rows. `keep_images` leaves the image in the
-    tile's example; `inputs` as for `train_batches`.
+    tile's example; `inputs` as for `train_batches`. With `canvas` rows of several sizes
+    share a few canvases, chosen by the sizes of all examples (`tiling.canvases`), and
+    say what of it is theirs.
     """
     if geometry not in GEOMETRIES:
         raise InputError(f"No geometry {geometry!r}; there are {list(GEOMETRIES)}.")
@@ -285,11 +288,28 @@ def eval_batches(
             "overlap": overlap,
             "scoring": scoring,
             "keep_image": keep_images,
+            "canvases": _canvases(source, max_side)
+            if canvas and geometry == "crop"
+            else (),
         },
         tuple(inputs),
     )
     examples = grain.MapDataset.range(len(source)).map(rows)
     return group(prefetch(examples, workers), batch_size)
+
+
+def _canvases(source, max_side: int) -> list[tuple[int, int]]:
+    """For rows of all examples; for any rows where the source does not know sizes."""
+    sizes = []
+    for index in range(len(source)):
+        try:
+            size = source.size(index) if hasattr(source, "size") else None
+        except UNREADABLE:  # told when its turn comes
+            continue
+        if size is None:
+            return tiling.ladder(max_side)
+        sizes.append(size)
+    return tiling.canvases(sizes, max_side)
 
 
 class _Rows:

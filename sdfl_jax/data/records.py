@@ -232,6 +232,11 @@ class RecordSource:
         except RuntimeError as error:  # a checksum that does not fit, a file gone
             raise self._damaged(f"record {index}", error) from None
 
+    def size(self, index: int) -> tuple[int, int]:
+        """Height and width of an example's image, without decoding it."""
+        stored = msgpack.unpackb(self[index], unicode_errors="surrogateescape")
+        return stored["height"], stored["width"]
+
     def _damaged(self, what: str, error: RuntimeError) -> InputError:
         reason = " ".join(str(error).split())[:200]
         return InputError(

@@ -1,8 +1,10 @@
 """Images cut into tiles for evaluation, and the maps of tiles blended again."""
 
+import collections
 import dataclasses
 import itertools
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import cv2
@@ -19,6 +21,13 @@ STRIDE = 32  # the encoders' coarsest: what sides of tiles are multiples of
 # Sides that "crop" pads to in evaluation: multiples of `STRIDE`. A network compiles
 # once for each pair of them, so they are few.
 SIDES = (64, 96, 128, 192, 256, 384, 512, 640, 768, 896, 1024)
+
+
+# Canvases that rows of any size share where nobody knows which ones will come.
+LADDER = tuple((side, side) for side in (256, 384, 512, 640, 768, 1024))
+CANVASES = 6  # of a folder, at most
+# A program more is worth that many pixels less: what networks compute meanwhile.
+_PROGRAM_PIXELS = 2**24
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,8 +53,9 @@ class Batch:
 
     `arrays` holds `image` uint8 B H W 3, `mask` uint8 B H W 1, `label` and `has_mask`
     float32 B, `valid` bool B, and what else the network reads; rows that are not valid
-    repeat the first. `errors` are examples that could not be read: `name`, `index` and
-    `error`.
+    repeat the first. Where rows are canvases, `extent` (int32 B 2) holds the height and
+    width of each one's own part. `errors` are examples that could not be read: `name`,
+    `index` and `error`.
     """
 
     arrays: dict[str, np.ndarray]
@@ -60,7 +70,7 @@ class Row(NamedTuple):
     image: np.ndarray
     mask: np.ndarray
     label: int
-    more: dict[str, np.ndarray] = {}  # other inputs of the network, by name
+    more: dict[str, np.ndarray] = {}  # other inputs, by name; `extent` on a canvas
 
 
 def cut(
@@ -73,13 +83,15 @@ def cut(
     scoring: str,
     keep_image: bool,
     shapes: Sequence[tuple[int, int]] = (),
+    canvases: Sequence[tuple[int, int]] = (),
 ) -> list[Row]:
     """The rows of one example (`pipeline.eval_batches` says which).
 
     With `shapes` (heights and widths), "crop" knows rows of these alone: the smallest
-    one that holds the image, or tiles of the largest. The label of a whole image is its
-    own; that of one tile of several follows its mask. Of an example with JPEG
-    coefficients tiles begin on the grid of the blocks.
+    one that holds the image, or tiles of the largest. With `canvases` a row keeps its
+    size and lies in the corner of the smallest one that holds it. The label of a whole
+    image is its own; that of one tile of several follows its mask. Of an example with
+    JPEG coefficients tiles begin on the grid of the blocks.
     """
     whole, image, mask = example, example["image"], example["mask"]
     jpeg = "dct" in example
@@ -109,6 +121,7 @@ def cut(
     tops = _starts(size[0], tall, overlap, grid)
     lefts = _starts(size[1], wide, overlap, grid)
     parts = len(tops) * len(lefts)
+    canvas = _smallest(canvases, (tall, wide)) or (tall, wide)
     rows = []
     for top, left in itertools.product(tops, lefts):
         window = np.s_[top : top + tall, left : left + wide]
@@ -120,9 +133,20 @@ def cut(
         else:
             planes = {"image": pad(image[window], tall, wide)}
             planes["mask"] = pad(mask[window], tall, wide)
+            planes = {name: _placed(plane, canvas) for name, plane in planes.items()}
+        if canvases:
+            planes["extent"] = np.array((tall, wide), np.int32)
         image_part, mask_part = planes.pop("image"), planes.pop("mask")
         rows.append(Row(tile, image_part, mask_part, part, planes))
     return rows
+
+
+def shape_of_rows(
+    size: tuple[int, int], *, max_side: int = MAX_SIDE, canvas: bool
+) -> tuple[int, int]:
+    """Height and width that an image of that size has in a batch of a stream."""
+    row = _row(size, max_side)
+    return _smallest(ladder(max_side), row) if canvas else row
 
 
 def number_of_tiles(size: tuple[int, int], max_side: int, overlap: int) -> int:
@@ -138,9 +162,62 @@ def _row(
     if not shapes:
         fitting = lambda length: (s for s in SIDES if length <= s <= max_side)
         return tuple(min(fitting(length), default=max_side) for length in size)
+    return _smallest(shapes, size) or max(shapes, key=math.prod)
+
+
+def _smallest(shapes, size: tuple[int, int]) -> tuple[int, int] | None:
     holding = [s for s in shapes if s[0] >= size[0] and s[1] >= size[1]]
-    pixels = lambda shape: shape[0] * shape[1]
-    return min(holding, key=pixels) if holding else max(shapes, key=pixels)
+    return min(holding, key=math.prod, default=None)
+
+
+def _placed(plane: np.ndarray, canvas: tuple[int, int]) -> np.ndarray:
+    """The plane in the upper left corner of a canvas."""
+    if plane.shape[:2] == tuple(canvas):
+        return plane
+    whole = np.zeros((*canvas, plane.shape[2]), plane.dtype)
+    whole[: plane.shape[0], : plane.shape[1]] = plane
+    return whole
+
+
+def ladder(max_side: int) -> list[tuple[int, int]]:
+    """`LADDER`, as far as tiles of `max_side` reach."""
+    below = [canvas for canvas in LADDER if canvas[0] < max_side]
+    return [*below[: CANVASES - 1], (max_side, max_side)]
+
+
+def canvases(sizes: Iterable[tuple[int, int]], max_side: int) -> list[tuple[int, int]]:
+    """At most `CANVASES` that hold the rows of images of these heights and widths.
+
+    Two canvases become one that holds both as long as there are too many, or it adds
+    fewer pixels than a program is worth; the cheapest pair first. Their order makes no
+    difference. Empty where all rows have one size: these need no canvas.
+    """
+    counts = collections.Counter(_row(size, max_side) for size in sizes)
+    if len(counts) < 2:
+        return []
+    shapes = dict(sorted(counts.items()))
+    while len(shapes) > 1:
+        added, pair, union = min(map(_joining(shapes), _pairs(shapes)))
+        if len(shapes) <= CANVASES and added > _PROGRAM_PIXELS:
+            break
+        joined = sum(shapes.pop(shape) for shape in pair)
+        shapes[union] = shapes.get(union, 0) + joined
+    return sorted(shapes)
+
+
+def _pairs(shapes):
+    return itertools.combinations(sorted(shapes), 2)
+
+
+def _joining(shapes: dict[tuple[int, int], int]):
+    """What one canvas for two adds in pixels; the two, and that one."""
+
+    def joining(pair):
+        union = tuple(map(max, *pair))
+        pixels = [(math.prod(union) - math.prod(s)) * shapes[s] for s in pair]
+        return sum(pixels), pair, union
+
+    return joining
 
 
 def _starts(length: int, side: int, overlap: int, grid: int = 1) -> list[int]:

@@ -10,6 +10,7 @@ from sdfl_jax.devices import sharding
 from sdfl_jax.errors import InputError
 from sdfl_jax.evaluate.options import Options
 from sdfl_jax.evaluators import Evaluation
+from sdfl_jax.models import canvas
 from sdfl_jax.steps import make_evaluate_step, mask_source
 from sdfl_jax.training.experiment import loss_settings
 
@@ -48,6 +49,7 @@ class Network:
             "scoring": options.scoring,
             "workers": options.workers,
             "inputs": tuple(config.data.get("inputs", ("rgb",))),
+            "canvas": canvas.fits(trained.model),
         }
         cut = geometry == "crop"
         self.setting = {

@@ -8,6 +8,7 @@ from jaxtyping import Array, Float
 
 from sdfl_jax.explain.layers import find_layers
 from sdfl_jax.explain.score import Label, class_score
+from sdfl_jax.models import canvas
 from sdfl_jax.models.layers import resize
 from sdfl_jax.models.watch import origin, shapes, watch
 
@@ -40,12 +41,12 @@ def grad_cam(
 
     perturbation = jnp.zeros(there[layer], jnp.float32)
     gradient, features = jax.grad(total, has_aux=True)(perturbation)
-    weights = jnp.mean(gradient, axis=(1, 2), keepdims=True)  # B 1 1 C
+    weights = canvas.mean(gradient)[:, None, None]  # B 1 1 C
     cam = jax.nn.relu(jnp.sum(weights * features, axis=-1, keepdims=True))
     cam = resize(cam, *image.shape[1:3])[..., 0]
     if not normalise:
         return cam
-    top = jnp.max(cam, axis=(1, 2), keepdims=True)
+    top = jnp.max(canvas.cut_off(cam[..., None]), axis=(1, 2))[..., None]
     return cam / jnp.where(top > 0, top, 1)
 
 

@@ -18,6 +18,7 @@ from sdfl_jax.drawing import page
 from sdfl_jax.errors import InputError, valid
 from sdfl_jax.explain import METHODS, sheets
 from sdfl_jax.files import write_csv
+from sdfl_jax.models import canvas
 from sdfl_jax.models.watch import shapes
 
 COLUMNS = ("image", "label", "called", "explained", "score", "picture", "layers")
@@ -74,6 +75,7 @@ def run(
         geometry=config.data.geometry,
         max_side=max_side,
         keep_images=True,
+        canvas=canvas.fits(model),
     )
     joined, views = collections.defaultdict(pipeline.Assembler), _Views(layers)
     means, layer_means = _Means(config.image_size), _Means(config.image_size)
@@ -86,7 +88,8 @@ def run(
             yield {"image": error["name"], "error": error["error"]}
         if not batch.tiles:
             continue
-        arrays = {name: batch.arrays[name] for name in ("image", "label")}
+        given = ("image", "label", "extent")
+        arrays = {n: batch.arrays[n] for n in given if n in batch.arrays}
         found = jax.device_get(step(variables, sharding.to_global(arrays, mesh)))
         score = _without_nan(found)
         views.add(batch, found)
@@ -134,6 +137,10 @@ def _explanation(model, labelled, methods, cam_layer, layers, steps):
     """The function to compile: arrays to maps B H W, scores and maps of layers."""
 
     def step(variables, arrays):
+        with canvas.of(arrays.get("extent"), arrays["image"].shape[1:3]):
+            return explanation(variables, arrays)
+
+    def explanation(variables, arrays):
         image = arrays["image"].astype(np.float32) / 255
         outputs = model.apply(variables, image, train=False)
         label = arrays["label"].astype(np.int32)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from sdfl_jax.errors import InputError
+from sdfl_jax.models import canvas
 from sdfl_jax.models.watch import watch
 
 # The image is a layer too: the one before all others.
@@ -57,7 +58,7 @@ def find_layers(there: Mapping[str, tuple], layers: Sequence[str]) -> list[str]:
 
 def _most_telling(x: Float[Array, "B h w C"], count: int) -> Float[Array, "B h w _"]:
     x = x.astype(jnp.float32)
-    spread = jnp.var(x, axis=(1, 2))  # B C
+    spread = jnp.var(x, axis=(1, 2), where=canvas.inside(x))  # B C
     order = jnp.argsort(-spread, axis=-1)[:, :count]
     chosen = jnp.take_along_axis(x, order[:, None, None, :], axis=-1)
     return jnp.concatenate([jnp.mean(x, axis=-1, keepdims=True), chosen], axis=-1)

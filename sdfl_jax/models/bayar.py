@@ -9,6 +9,8 @@ from flax import linen as nn
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
+from sdfl_jax.models import canvas
+
 NAME = "bayar_conv"  # under which networks keep this layer, and `project` finds it
 
 
@@ -46,7 +48,7 @@ def constrained_conv(
     """
     size = math.isqrt(len(weights) + 1)
     (_, H, W, _), reach = x.shape, size // 2
-    x = x.astype(jnp.float32)
+    x = canvas.cut_off(x.astype(jnp.float32))
     padded = jnp.pad(x, ((0, 0), (reach, reach), (reach, reach), (0, 0)))
     places = [divmod(i, size) for i in range(size**2) if i != size**2 // 2]
     differences = jnp.concatenate(

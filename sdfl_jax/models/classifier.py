@@ -9,6 +9,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from sdfl_jax.errors import InputError, valid
+from sdfl_jax.models import canvas
 from sdfl_jax.models.encoders import ENCODERS
 from sdfl_jax.models.layers import BatchNorm, Dense, normalised
 from sdfl_jax.models.names import TorchNames
@@ -23,6 +24,7 @@ class Classifier(nn.Module):
     normalise: bool
     dtype: Any
     gives_mask = False
+    on_canvas = True
 
     @property
     def torch_names(self) -> TorchNames:
@@ -41,7 +43,7 @@ class Classifier(nn.Module):
         """Logits for RGB in [0, 1]; there is no mask."""
         image = normalised(image, self.encoder) if self.normalise else image
         *_, x = self.encoder(image, train=train)
-        x = jnp.mean(x.astype(jnp.float32), axis=(1, 2))
+        x = canvas.mean(x.astype(jnp.float32))
         first, *others = self.widths
         x = Dense(first, dtype=self.dtype, name="fc")(x)
         for i, width in enumerate(others):

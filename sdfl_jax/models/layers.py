@@ -1,7 +1,7 @@
 """The few layers that every network here is made of."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -12,7 +12,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from sdfl_jax.errors import InputError
-from sdfl_jax.models import lora
+from sdfl_jax.models import canvas, lora
 from sdfl_jax.ops.conv import conv2d
 
 # PyTorch's `kaiming_normal_`: keeps the variance through a ReLU. Counted from the
@@ -42,8 +42,9 @@ class Conv(nn.Module):
         kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
         half = self.kernel // 2 * self.dilation
         padding = half if self.padding is None else self.padding
+        x = x.astype(self.dtype)
         x = conv2d(
-            x.astype(self.dtype),
+            canvas.cut_off(x) if self.kernel > 1 else x,
             kernel.astype(self.dtype),
             strides=self.strides,
             padding=padding,
@@ -233,7 +234,8 @@ class GroupNorm(nn.Module):
         self, x: Float[ArrayLike, "B H W C"], *, train: bool
     ) -> Float[Array, "B H W C"]:
         groups = max(1, x.shape[-1] // self.channels)
-        return nn.GroupNorm(num_groups=groups, dtype=self.dtype, name="norm")(x)
+        norm = nn.GroupNorm(num_groups=groups, dtype=self.dtype, name="norm")
+        return norm(x, mask=canvas.inside(x))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
@@ -299,9 +301,9 @@ def run_block(
 class ConvBlock(nn.Module):
     """Convolution, batch norm, ReLU.
 
-    With `size`, resized in between. To resize before a 1x1 convolution is the same, but
-    for more work and, where all positions hold one value, rounding that the batch norm
-    would blow up.
+    With `size`, a grid over the whole image is resized in between. To resize before a
+    1x1 convolution is the same, but for more work and, where all positions hold one
+    value, rounding that the batch norm would blow up.
     """
 
     features: int
@@ -318,14 +320,22 @@ class ConvBlock(nn.Module):
         train: bool,
     ) -> Float[Array, "B h w {self.features}"]:
         x = Conv(self.features, self.kernel, dtype=self.dtype, name="conv")(x)
-        x = x if size is None else resize(x, *size)
+        x = x if size is None else resize(x, *size, grid=True)
         return nn.relu(self.norm(name="bn")(x, train=train))
 
 
 def resize(
-    x: Float[Array, "B _ _ C"], height: int, width: int
+    x: Float[Array, "B _ _ C"], height: int, width: int, *, grid: bool = False
 ) -> Float[Array, "B {height} {width} C"]:
-    """Bilinear, half-pixel centres, no smoothing before: PyTorch's `interpolate`."""
+    """Bilinear, half-pixel centres, no smoothing before: PyTorch's `interpolate`.
+
+    `grid`: all of `x` belongs to each image, on a canvas too.
+    """
+    wanted = canvas.extent(height, width)
+    if wanted is not None:
+        given = canvas.extent(*x.shape[1:3])
+        whole = jnp.broadcast_to(jnp.array([x.shape[1:3]]), given.shape)
+        return canvas.stretch(x, whole if grid else given, wanted, (height, width))
     shape = (x.shape[0], height, width, x.shape[3])
     return jax.image.resize(x, shape, "bilinear", antialias=False)
 
@@ -337,10 +347,32 @@ def max_pool(
 
     Padded beforehand: other formats have no word for padding within the pooling.
     """
+    lowest = jnp.finfo(x.dtype).min
+    x = canvas.cut_off(x, lowest) if window > strides else x
     if padding:
         sides = ((0, 0), (padding,) * 2, (padding,) * 2, (0, 0))
-        x = jnp.pad(x, sides, constant_values=jnp.finfo(x.dtype).min)
+        x = jnp.pad(x, sides, constant_values=lowest)
     return nn.max_pool(x, window_shape=(window,) * 2, strides=(strides,) * 2)
+
+
+def highest_means(
+    logits: Float[Array, "B h w 1"], shares: Sequence[float]
+) -> Float[Array, "B n"]:
+    """Of each map the mean of its highest values, for each share of its positions.
+
+    Of at least one value each.
+    """
+    flat = canvas.cut_off(logits, -jnp.inf).reshape(len(logits), -1)
+    highest, _ = jax.lax.top_k(flat, max(1, round(max(shares) * flat.shape[1])))
+    own = canvas.extent(*logits.shape[1:3])
+    if own is None:
+        counts = [max(1, round(share * flat.shape[1])) for share in shares]
+        means = [jnp.mean(highest[:, :count], axis=1) for count in counts]
+        return jnp.stack(means, axis=-1)
+    wanted = jnp.round(jnp.prod(own, axis=1, keepdims=True) * jnp.array([shares]))
+    counts = jnp.maximum(1, wanted)  # B n
+    taken = jnp.arange(highest.shape[1])[None, None] < counts[..., None]
+    return jnp.sum(jnp.where(taken, highest[:, None], 0.0), axis=-1) / counts
 
 
 def resize_corners(

@@ -5,6 +5,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+from sdfl_jax.models import canvas
+
 
 @flax.struct.dataclass
 class Outputs:
@@ -28,4 +30,5 @@ class Outputs:
 
 def of_mask(mask_logits: Float[Array, "B H W 1"]) -> Outputs:
     """What a mask alone says: the image's logit is its highest."""
-    return Outputs(mask_logits, label_logits=jnp.max(mask_logits, axis=(1, 2, 3)))
+    own = canvas.cut_off(mask_logits, -jnp.inf)
+    return Outputs(mask_logits, label_logits=jnp.max(own, axis=(1, 2, 3)))

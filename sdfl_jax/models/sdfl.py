@@ -78,6 +78,7 @@ class Sdfl(nn.Module):
     grid_norm: Callable[..., nn.Module] | None = None
 
     torch_names: ClassVar = TORCH_NAMES
+    on_canvas: ClassVar = True
 
     @nn.compact
     def __call__(self, image: Float[Array, "B H W 3"], *, train: bool) -> Outputs:

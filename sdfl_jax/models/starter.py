@@ -1,17 +1,25 @@
 """A small network for photographs that nobody here made; `starter`'s weights fit it."""
 
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from jaxtyping import Array, Float
+from jax.typing import ArrayLike
+from jaxtyping import Array, Bool, Float, Int
 
 from sdfl_jax.errors import InputError, valid
+from sdfl_jax.models import canvas
 from sdfl_jax.models.encoders import ENCODERS
-from sdfl_jax.models.layers import BatchNorm, Conv, normalised, resize
+from sdfl_jax.models.layers import (
+    BatchNorm,
+    Conv,
+    highest_means,
+    normalised,
+    resize,
+)
 from sdfl_jax.models.outputs import Outputs
 
 _GROUP = 8  # channels that share a group norm's statistics
@@ -33,6 +41,7 @@ class Starter(nn.Module):
     attention: bool
     correlation: bool
     dtype: Any
+    on_canvas = True
 
     @nn.compact
     def __call__(self, image: Float[Array, "B H W 3"], *, train: bool) -> Outputs:
@@ -52,7 +61,7 @@ class Starter(nn.Module):
         x += block(2 * self.width, 1, name="coarse")(coarse)
         if self.attention:
             x = Attention(dtype=self.dtype, name="attention")(x)
-        context = jnp.mean(x, axis=(1, 2))  # B F
+        context = canvas.mean(x)  # B F
         x = block(2 * self.width, name="coarse_out")(x)
         pooled = x
 
@@ -138,7 +147,8 @@ class Block(nn.Module):
         norm = nn.GroupNorm(
             num_groups=max(1, self.features // _GROUP), dtype=self.dtype, name="norm"
         )
-        return nn.relu(norm(conv(x)))
+        x = conv(x)
+        return nn.relu(norm(x, mask=canvas.inside(x)))
 
 
 # Residuals of the spatial rich models (Fridrich and Kodovsky 2012) that Zhou et al.
@@ -193,7 +203,7 @@ def residuals(image: Float[Array, "B H W 3"]) -> Float[Array, "B H W 9"]:
     As sums of shifted images, which a CPU computes in one pass.
     """
     _, H, W, _ = image.shape
-    padded = image * (255 / 3)
+    padded = canvas.repeat_edge(image) * (255 / 3)
     for axis in (1, 2):  # what `jnp.pad` does, without the empty arrays in between
         first, last = (
             jax.lax.slice_in_dim(padded, at, at + 1, axis=axis)
@@ -227,10 +237,12 @@ class Attention(nn.Module):
         dense = functools.partial(nn.Dense, dtype=self.dtype)
         query = dense(F, name="query")(y).reshape(B, H * W, self.heads, -1)
         asked = fewer(y)
-        asked = asked.reshape(B, -1, F)
+        there = None if asked.there is None else asked.there[:, None, None]
+        asked = asked.values
         key = dense(F, name="key")(asked).reshape(B, -1, self.heads, F // self.heads)
         value = dense(F, name="value")(asked).reshape(key.shape)
-        y = jax.nn.dot_product_attention(query, key, value).reshape(B, H, W, F)
+        y = jax.nn.dot_product_attention(query, key, value, mask=there)
+        y = y.reshape(B, H, W, F)
         return x + dense(F, name="out")(y)
 
 
@@ -247,39 +259,106 @@ class SelfCorrelation(nn.Module):
     def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H W 2"]:
         size = x.shape[1:3]
         x = Conv(self.features, 1, name="project")(x.astype(jnp.float32))
-        x = fewer(x)
-        B, H, W, F = x.shape
-        x = x - jnp.mean(x, axis=(1, 2), keepdims=True)
-        x = x.reshape(B, H * W, F)
+        blocks = fewer(x)
+        x, there = blocks.values, blocks.there
+        counted = None if there is None else there[..., None]
+        x = x - jnp.mean(x, axis=1, keepdims=True, where=counted)
         x = x * jax.lax.rsqrt(jnp.sum(jnp.square(x), axis=-1, keepdims=True) + 1e-6)
         cosine = jnp.einsum("bic,bjc->bij", x, x)
-        row, column = np.divmod(np.arange(H * W), W)
-        near = (np.abs(row[:, None] - row) <= _APART) & (
-            np.abs(column[:, None] - column) <= _APART
+        row, column = blocks.row, blocks.column  # b M
+        near = (abs(row[:, :, None] - row[:, None]) <= _APART) & (
+            abs(column[:, :, None] - column[:, None]) <= _APART
         )
-        if near.all():  # too small a map to hold anything twice
-            best = mean = jnp.zeros((B, H * W))
+        if there is not None:
+            best = jnp.max(jnp.where(near | ~there[:, None], -1.0, cosine), axis=-1)
+        elif near.all():  # too small a map to hold anything twice
+            cosine = jnp.zeros_like(cosine)
+            best = cosine[..., 0]
         else:
-            best = jnp.max(jnp.where(near[None], -1.0, cosine), axis=-1)
-            mean = jnp.mean(cosine, axis=-1)
-        told = jnp.stack([best, best - mean], axis=-1).reshape(B, H, W, 2)
-        return resize(told, *size)
+            best = jnp.max(jnp.where(near, -1.0, cosine), axis=-1)
+        mean = jnp.mean(
+            cosine, axis=-1, where=None if there is None else there[:, None]
+        )
+        return blocks.spread(jnp.stack([best, best - mean], axis=-1), size)
 
 
-def fewer(x: Float[Array, "B H W F"]) -> Float[Array, "B _ _ F"]:
+class Blocks(NamedTuple):
+    """Averages of the square blocks of a map, one block after the other.
+
+    On a canvas each image has blocks of its own size and as many as fill `there`.
+    """
+
+    values: Float[Array, "B M F"]
+    row: Int[ArrayLike, "_ M"]
+    column: Int[ArrayLike, "_ M"]
+    counts: Int[ArrayLike, "_ 2"]  # rows and columns of blocks
+    there: Bool[Array, "B M"] | None  # None: all of them
+
+    def spread(
+        self, told: Float[Array, "B M C"], size: tuple[int, int]
+    ) -> Float[Array, "B H W C"]:
+        """What is told of each block, in a map of that size."""
+        wanted = canvas.extent(*size)
+        if wanted is None:
+            (H, W), C = self.counts[0], told.shape[-1]
+            return resize(told.reshape(-1, H, W, C), *size)
+        row, column = np.divmod(np.arange(size[0] * size[1]), size[1])
+        place = row[None] * self.counts[:, 1:] + column[None]
+        place = jnp.minimum(place, told.shape[1] - 1)[..., None]
+        told = jnp.take_along_axis(told, place, axis=1)
+        told = told.reshape(-1, *size, told.shape[-1])
+        return canvas.stretch(told, self.counts, wanted, size)
+
+
+def fewer(x: Float[Array, "B H W F"]) -> Blocks:
     """Averages of square blocks, as large as `_MOST_POSITIONS` asks for."""
+    B, H, W, F = x.shape
     block = 1
-    while -(-x.shape[1] // block) * -(-x.shape[2] // block) > _MOST_POSITIONS:
+    while -(-H // block) * -(-W // block) > _MOST_POSITIONS:
         block += 1
-    if block == 1:
-        return x
-    return nn.avg_pool(
-        x,
-        window_shape=(block, block),
-        strides=(block, block),
-        padding="SAME",
-        count_include_pad=False,
-    )
+    own = canvas.extent(H, W)
+    if own is not None:
+        return _fewer_of_each(canvas.cut_off(x), own, block)
+    if block > 1:
+        x = nn.avg_pool(
+            x,
+            window_shape=(block, block),
+            strides=(block, block),
+            padding="SAME",
+            count_include_pad=False,
+        )
+    counts = x.shape[1:3]
+    row, column = np.divmod(np.arange(counts[0] * counts[1]), counts[1])
+    values = x.reshape(B, -1, F)
+    return Blocks(values, row[None], column[None], np.array([counts]), None)
+
+
+def _fewer_of_each(x, own: Int[Array, "B 2"], largest: int) -> Blocks:
+    """The same of maps on a canvas, whose blocks are at most `largest`."""
+    B, H, W, F = x.shape
+    blocks = jnp.arange(1, largest + 1)[None, :, None]
+    number = jnp.prod(-(-own[:, None] // blocks), axis=-1)  # B blocks
+    block = 1 + jnp.argmax(number <= _MOST_POSITIONS, axis=1, keepdims=True)
+    counts = -(-own // block)  # B 2
+    before = (counts * block - own) // 2  # of the padding that fills up the blocks
+    for axis, letter in ((1, "h"), (2, "w")):
+        place = jnp.arange(x.shape[axis])[None]
+        of_block = (place + before[:, axis - 1 : axis]) // block  # B n
+        chosen = of_block[:, None] == place[..., None]
+        chosen &= (place < own[:, axis - 1 : axis])[:, None]
+        shares = chosen / jnp.maximum(1, chosen.sum(axis=-1, keepdims=True))
+        x = jnp.einsum(
+            f"bn{letter},bhwf->b{'hwf'.replace(letter, 'n')}",
+            shares.astype(x.dtype),
+            x,
+            precision=jax.lax.Precision.HIGHEST,
+        )
+    position = jnp.arange(min(H * W, _MOST_POSITIONS))[None]
+    row, column = position // counts[:, 1:], position % counts[:, 1:]
+    there = row < counts[:, :1]
+    place = jnp.where(there, row * W + column, 0)[..., None]
+    values = jnp.take_along_axis(x.reshape(B, -1, F), place, axis=1)
+    return Blocks(values, row, column, counts, there)
 
 
 class LabelHead(nn.Module):
@@ -291,13 +370,6 @@ class LabelHead(nn.Module):
     def __call__(
         self, x: Float[Array, "B g k F"], mask_logits: Float[Array, "B h w 1"]
     ) -> Float[Array, "B"]:
-        flat = mask_logits.reshape(len(mask_logits), -1)
-        most = max(1, round(max(self.shares) * flat.shape[1]))
-        highest, _ = jax.lax.top_k(flat, most)
-        evidence = [
-            jnp.mean(highest[:, : max(1, round(share * flat.shape[1]))], axis=1)
-            for share in self.shares
-        ]
-        x = nn.relu(nn.Dense(32, name="pooled")(jnp.mean(x, axis=(1, 2))))
-        x = jnp.concatenate([x, jnp.stack(evidence, axis=-1)], axis=-1)
+        x = nn.relu(nn.Dense(32, name="pooled")(canvas.mean(x)))
+        x = jnp.concatenate([x, highest_means(mask_logits, self.shares)], axis=-1)
         return nn.Dense(1, name="out")(x.astype(jnp.float32))[:, 0]

@@ -39,6 +39,7 @@ class UNet(nn.Module):
     dropout: float
     norm: Callable[..., nn.Module]
     dtype: Any
+    on_canvas = True
 
     @nn.compact
     def __call__(self, image: Float[Array, "B H W 3"], *, train: bool) -> Outputs:

@@ -4,20 +4,21 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+from sdfl_jax.models import canvas
 from sdfl_jax.models.layers import (
     BatchNorm,
     Conv,
     ConvBlock,
     ConvTranspose,
+    highest_means,
     max_pool,
     resize,
 )
-from sdfl_jax.ops.pooling import pyramid_pool
+from sdfl_jax.ops.pooling import prroi_pool, pyramid_pool
 
 
 class Decoder(nn.Module):
@@ -40,7 +41,7 @@ class Decoder(nn.Module):
 
         *finer, top = levels
         parts = [top]
-        for i, cells in enumerate(pyramid_pool(top, self.bins, self.pooling)):
+        for i, cells in enumerate(_grids(top, self.bins, self.pooling)):
             # Each grid is resized before its batch norm, as in the reference: so the
             # statistics count a cell as often as it covers positions.
             norm = self.grid_norm or self.norm
@@ -54,6 +55,18 @@ class Decoder(nn.Module):
             lateral = block(self.width, 1, f"lateral{i}")(finer[i], train=train)
             x = TopDown(name=f"fpn{i}")(lateral, x)
         return block(self.width, 3, "finest_out")(x, train=train), pyramid
+
+
+def _grids(x, bins, pooling):
+    """`pyramid_pool` of what belongs to each image."""
+    own = canvas.extent(*x.shape[1:3])
+    if own is None:
+        return pyramid_pool(x, bins, pooling)
+    rows, columns = own[:, 0], own[:, 1]
+    start = jnp.zeros_like(rows)
+    boxes = jnp.stack([jnp.arange(len(x)), start, start, columns, rows], axis=-1)
+    boxes, x = boxes.astype(jnp.float32), canvas.cut_off(x)
+    return [prroi_pool(x, boxes, size) for size in bins]
 
 
 class FeaturePyramid(nn.Module):
@@ -122,17 +135,9 @@ class LabelHead(nn.Module):
     ) -> Float[Array, "B"]:
         block = ConvBlock(x.shape[-1], 3, self.norm, self.dtype, name="block")
         x = block(x, train=train).astype(jnp.float32)
-        x = jnp.mean(x, axis=(1, 2), keepdims=True)  # B 1 1 F
+        x = canvas.mean(x)[:, None, None]  # B 1 1 F
         if mask_logits is not None:
-            x = jnp.concatenate([x, _highest(mask_logits)], axis=-1)
+            highest = highest_means(mask_logits, [0.05])[:, None, None]
+            x = jnp.concatenate([x, highest], axis=-1)
         out = Conv(1, 1, use_bias=True, dtype=self.dtype, name="out")
         return out(x).astype(jnp.float32)[:, 0, 0, 0]
-
-
-def _highest(
-    logits: Float[Array, "B h w 1"], share: float = 0.05
-) -> Float[Array, "B 1 1 1"]:
-    """The mean of the highest `share` of each map, of at least one value."""
-    flat = logits.reshape(len(logits), -1)
-    values, _ = jax.lax.top_k(flat, max(1, round(share * flat.shape[1])))
-    return jnp.mean(values, axis=1)[:, None, None, None]

@@ -91,7 +91,8 @@ class Answering:
     `image_threshold` is the score from which on an image is called manipulated,
     `pixel_threshold` that of a pixel; `calibration` what `sdfl_jax.report calibrate`
     made for the network, or None; `settings` its `image_size` and `geometry` (and
-    `shapes`, where it knows only those); `sha256` that of its weights, by name;
+    `shapes`, where it knows only those); `canvas` says whether images of several sizes
+    may share a program (`tiling.LADDER`); `sha256` is that of its weights, by name;
     `mask_source` says where masks come from.
     """
 
@@ -101,10 +102,11 @@ class Answering:
     mask_source: str
     pixel_threshold: float
     image_threshold: float
+    canvas: bool = False
 
     def _step(self, arrays: Mapping) -> Mapping:
         """`mask_probs` B H W and `score` B of `image` uint8 B H W 3, and what else the
-        network reads; may return before done."""
+        network reads, with `canvas` also `extent`; may return before done."""
         raise NotImplementedError
 
     def _rows(self, count: int) -> int:
@@ -124,7 +126,7 @@ class Answering:
         example = _example(0, image, self._inputs)
         if isinstance(example, Unanswered):
             raise InputError(example.error)
-        (answer,) = self._streamed([example], 1)
+        (answer,) = self._streamed([example], 1, canvas=self.canvas)
         if isinstance(answer, dict):
             raise InputError(answer["error"])
         return answer
@@ -152,28 +154,33 @@ class Answering:
                 else:
                     yield example
 
-        for answer in self._streamed(readable(), batch_size):
+        for answer in self._streamed(readable(), batch_size, canvas=self.canvas):
             while unread:
                 yield unread.popleft()
             yield Unanswered(**answer) if isinstance(answer, dict) else answer
         yield from unread
 
     def of_images(
-        self, named: Iterable[tuple[str, np.ndarray]], *, batch_size: int = 8
+        self,
+        named: Iterable[tuple[str, np.ndarray]],
+        *,
+        batch_size: int = 8,
+        one_size: bool = True,
     ) -> Iterator[Answer | dict]:
         """An `Answer` for each name and image (uint8 H W 3) of a stream, in order.
 
-        An answer that is no number is a dict of `name` and `error` instead, in its
-        batch's place.
+        `one_size`: they have one size, or few, and no canvas is wanted. An answer that
+        is no number is a dict of `name` and `error` instead, in its batch's place.
         """
         examples = (streams.unlabelled(name, image) for name, image in named)
-        return self._streamed(examples, batch_size)
+        canvas = self.canvas and not one_size
+        return self._streamed(examples, batch_size, canvas=canvas)
 
     def _streamed(
-        self, examples: Iterable[dict], batch_size: int
+        self, examples: Iterable[dict], batch_size: int, *, canvas: bool
     ) -> Iterator[Answer | dict]:
         batches = streams.stream_batches(
-            examples, batch_size=self._rows(batch_size), **self.settings
+            examples, batch_size=self._rows(batch_size), canvas=canvas, **self.settings
         )
         return self._answers(batches)
 

@@ -7,8 +7,9 @@ import jax
 import numpy as np
 
 from sdfl_jax.checkpoints import checkpoint
-from sdfl_jax.data import pipeline
+from sdfl_jax.data import pipeline, tiling
 from sdfl_jax.devices import compiled, sharding
+from sdfl_jax.models import canvas
 from sdfl_jax.predict.answer import Answer, Answering
 from sdfl_jax.steps import inputs_of, make_evaluate_step, mask_source
 
@@ -38,14 +39,27 @@ class Predictor(Answering):
             "geometry": trained.config.data.geometry,
             "inputs": tuple(trained.config.data.get("inputs", ("rgb",))),
         }
+        self.canvas = canvas.fits(trained.model)
         self.sha256 = trained.sha256
         self.calibration = trained.calibration
         self.mask_source = mask_source(trained.model, _IMAGE_LEVEL_MASK)
         self.pixel_threshold, self.image_threshold = trained.thresholds
 
     def _step(self, arrays: Mapping) -> Mapping:
-        given = {"image": arrays["image"]} | inputs_of(arrays)
-        return self._evaluate(self._variables, given)
+        given = {name: arrays[name] for name in ("image", "extent") if name in arrays}
+        return self._evaluate(self._variables, given | inputs_of(arrays))
+
+    @property
+    def batch_size(self) -> int:
+        """Images that are worth a program together: one on a CPU."""
+        cpu = self._mesh.devices.flat[0].platform == "cpu"
+        return sharding.fitting_batch_size(1 if cpu else 8, self._mesh)
+
+    def shape_of_rows(self, size: tuple[int, int]) -> tuple[int, int]:
+        """What an image of that height and width is computed as, in a stream."""
+        if self.settings["geometry"] == "resize":
+            return (self.settings["image_size"],) * 2
+        return tiling.shape_of_rows(size, canvas=self.canvas)
 
     def of_files(
         self,
@@ -66,6 +80,7 @@ class Predictor(Answering):
             batch_size=self._rows(min(batch_size, len(source))),
             workers=workers,
             keep_images=True,
+            canvas=self.canvas,
             **self.settings,
         )
         return self._answers(batches)
@@ -84,6 +99,7 @@ class Predictor(Answering):
             source,
             batch_size=self._rows(min(batch_size, len(source))),
             keep_images=True,
+            canvas=self.canvas,
             **self.settings,
         )
         for found in self._assembled(batches):

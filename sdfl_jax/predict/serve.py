@@ -1,7 +1,7 @@
 """A local page on which one drops a photo and sees mask, overlay and score.
 
 Nothing that is sent is kept: photos stay in memory until they are answered. Under load
-photos of one size are answered together, a bounded number waits, and the next ones are
+photos share batches, a bounded number waits, and the next ones are
 told to come back. `/healthz` and `/metrics` are for whoever watches the server.
 """
 
@@ -44,9 +44,7 @@ _OVERLAY_QUALITY = 92  # of its JPEG; the mask comes without loss
 _PAGE = Path(__file__).with_suffix(".html")
 
 
-def app(
-    predictor: Predictor, *, max_upload_mb: float, host: str, batch_size: int = 8
-) -> Starlette:
+def app(predictor: Predictor, *, max_upload_mb: float, host: str) -> Starlette:
     """The page at `/`, and `POST /predict`: a photo in, JSON out.
 
     The photo is the body, or the first file of a form (`curl -F file=@photo.jpg URL`).
@@ -67,12 +65,19 @@ def app(
 
     def answered(photos):
         named = [(str(i), photo) for i, photo in enumerate(photos)]
-        found = predictor.of_images(named, batch_size=len(photos))
+        # Always as many rows: another number would be another program.
+        found = predictor.of_images(
+            named, batch_size=predictor.batch_size, one_size=False
+        )
         by_name = {x["name"] if isinstance(x, dict) else x.name: x for x in found}
         return [by_name[name] for name, _ in named]
 
     waiting = Waiting(
-        answered, most=_WAITING, most_pixels=_WAITING_PIXELS, batch_size=batch_size
+        answered,
+        most=_WAITING,
+        most_pixels=_WAITING_PIXELS,
+        batch_size=predictor.batch_size,
+        shape_of=predictor.shape_of_rows,
     )
     seen = _Seen(waiting)
     decoders = asyncio.Semaphore(2)  # a large photo takes several times its memory

@@ -1,6 +1,6 @@
 """Photos of many askers at once: a bounded queue before one network.
 
-What waits is answered in its order, as many photos of one size together as a batch
+What waits is answered in its order, as many photos of one shape together as a batch
 takes. Who comes when the queue is full is told so at once instead of waiting.
 """
 
@@ -8,7 +8,7 @@ import collections
 import concurrent.futures
 import dataclasses
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 
 import numpy as np
 from jaxtyping import UInt8
@@ -19,15 +19,17 @@ class Full(Exception):
 
 
 class Waiting:
-    """Answers photos in a thread of its own, in batches of powers of two.
+    """Answers photos in a thread of its own, in batches.
 
-    Few sizes of a batch mean few programs. A photo whose asker has gone (its future is
+    A photo whose asker has gone (its future is
     cancelled) is not answered.
 
     Args:
-      answer: of each of several images of one size, in their order.
+      answer: of each of several images of one shape, in their order.
       most, most_pixels: photos, and pixels of them, that may wait; `Full` beyond them.
       batch_size: photos in a batch, at most.
+      shape_of: of a photo's height and width; those for which it is the same can be
+        answered together.
     """
 
     def __init__(
@@ -37,8 +39,10 @@ class Waiting:
         most: int,
         most_pixels: int,
         batch_size: int,
+        shape_of: Callable[[tuple[int, int]], Hashable] = lambda size: size,
     ):
         self._answer, self._batch_size = answer, batch_size
+        self._shape_of = shape_of
         self._most, self._most_pixels = most, most_pixels
         self._photos = collections.deque()
         self._changed = threading.Condition()
@@ -90,12 +94,14 @@ class Waiting:
                     if not photo.future.done():
                         photo.future.set_exception(error)
 
+    def _shape(self, photo: "_Photo") -> Hashable:
+        return self._shape_of(photo.image.shape[:2])
+
     def _take(self) -> list["_Photo"]:
-        """The first photo and the next ones of its size, a power of two of them."""
+        """The first photo and the next ones of its shape."""
         there = [photo for photo in self._photos if not photo.future.cancelled()]
-        alike = [p for p in there if p.image.shape == there[0].image.shape]
-        count = min(self._batch_size, len(alike))
-        taken = alike[: 1 << (count.bit_length() - 1)] if count else []
+        alike = [p for p in there if self._shape(p) == self._shape(there[0])]
+        taken = alike[: self._batch_size]
         self._photos = collections.deque(p for p in there if p not in taken)
         return [p for p in taken if p.future.set_running_or_notify_cancel()]
 

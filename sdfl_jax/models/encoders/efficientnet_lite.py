@@ -61,6 +61,7 @@ class EfficientNetLite(Encoder):
     stages: Sequence[tuple[int, int, int, int, int]]
 
     torch_names: ClassVar = TORCH_NAMES
+    on_canvas: ClassVar = True
 
     @nn.compact
     def __call__(

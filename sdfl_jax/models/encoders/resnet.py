@@ -96,6 +96,7 @@ class ResNet(Encoder):
     width: int = 64  # of the first stage, before a bottleneck's expansion
 
     torch_names: ClassVar = TORCH_NAMES
+    on_canvas: ClassVar = True
 
     @nn.compact
     def __call__(
