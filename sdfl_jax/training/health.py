@@ -85,7 +85,7 @@ def furthest_off(model, variables: dict, image, **inputs) -> list[str]:
     and of how far the variance, in powers of e.
     """
     moved = jax.jit(functools.partial(_moved, model))(
-        variables, jnp.asarray(image), inputs
+        variables, jnp.asarray(image), **inputs
     )
     before = _layers(jax.device_get(variables["batch_stats"]))
     after = _layers(jax.device_get(moved))
@@ -99,7 +99,7 @@ def furthest_off(model, variables: dict, image, **inputs) -> list[str]:
     return sorted(distances, key=distances.get, reverse=True)[:_NAMED]
 
 
-def _moved(model, variables, image, inputs):
+def _moved(model, variables, image, **inputs):
     """The running statistics after one more batch: each moves towards the batch's."""
     _, updated = model.apply(
         variables,
