@@ -23,6 +23,8 @@ from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
 from sdfl_jax.errors import InputError
+from sdfl_jax.examine.page import CANNOT
+from sdfl_jax.metrics.calibration import VERDICTS
 from sdfl_jax.predict import __main__ as predict_command
 from sdfl_jax.predict import outputs, serve, waiting
 from sdfl_jax.predict.predictor import Predictor
@@ -90,6 +92,15 @@ def refusal(address: str, data) -> tuple[int, str]:
     status, answer = post(address, data)
     assert set(answer) == {"error"} and len(answer["error"].splitlines()) == 1
     return status, answer["error"]
+
+
+def test_the_page_says_what_a_case_says_and_never_that_a_photo_is_authentic():
+    text = " ".join(serve._PAGE.read_text().split())
+    assert "looks authentic" not in text.lower()
+    assert "answer.verdict[0].toUpperCase() + answer.verdict.slice(1)" in text
+    for words in ("o manipulation found” ", "wholly generated", "inconclusive"):
+        assert words in text
+    assert VERDICTS[0] in CANNOT.lower() and "wholly generated" in CANNOT
 
 
 def test_a_photo_gets_the_answer_that_the_command_gives(address, workdir, tmp_path):

@@ -2,6 +2,7 @@
 
 import importlib.util
 import io
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -53,7 +54,8 @@ def report(evidence: Mapping, pictures: Mapping[str, bytes]) -> bytes:
 
 def _line(paper, title: str, line: Mapping, pictures: Mapping[str, bytes]):
     paper.ln(3)
-    if paper.will_page_break(25):  # no heading alone at the foot of a page
+    # No heading alone at the foot of a page, nor without its pictures.
+    if paper.will_page_break(110 if line["pictures"] else 25):
         paper.add_page()
     _write(paper, title, 12.5, bold=True)
     for text in line["summary"]:
@@ -65,7 +67,9 @@ def _line(paper, title: str, line: Mapping, pictures: Mapping[str, bytes]):
         if line[key]:
             _write(paper, word + line[key], 8.5, grey=90)
     rows = list(page.flat(line["found"]))
-    rows = [row for row in rows if len(row[1]) <= _LONGEST]
+    # Neither lists nor tables, which nobody reads on paper.
+    rows = [row for row in rows if not re.search(r"\.\d", row[0])]
+    rows = [row for row in rows if 0 < len(row[1]) <= _LONGEST]
     said = "; ".join(f"{key} = {value}" for key, value in rows[:_VALUES])
     if said:
         _write(paper, f"Values (all in evidence.json): {said}.", 6.5, grey=110)
