@@ -265,9 +265,12 @@ def _normalise_forward(x, scale, bias, eps):
 def _normalise_backward(eps, saved, gradients):
     x, mean, inverse, scale = saved
     dy, *_ = gradients
-    unit = (x - _spread(mean)) * _spread(inverse)
-    dy_mean, along_mean = _group_mean(dy), _group_mean(dy * unit)  # G C
-    dx = dy - _spread(dy_mean) - unit * _spread(along_mean)
+    dy_mean = _group_mean(dy)  # G C
+    varied = dy - _spread(dy_mean)
+    # Not with x less its mean, which is the same: that needs nothing but what the
+    # forward pass knows, so XLA computes it there and keeps it.
+    along_mean = _group_mean(varied * x) * inverse
+    dx = varied - (x - _spread(mean)) * _spread(inverse * along_mean)
     count = x[0, ..., 0].size
     return (
         dx * _spread(inverse * scale[None]),
@@ -321,7 +324,29 @@ class ConvBlock(nn.Module):
     ) -> Float[Array, "B h w {self.features}"]:
         x = Conv(self.features, self.kernel, dtype=self.dtype, name="conv")(x)
         x = x if size is None else resize(x, *size, grid=True)
-        return nn.relu(self.norm(name="bn")(x, train=train))
+        return relu(self.norm(name="bn")(x, train=train))
+
+
+@jax.custom_vjp
+def relu(x: Float[ArrayLike, "..."]) -> Float[Array, "..."]:
+    """The positive part; its gradient asks the result where that was.
+
+    JAX's own asks the input, which is then kept beside the result that the next layer
+    keeps anyway. Reverse-mode gradients only, of any order.
+    """
+    return jnp.maximum(x, 0)
+
+
+def _relu_forward(x):
+    y = relu(x)
+    return y, y
+
+
+def _relu_backward(y, gradient):
+    return (jnp.where(y > 0, gradient, 0),)
+
+
+relu.defvjp(_relu_forward, _relu_backward)
 
 
 def resize(

@@ -8,7 +8,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from sdfl_jax.models.encoders.base import Encoder
-from sdfl_jax.models.layers import Conv, max_pool, run_block
+from sdfl_jax.models.layers import Conv, max_pool, relu, run_block
 from sdfl_jax.models.names import HEADS, TorchNames
 
 # CSAIL's and torchvision's: layer1.0.downsample.1.bias, conv1.weight
@@ -42,10 +42,10 @@ class BasicBlock(nn.Module):
     def __call__(self, x, *, train: bool):
         conv = functools.partial(Conv, dtype=self.dtype)
         y = conv(self.features, 3, self.strides, name="conv1")(x)
-        y = nn.relu(self.norm(name="bn1")(y, train=train))
+        y = relu(self.norm(name="bn1")(y, train=train))
         y = conv(self.features, 3, dilation=self.dilation, name="conv2")(y)
         y = self.norm(name="bn2")(y, train=train)
-        return nn.relu(y + _shortcut(self, x, y, train=train))
+        return relu(y + _shortcut(self, x, y, train=train))
 
 
 class Bottleneck(nn.Module):
@@ -63,14 +63,14 @@ class Bottleneck(nn.Module):
     def __call__(self, x, *, train: bool):
         conv = functools.partial(Conv, dtype=self.dtype)
         y = conv(self.features, 1, name="conv1")(x)
-        y = nn.relu(self.norm(name="bn1")(y, train=train))
+        y = relu(self.norm(name="bn1")(y, train=train))
         y = conv(self.features, 3, self.strides, dilation=self.dilation, name="conv2")(
             y
         )
-        y = nn.relu(self.norm(name="bn2")(y, train=train))
+        y = relu(self.norm(name="bn2")(y, train=train))
         y = conv(self.features * self.expansion, 1, name="conv3")(y)
         y = self.norm(name="bn3")(y, train=train)
-        return nn.relu(y + _shortcut(self, x, y, train=train))
+        return relu(y + _shortcut(self, x, y, train=train))
 
 
 def _shortcut(block, x, y, *, train: bool):
@@ -108,7 +108,7 @@ class ResNet(Encoder):
             stem = [(width, 3, 2), (width, 3, 1), (2 * width, 3, 1)]
         for i, (features, kernel, strides) in enumerate(stem, 1):
             conv = Conv(features, kernel, strides, dtype=self.dtype, name=f"conv{i}")
-            x = nn.relu(self.norm(name=f"bn{i}")(conv(x), train=train))
+            x = relu(self.norm(name=f"bn{i}")(conv(x), train=train))
         x = max_pool(x, 3, 2, padding=1)
 
         levels = []
