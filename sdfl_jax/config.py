@@ -135,6 +135,8 @@ def of_network(name: str, **settings) -> mlc.ConfigDict:
     config = defaults()
     config.update(_OF_NETWORKS.get(name, {}))
     config.model = {"name": name, **settings}
+    if settings.get("confidence"):
+        config.loss_weights.confidence = 1.0
     return config
 
 
@@ -221,6 +223,11 @@ def check(config: mlc.ConfigDict) -> mlc.ConfigDict:
         raise InputError(
             f"config.data.geometry={known.data.geometry!r}: takes 'resize' (to "
             "image_size) or 'crop' (native resolution)."
+        )
+    if known.model.get("confidence") and not known.loss_weights.confidence:
+        raise InputError(
+            "config.model.confidence=True: nothing else trains that head; set "
+            "config.loss_weights.confidence above 0, such as 1."
         )
     if tuple(known.data.inputs) not in (("rgb",), ("rgb", "jpeg")):
         raise InputError(
@@ -326,7 +333,14 @@ _FREE = {
 _FREE |= {"init_from", "init_encoders.encoder", "init_encoders.noise_encoder"}
 # Where it runs: the numbers do not depend on it.
 _FREE |= {"mesh.data", "mesh.space", "mesh.shard_state", "remat", "model.pooling"}
-_NOT_ARCHITECTURE = {"remat", "pooling", "dtype", "bn_group", "freeze_encoder_bn"}
+_NOT_ARCHITECTURE = {
+    "score",
+    "remat",
+    "pooling",
+    "dtype",
+    "bn_group",
+    "freeze_encoder_bn",
+}
 
 
 def check_change(saved: dict, config: mlc.ConfigDict, *, allow: bool) -> list[str]:

@@ -243,12 +243,13 @@ def make_evaluate_step(
 
     Returns:
       `evaluate_step(variables, arrays)`, a dict of `mask_probs` (B H W, float32 in
-      [0, 1]), `score` (B, likewise) and `loss`, a dict of (B,): the loss and its terms
-      of each row as if it were the batch, so that their mean depends neither on batches
-      nor on processes. Without a mask in `arrays`, or without settings, it is empty;
-      else, but for `one_by_one`, `batch_loss` is what a training step would call the
-      loss of the `valid` rows together. With `extent` in `arrays` (int32 B 2) the rows
-      are canvases (`models.canvas`): what lies beyond counts nowhere.
+      [0, 1]), `score` (B, likewise), of networks that have one `confidence` (B H W),
+      and `loss`, a dict of (B,): the loss and its terms of each row as if it were the
+      batch, so that their mean depends neither on batches nor on processes. Without a
+      mask in `arrays`, or without settings, it is empty; else, but for `one_by_one`,
+      `batch_loss` is what a training step would call the loss of the `valid` rows
+      together. With `extent` in `arrays` (int32 B 2) the rows are canvases
+      (`models.canvas`): what lies beyond counts nowhere.
       `variables` lie whole on each device; `arrays` are this process's, on the host.
     """
 
@@ -261,7 +262,10 @@ def make_evaluate_step(
                 f"{type(model).__name__}: `gives_mask` says {_gives_mask(model)}, and "
                 "its outputs say the opposite."
             )
-        return outputs, {
+        maps = {}
+        if outputs.confidence_logits is not None:
+            maps["confidence"] = jax.nn.sigmoid(outputs.confidence_logits[..., 0])
+        return outputs, maps | {
             "mask_probs": baseline(model, variables, images)
             if outputs.mask_logits is None
             else jax.nn.sigmoid(outputs.mask_logits[..., 0]),
@@ -284,8 +288,11 @@ def make_evaluate_step(
                 raise InputError("--tta=flips: JPEG coefficients cannot be mirrored.")
             for axes in ((1,), (2,), (1, 2)):
                 _, other = predict(variables, canvas.flip(arrays["image"], axes))
-                found["mask_probs"] += canvas.flip(other["mask_probs"], axes)
-                found["score"] += other["score"]
+                other = {
+                    name: value if name == "score" else canvas.flip(value, axes)
+                    for name, value in other.items()
+                }
+                found = {name: found[name] + other[name] for name in found}
             found = {name: total / 4 for name, total in found.items()}
         if not loss_settings or "mask" not in arrays:
             return found | {"loss": {}}

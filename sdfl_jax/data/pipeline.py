@@ -25,7 +25,7 @@ from sdfl_jax.data.batches import (
 )
 from sdfl_jax.data.damaged import UNREADABLE, Load
 from sdfl_jax.data.setup import setup
-from sdfl_jax.data.tiling import Assembler, Batch, Tile
+from sdfl_jax.data.tiling import Assembler, Batch, Tile, maps_of, parted
 from sdfl_jax.data.workers import end_with_parent
 from sdfl_jax.errors import InputError
 
@@ -36,7 +36,9 @@ __all__ = [
     "NothingRead",
     "Tile",
     "eval_batches",
+    "maps_of",
     "one_ahead",
+    "parted",
     "steps_per_epoch",
     "stream_batches",
     "train_batches",

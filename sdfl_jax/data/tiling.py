@@ -4,7 +4,7 @@ import collections
 import dataclasses
 import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import cv2
@@ -245,6 +245,22 @@ def stack(rows: list[Row], batch_size: int, errors: list[dict]) -> Batch:
     return Batch(arrays, [row.tile for row in rows], errors)
 
 
+def maps_of(outputs: Mapping) -> np.ndarray:
+    """The maps of a network's answer, for `Assembler.add`: of the mask, B H W.
+
+    B H W 2 where there is its confidence as well.
+    """
+    mask_probs = np.asarray(outputs["mask_probs"])
+    if "confidence" not in outputs:
+        return mask_probs
+    return np.stack([mask_probs, np.asarray(outputs["confidence"])], axis=-1)
+
+
+def parted(maps: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+    """An assembled map as the mask's probabilities h w and their confidence, if any."""
+    return (maps, None) if maps.ndim == 2 else (maps[..., 0], maps[..., 1])
+
+
 class Assembler:
     """Joins the maps of tiles into maps of whole images, in the source's order.
 
@@ -262,7 +278,7 @@ class Assembler:
     def add(
         self, batch: Batch, mask_probs: np.ndarray, scores: np.ndarray
     ) -> list[tuple[dict, np.ndarray, float]]:
-        """Takes a batch's `mask_probs` B H W and `scores` B.
+        """Takes a batch's `mask_probs` B H W, or several maps B H W K, and `scores` B.
 
         Returns the examples that are complete and next in order, each with its
         probabilities float32 h w at the original size and its score, the maximum over
@@ -304,18 +320,19 @@ class Assembler:
 
     def _untile(self, tile: Tile, probs: np.ndarray) -> np.ndarray:
         height, width = tile.box[2:]
-        if tile.resized and probs.shape != (height, width):
+        if tile.resized and probs.shape[:2] != (height, width):
             return cv2.resize(probs, (width, height), interpolation=cv2.INTER_LINEAR)
         return probs[:height, :width].copy()  # a view would keep the whole batch alive
 
     def _blend(self, tile: Tile, probs: np.ndarray, score: float):
         top, left, height, width = tile.box
         if tile.index not in self._open:
-            size = (tile.example["height"], tile.example["width"])
+            size = (tile.example["height"], tile.example["width"], *probs.shape[2:])
             sums = np.zeros(size, np.float32), np.zeros(size, np.float32)
             self._open[tile.index] = [tile.parts, -np.inf, *sums]
         state = self._open[tile.index]
         weights = np.outer(_taper(height, tile.overlap), _taper(width, tile.overlap))
+        weights = weights.reshape(height, width, *(1 for _ in probs.shape[2:]))
         window = np.s_[top : top + height, left : left + width]
         state[0] -= 1
         state[1] = max(state[1], score)

@@ -52,7 +52,10 @@ class Writer:
         path = self._folder / (data_set if self._apart else "")
         path /= images.png_name(example["name"])
         self._waiting.append(self._threads.submit(_write_map, path, mask_probs))
-        if len(self._waiting) > _WAITING:
+        if (confidence := example.get("confidence_map")) is not None:
+            path = self._folder.parent / "confidence" / path.relative_to(self._folder)
+            self._waiting.append(self._threads.submit(_write_map, path, confidence))
+        while len(self._waiting) > _WAITING:
             self._waiting.popleft().result()
         if self._first and "image" in example:
             self._show(example | {"set": data_set}, mask_probs)

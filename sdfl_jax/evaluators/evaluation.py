@@ -18,6 +18,7 @@ from sdfl_jax.files import replacing
 
 # What is known of an example beside its pixels, in the order of `per_image.csv`.
 KNOWN = ("name", "source", "group", "kind", "height", "width", "set", "index")
+KNOWN += ("confidence",)  # the mean of its map, of networks that have one
 
 # Shares of the image that is manipulated, from and below.
 AREAS = {

@@ -10,7 +10,7 @@ import numpy as np
 
 from sdfl_jax import metrics
 from sdfl_jax.data import images
-from sdfl_jax.data.pipeline import Assembler, Batch, one_ahead
+from sdfl_jax.data.pipeline import Assembler, Batch, maps_of, one_ahead, parted
 from sdfl_jax.errors import InputError
 from sdfl_jax.evaluators.evaluation import KNOWN, Evaluation
 
@@ -52,7 +52,8 @@ class Evaluator:
         """Scores `state` on every example of the split.
 
         `on_example(example, mask_probs)` is called for each finished example with its
-        map, float32 h w; the example's image, if kept, has that size as well. The
+        map, float32 h w; the example's image, if kept, has that size as well, and so
+        has its `confidence_map`, None of a network without. The
         result lists examples by `index`, whatever the batches. Raises `InputError`
         where there are no examples, a mask does not fit its image or a prediction is
         NaN (with the image's name), `RuntimeError` where the stream delivers an example
@@ -65,18 +66,20 @@ class Evaluator:
             for batch, outputs in one_ahead(self._make_batches(), step):
                 tally.begin(batch, outputs["loss"])
                 finished = assembler.add(
-                    batch,
-                    np.asarray(outputs["mask_probs"]),
-                    np.asarray(outputs["score"]),
+                    batch, maps_of(outputs), np.asarray(outputs["score"])
                 )
                 if assembler.lost:
                     raise InputError(assembler.lost[0]["error"])
                 measured = threads.map(lambda one: _measured(*one), finished)
                 for one, found in zip(finished, measured, strict=True):
-                    example, mask_probs, _ = one
+                    example, maps, _ = one
+                    mask_probs, confidence = parted(maps)
+                    if confidence is not None:
+                        example = example | {"confidence": float(confidence.mean())}
                     tally.add(example, found)
                     if on_example:
-                        on_example(_at_original_size(example), mask_probs)
+                        shown = _at_original_size(example)
+                        on_example(shown | {"confidence_map": confidence}, mask_probs)
         result = tally.evaluation(self._threshold)
         if not result.known and not self._may_be_empty:
             raise InputError("There are no examples to evaluate.")
@@ -91,8 +94,9 @@ def _at_original_size(example: dict) -> dict:
     return example | {"image": images.resize_image(example["image"], *size)}
 
 
-def _measured(example: dict, mask_probs: np.ndarray, score: float) -> dict:
+def _measured(example: dict, maps: np.ndarray, score: float) -> dict:
     """What is kept of an example: arrays of `Evaluation`, and the `size` of its map."""
+    mask_probs, _ = parted(maps)
     name = example["name"]
     mask = example["original_mask"]
     height, width = mask_probs.shape

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+from sdfl_jax.errors import InputError, valid
 from sdfl_jax.models import canvas
 
 
@@ -22,10 +23,40 @@ class Outputs:
     # the probability that they gave the true class.
     confidence_logits: PyTree = None
     label_loss_input: PyTree = None  # B; what the label's loss takes, if not the logits
+    score_probs: PyTree = None  # B; each image's score, if not the label's probability
 
     def image_score(self) -> Float[Array, "B"]:
         """Each image's probability of being manipulated."""
+        if self.score_probs is not None:
+            return self.score_probs
         return jax.nn.sigmoid(self.label_logits)
+
+
+SCORES = ("label", "confidence")
+
+
+def with_confidence(
+    outputs: Outputs, confidence_logits: Float[Array, "B H W 1"], score: str
+) -> Outputs:
+    """`outputs` that say where their mask is to be believed.
+
+    `score`, one of SCORES: "confidence" makes the image's score the highest probability
+    of its mask, each weighted by the confidence in it, "label" leaves it as it is.
+    """
+    outputs = outputs.replace(confidence_logits=confidence_logits)
+    if score == "label":
+        return outputs
+    probs = jax.nn.sigmoid(outputs.mask_logits) * jax.nn.sigmoid(confidence_logits)
+    own = canvas.cut_off(probs, 0.0)
+    return outputs.replace(score_probs=jnp.max(own, axis=(1, 2, 3)))
+
+
+def check_score(score: str, confidence: bool):
+    """Raises `InputError` for a `score` that there is not, or not without the head."""
+    if score not in SCORES:
+        raise InputError(f"No score {score!r}; {valid(score, SCORES)}")
+    if score == "confidence" and not confidence:
+        raise InputError("score='confidence' needs a confidence; set confidence=True.")
 
 
 def of_mask(mask_logits: Float[Array, "B H W 1"]) -> Outputs:

@@ -4,6 +4,7 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
@@ -13,7 +14,7 @@ from sdfl_jax.models import bayar
 from sdfl_jax.models.encoders import ENCODERS
 from sdfl_jax.models.layers import BatchNorm, Conv, GroupNorm, grey, normalised, resize
 from sdfl_jax.models.names import TorchNames
-from sdfl_jax.models.outputs import Outputs
+from sdfl_jax.models.outputs import Outputs, check_score, with_confidence
 from sdfl_jax.models.upernet import (
     Decoder,
     FeaturePyramid,
@@ -76,6 +77,8 @@ class Sdfl(nn.Module):
     dtype: Any
     pooling: str = "auto"
     grid_norm: Callable[..., nn.Module] | None = None
+    confidence: bool = False
+    score: str = "label"
 
     torch_names: ClassVar = TORCH_NAMES
     on_canvas: ClassVar = True
@@ -116,10 +119,16 @@ class Sdfl(nn.Module):
             mask_logits if self.label_input == "pyramid+mask" else None,
             train=train,
         )
-        return Outputs(
+        outputs = Outputs(
             mask_logits=self._at_image_size(mask_logits, *image.shape[1:3]),
             label_logits=label_logits,
         )
+        if not self.confidence:
+            return outputs
+        head = MaskHead(**parts, name="confidence_head")
+        logits = head(jax.lax.stop_gradient(finest), train=train)
+        logits = self._at_image_size(logits, *image.shape[1:3])
+        return with_confidence(outputs, logits, self.score)
 
     def _at_image_size(self, logits, H, W):
         """Resized to what the encoder covers: a plain one pads to whole patches."""
@@ -143,6 +152,8 @@ def build(
     dtype: Any = jnp.float32,
     pooling: str = "auto",
     grid_norm: str = "batch",
+    confidence: bool = False,
+    score: str = "label",
     remat: bool = False,
 ) -> Sdfl:
     """The network of Zhang, Wang & Guo ("Shallow- and deep-fake image manipulation
@@ -165,6 +176,10 @@ def build(
     grid_norm         of the pyramid's grids: "batch" (the reference) or "group", which
                       has no running statistics to go astray: a grid of one position
                       has a single value for each channel of an image
+    confidence        a head of its own says where the mask is to be believed: the
+                      probability that it gave the true class (TruFor's), learnt on
+                      features that it does not move
+    score             of the image: "label", or "confidence": see `with_confidence`
     remat             the blocks of the encoders are computed once more in the backward
                       pass: about a third more work for a fraction of the memory
     """
@@ -178,6 +193,7 @@ def build(
         raise InputError(f"No pooling {pooling!r}; {valid(pooling, IMPLEMENTATIONS)}")
     if grid_norm not in GRID_NORMS:
         raise InputError(f"No grid_norm {grid_norm!r}; {valid(grid_norm, GRID_NORMS)}")
+    check_score(score, confidence)
     dtype = jnp.dtype(dtype)
     norm = functools.partial(
         BatchNorm, momentum=bn_momentum, group=bn_group, dtype=dtype
@@ -196,4 +212,6 @@ def build(
         grid_norm=functools.partial(GroupNorm, dtype=dtype)
         if grid_norm == "group"
         else None,
+        confidence=confidence,
+        score=score,
     )

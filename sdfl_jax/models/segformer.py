@@ -4,6 +4,7 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
@@ -12,7 +13,7 @@ from sdfl_jax.errors import InputError, valid
 from sdfl_jax.models.encoders import ENCODERS
 from sdfl_jax.models.layers import BatchNorm, Conv, Dense, normalised, resize
 from sdfl_jax.models.names import TorchNames
-from sdfl_jax.models.outputs import Outputs, of_mask
+from sdfl_jax.models.outputs import Outputs, check_score, of_mask, with_confidence
 
 TORCH_NAMES = TorchNames(
     to_path=(
@@ -81,6 +82,8 @@ class SegFormer(nn.Module):
     dropout: float
     norm: Callable[..., nn.Module]
     dtype: Any
+    confidence: bool = False
+    score: str = "label"
 
     torch_names: ClassVar = TORCH_NAMES
 
@@ -88,14 +91,21 @@ class SegFormer(nn.Module):
     def __call__(self, image: Float[Array, "B H W 3"], *, train: bool) -> Outputs:
         """Logits for RGB in [0, 1]; the label's is the highest of the mask's."""
         levels = self.encoder(normalised(image, self.encoder), train=train)
-        head = AllMlpHead(
+        head = functools.partial(
+            AllMlpHead,
             self.width,
             dropout=self.dropout,
             norm=self.norm,
             dtype=self.dtype,
-            name="head",
         )
-        return of_mask(resize(head(levels, train=train), *image.shape[1:3]))
+        at_image_size = lambda logits: resize(logits, *image.shape[1:3])
+        mask_logits = head(name="head")(levels, train=train)
+        outputs = of_mask(at_image_size(mask_logits))
+        if not self.confidence:
+            return outputs
+        levels = jax.lax.stop_gradient(levels)
+        confidence = head(name="confidence_head")(levels, train=train)
+        return with_confidence(outputs, at_image_size(confidence), self.score)
 
 
 def build(
@@ -104,6 +114,8 @@ def build(
     width: int = 768,
     dropout: float = 0.1,
     drop_path: float = 0.1,
+    confidence: bool = False,
+    score: str = "label",
     bn_group: int = 0,
     bn_momentum: float = 0.9,
     dtype: Any = jnp.float32,
@@ -116,8 +128,9 @@ def build(
     width        channels of the head: 768, and 256 with the paper's B0 and B1
     dropout      share of the head's features that training leaves out
     drop_path    share of examples whose last block training leaves out
-    bn_group, bn_momentum, dtype, remat    as in `sdfl.build`
+    confidence, score, bn_group, bn_momentum, dtype, remat    as in `sdfl.build`
     """
+    check_score(score, confidence)
     if encoder not in ENCODERS:
         raise InputError(f"No encoder {encoder!r}; {valid(encoder, ENCODERS)}")
     dtype = jnp.dtype(dtype)
@@ -129,4 +142,12 @@ def build(
         raise InputError(f"segformer takes an encoder of four levels, not {encoder!r}.")
     if hasattr(made, "drop_path"):
         made = made.clone(drop_path=drop_path)
-    return SegFormer(encoder=made, width=width, dropout=dropout, norm=norm, dtype=dtype)
+    return SegFormer(
+        encoder=made,
+        width=width,
+        dropout=dropout,
+        norm=norm,
+        dtype=dtype,
+        confidence=confidence,
+        score=score,
+    )

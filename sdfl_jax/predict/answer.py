@@ -25,7 +25,8 @@ class Answer:
     the score from which a calibrated network says "manipulated", else the one that was
     best on the validation data, or 0.5; `pixel_threshold`: that of pixels, which was
     best there; `mask_source`: "network", or what stands in for the masks of a network
-    that gives none.
+    that gives none; `confidence`: float32 H W, how far each pixel of the mask is to be
+    believed, of networks that say it.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Answer:
     threshold: float
     pixel_threshold: float
     mask_source: str
+    confidence: np.ndarray | None = None
 
     @property
     def manipulated(self) -> bool:
@@ -74,7 +76,12 @@ class Answer:
             "classes": {"authentic": round(1 - score, 4), "manipulated": score},
             "manipulated_area": round(self.area, 4),
             "mask_source": self.mask_source,
-        }
+        } | self._confidence()
+
+    def _confidence(self) -> dict:
+        if self.confidence is None:
+            return {}
+        return {"mean_confidence": round(float(np.mean(self.confidence)), 4)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -189,7 +196,7 @@ class Answering:
             if isinstance(found, dict):
                 yield found
                 continue
-            example, mask_probs, score = found
+            example, mask_probs, score, confidence = found
             yield Answer(
                 name=example["name"],
                 image=example["image"],
@@ -200,6 +207,7 @@ class Answering:
                 threshold=self.image_threshold,
                 pixel_threshold=self.pixel_threshold,
                 mask_source=self.mask_source,
+                confidence=confidence,
             )
 
     def _assembled(self, batches: Iterable[tiling.Batch]) -> Iterator[tuple | dict]:
@@ -208,15 +216,14 @@ class Answering:
             for error in batch.errors:
                 yield {"name": error["name"], "error": error["error"]}
             done = assembler.add(
-                batch,
-                np.asarray(outputs["mask_probs"]),
-                np.asarray(outputs["score"]),
+                batch, tiling.maps_of(outputs), np.asarray(outputs["score"])
             )
             for lost in assembler.lost:
                 yield {"name": lost["name"], "error": lost["error"]}
             assembler.lost.clear()
-            for example, mask_probs, score in done:
-                yield example, mask_probs, float(score)
+            for example, maps, score in done:
+                mask_probs, confidence = tiling.parted(maps)
+                yield example, mask_probs, float(score), confidence
 
 
 def _example(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from sdfl_jax import metrics
 from sdfl_jax.data import folders, images, pipeline, videos
 from sdfl_jax.errors import InputError
 from sdfl_jax.predict import timeline
@@ -29,9 +30,11 @@ def predict(
 ) -> Iterator[dict]:
     """Writes `OUT/masks/NAME.png` and `OUT/overlays/NAME.png` at each image's size.
 
-    Folders are searched for images and videos. Those of a video's frames lie in
-    `masks/VIDEO/frame_000123.png` and so on, and `OUT/timelines/VIDEO.csv` and `.png`
-    hold its scores over time. `every_frames` and `every_seconds` leave frames out.
+    Of a network that says how far its mask is to be believed also
+    `OUT/confidence/NAME.png`. Folders are searched for images and videos. Those of a
+    video's frames lie in `masks/VIDEO/frame_000123.png` and so on, and
+    `OUT/timelines/VIDEO.csv` and `.png` hold its scores over time. `every_frames` and
+    `every_seconds` leave frames out.
 
     Yields:
       A dict per image: `image`, `score` in [0, 1], `log10_likelihood_ratio`
@@ -39,10 +42,11 @@ def predict(
       the calibration's threshold, or what was best on the validation data), `verdict`
       (one of `metrics.calibration.VERDICTS`), `classes` (the probability of each),
       `manipulated_area` (share of pixels that reach theirs), `mask_source` ("network",
-      or what stands in where a network gives none), `mask`, `overlay`. One per
-      frame, with `video`, `frame` and `seconds`, and one for the video behind them
-      (`timeline.summary`). For a file that cannot be read, that breaks off or gets an
-      answer that is no number, `image` and `error`, one line.
+      or what stands in where a network gives none), `mask`, `overlay`; perhaps
+      `confidence` and `mean_confidence`. One per frame, with `video`, `frame` and
+      `seconds`, and one for the video behind them (`timeline.summary`). For a file that
+      cannot be read, that breaks off or gets an answer that is no number, `image` and
+      `error`, one line.
 
     Raises:
       InputError: no such file, no image among them, none that can be read, no
@@ -87,7 +91,7 @@ def predict(
 
 def _kept(out: Path) -> list[Path]:
     """The folders of an output, where nothing is to be predicted."""
-    return [out / "masks", out / "overlays", out / "timelines"]
+    return [out / name for name in ("masks", "overlays", "timelines", "confidence")]
 
 
 def _film(predictor, out: Path, path: Path, name: str, sampling: dict, batch_size: int):
@@ -124,4 +128,10 @@ def _written(out: Path, name: str, answer: Answer) -> dict:
     mask, overlay = out / "masks" / name, out / "overlays" / name
     images.write_map(mask, answer.grey)
     images.write_png(overlay, answer.overlay)
-    return answer.figures() | {"mask": str(mask), "overlay": str(overlay)}
+    written = {"mask": str(mask), "overlay": str(overlay)}
+    if answer.confidence is not None:
+        path = out / "confidence" / name
+        folders.mark_output(out / "confidence")
+        images.write_map(path, metrics.levels(answer.confidence))
+        written["confidence"] = str(path)
+    return answer.figures() | written

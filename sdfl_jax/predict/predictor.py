@@ -104,7 +104,7 @@ class Predictor(Answering):
         )
         for found in self._assembled(batches):
             if not isinstance(found, dict):
-                yield found
+                yield found[:3]
 
 
 def load(network: str | os.PathLike = "starter", checkpoint: str = "best") -> Predictor:

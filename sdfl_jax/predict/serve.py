@@ -26,6 +26,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
+from sdfl_jax import metrics
 from sdfl_jax.data import images
 from sdfl_jax.errors import InputError
 from sdfl_jax.predict.answer import Answer
@@ -50,14 +51,14 @@ def app(predictor: Predictor, *, max_upload_mb: float, host: str) -> Starlette:
     The photo is the body, or the first file of a form (`curl -F file=@photo.jpg URL`).
 
     The JSON holds `score`, `log10_likelihood_ratio` (null where it is not known),
-    `manipulated`, `verdict`, `classes`, `manipulated_area`,
-    `mask_source`, `width`, `height`, `seconds`, and `mask` (PNG) and `overlay` (JPEG)
-    as data URLs; of a photo that cannot be answered `error`, one line: 408 not sent in
-    time, 413 too large, 415 no image, 500 an answer that is no number, 503 (with
-    Retry-After) too many wait. `/healthz` says whether photos are answered, `/metrics`
-    how many and how fast, as Prometheus reads it. A page bound to loopback answers to
-    that name alone, so that no web site
-    can reach it under a name of its own.
+    `manipulated`, `verdict`, `classes`, `manipulated_area`, `mask_source`, `width`,
+    `height`, `seconds`, and as data URLs `mask` (PNG), `overlay` (JPEG) and, of those
+    networks that have one, `confidence` (PNG); of a photo that cannot be answered
+    `error`, one line: 408 not sent in time, 413 too large, 415 no image, 500 an answer
+    that is no number, 503 (with Retry-After) too many wait. `/healthz` says whether
+    photos are answered, `/metrics` how many and how fast, as Prometheus reads it. A
+    page bound to loopback answers to that name alone, so that no web site can reach it
+    under a name of its own.
     """
     limit = int(max_upload_mb * 1e6)
     page = _PAGE.read_text().replace("{{LIMIT_MB}}", f"{max_upload_mb:g}")
@@ -263,12 +264,20 @@ def _as_json(found: Answer) -> dict:
         cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444,
     ]
     overlay = cv2.imencode(".jpg", bgr, options)[1].tobytes()
-    return found.figures() | {
-        "width": width,
-        "height": height,
-        "mask": _data_url("png", mask),
-        "overlay": _data_url("jpeg", overlay),
-    }
+    more = {}
+    if found.confidence is not None:
+        levels = metrics.levels(found.confidence)
+        more["confidence"] = _data_url("png", images.encode_mask(levels[..., None]))
+    return (
+        found.figures()
+        | more
+        | {
+            "width": width,
+            "height": height,
+            "mask": _data_url("png", mask),
+            "overlay": _data_url("jpeg", overlay),
+        }
+    )
 
 
 def _data_url(kind: str, data: bytes) -> str:

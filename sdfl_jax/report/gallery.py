@@ -74,7 +74,8 @@ class Gallery:
         """Rows by section, the most extreme first; sections without rows left out.
 
         A row has `image` and `overlay` (uint8 h w 3), `mask` (uint8 h w, None where it
-        is not known) and `mask_probs` (uint8 h w), `name`, `kind`, `label`,
+        is not known), `mask_probs` (uint8 h w) and `confidence` (likewise, None of
+        networks without), `name`, `kind`, `label`,
         `pixel_f1` (None where it has no meaning) and `predicted_area`.
         """
         found = {}
@@ -89,7 +90,11 @@ class Gallery:
         probs = thumbnail(metrics.levels(plane(mask_probs)), self._side)
         known = example["has_mask"]
         mask = thumbnail(plane(example["original_mask"]), self._side) if known else None
+        confidence = example.get("confidence_map")
+        if confidence is not None:
+            confidence = thumbnail(metrics.levels(confidence), self._side).copy()
         return {
+            "confidence": confidence,
             "image": image.copy(),  # a thumbnail may be a view of the whole batch
             "mask": None if mask is None else mask.copy(),
             "mask_probs": probs.copy(),

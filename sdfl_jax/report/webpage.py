@@ -210,6 +210,8 @@ def _pictures(gallery: Gallery, evaluation: Evaluation) -> list[str]:
                 "prediction": _png(row["mask_probs"]),
                 "overlay": _jpeg(row["overlay"]),
             }
+            if row["confidence"] is not None:
+                planes["confidence"] = _png(row["confidence"])
             shown = "".join(
                 f"<div>{inner}<figcaption>{name}</figcaption></div>"
                 for name, inner in planes.items()
