@@ -540,6 +540,9 @@ def test_a_case_holds_reports_and_a_log_that_verify(case, capsys):
         assert (case / folder / "report.html").exists()
     lines = json.loads((case / "c.jpg" / "evidence.json").read_text())["lines"]
     assert lines["file"]["state"] == "done" and lines["jpeg"]["state"] == "failed"
+    index = (case / "index.html").read_text()
+    assert "Case of 3 photographs" in index and "<th>JPEG quality</th>" in index
+    assert "<th>camera</th>" not in index  # none is named
     found = verify(case)
     assert not found["problems"] and found["photographs"] == 3
     capsys.readouterr()

@@ -31,7 +31,8 @@ td { overflow-wrap: anywhere; } .case td { overflow-wrap: normal; }
 table.values td { font-size: .85rem; padding-right: .8rem; }
 table.values td:first-child { color: #555; }
 h1 { overflow-wrap: anywhere; } img { max-height: 80vh; object-fit: contain; }
-.case img { width: 6rem; height: auto; }
+.case img { width: 6rem; min-width: 4rem; height: auto; }
+p { overflow-wrap: anywhere; }
 @media print { nav { display: none; }
   body { margin: 0; max-width: none; font-size: 10pt; }
   .two { grid-template-columns: 1fr 1fr; } img { max-height: 45vh; } }
@@ -42,10 +43,11 @@ h1 { overflow-wrap: anywhere; } img { max-height: 80vh; object-fit: contain; }
 CANNOT = (
     "A verdict is the network's alone, from its calibrated score. Such a network "
     "cannot find images that were wholly generated or wholly re-rendered, nor edits "
-    "smaller than some {side} pixels across in this image. “No manipulation found” "
+    "smaller than {side}. “No manipulation found” "
     "means that nothing like the edits it knows was seen, and nothing more. The other "
     "lines are for a person to weigh; none of them is a verdict."
 )
+_SMALL = "some tens of pixels across"  # of images of many sizes
 _ROWS = 150  # of a table of values; evidence.json has all
 
 
@@ -81,7 +83,8 @@ def heading(evidence: Mapping) -> dict[str, str]:
 def cannot(evidence: Mapping) -> str:
     """What the network cannot find, with the size of edit for this image."""
     found = evidence["lines"].get("network", {}).get("found", {})
-    return CANNOT.format(side=found.get("smallest_edit", 16))
+    side = found.get("smallest_edit", 16)
+    return CANNOT.format(side=f"some {side} pixels across in this image")
 
 
 def _verdict(evidence: Mapping) -> str:
@@ -170,54 +173,46 @@ def index(
         f'<div class="card"><span>{html.escape(name)}</span><b>{number}</b></div>'
         for name, number in sorted(counts.items())
     )
-    lines = "".join(_index_row(row, pictures[row["folder"]]) for row in rows)
-    names = (
-        "",
-        "photograph",
-        "verdict",
-        "score",
-        "JPEG quality",
-        "copied part",
-        "credentials",
-        "camera",
-        "software",
-        "failed",
-    )
+    cells = [_index_cells(row, pictures[row["folder"]]) for row in rows]
+    # Columns in which there is nothing would only push others out of sight.
+    names = [
+        name for name in (cells[0] if cells else ()) if any(one[name] for one in cells)
+    ]
     heads = "".join(f"<th>{name}</th>" for name in names)
+    lines = "".join(
+        f"<tr>{''.join(f'<td>{one[name]}</td>' for name in names)}</tr>"
+        for one in cells
+    )
     parts = [
         _STYLE,
         f'<div class="cards">{cards}</div>',
         f'<div class="wide case"><table><tr>{heads}</tr>{lines}</table></div>',
-        f'<p class="faint">{html.escape(CANNOT.format(side=16))}</p>',
+        f'<p class="faint">{html.escape(CANNOT.format(side=_SMALL))}</p>',
         f'<p class="faint">The log when this page was written ended with {head}.</p>',
     ]
-    return page.page(f"Case of {len(rows)} photographs", parts)
+    return page.page(f"Case of {len(rows)} photograph{'s' * (len(rows) != 1)}", parts)
 
 
-def _index_row(row: Mapping, picture: bytes | None) -> str:
-    shown = page.picture("", picture, "jpeg") if picture else ""
-    quality = row["ijg_quality"] or ""
+def _index_cells(row: Mapping, picture: bytes | None) -> dict[str, str]:
+    """HTML by heading."""
+    quality, score = row["ijg_quality"] or "", row["score"]
     if row["earlier_jpeg_quality"]:
         quality = f"{quality}, before {row['earlier_jpeg_quality']}"
-    link = f"{row['folder']}/report.html"
-    cells = [
-        shown,
-        f'<a href="{html.escape(link)}">{html.escape(row["image"])}</a>',
-        *(
-            html.escape("" if value is None else str(value))
-            for value in (
-                row["verdict"],
-                row["score"] if row["score"] is None else f"{row['score']:.3f}",
-                quality,
-                "yes" if row["copy_move"] else "",
-                "" if row["provenance"] == "none" else row["provenance"],
-                row["camera"],
-                row["software"],
-                row["lines_failed"],
-            )
-        ),
-    ]
-    return f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
+    words = {
+        "verdict": row["verdict"],
+        "score": "" if score is None else f"{score:.3f}",
+        "JPEG quality": quality,
+        "copied part": "yes" if row["copy_move"] else "",
+        "credentials": "" if row["provenance"] == "none" else row["provenance"],
+        "camera": row["camera"],
+        "software": row["software"],
+        "failed": row["lines_failed"],
+    }
+    link = html.escape(f"{row['folder']}/report.html")
+    return {
+        "": page.picture("", picture, "jpeg") if picture else "",
+        "photograph": f'<a href="{link}">{html.escape(row["image"])}</a>',
+    } | {name: html.escape(str(word or "")) for name, word in words.items()}
 
 
 def smaller(jpeg: bytes) -> bytes:
