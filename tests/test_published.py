@@ -67,11 +67,18 @@ def fitted(state_dict, template, encoder):
 
 
 def captured(model, variables, image, **inputs):
-    """The outputs and what every module returned, by its path."""
-    apply = lambda v, x: model.apply(
-        v, x, **inputs, train=False, capture_intermediates=True, mutable="intermediates"
+    """The outputs and what every module returned, by its path.
+
+    Operation by operation: to compile one program of hundreds of layers takes longer.
+    """
+    outputs, seen = model.apply(
+        variables,
+        image,
+        **inputs,
+        train=False,
+        capture_intermediates=True,
+        mutable="intermediates",
     )
-    outputs, seen = jax.jit(apply)(variables, image)
     flat = traverse_util.flatten_dict(seen["intermediates"], sep="/")
     return outputs, {path.removesuffix("/__call__"): v[0] for path, v in flat.items()}
 
