@@ -138,6 +138,19 @@ def test_vit_pads_to_whole_patches():
     assert jax.eval_shape(init)[0].shape == (1, 3, 4, 384)
 
 
+@pytest.mark.parametrize(
+    "encoder", ["vit_small_patch16_dinov3", "vit_small_patch14_dinov2", "mit_b0"]
+)
+def test_transformers_serve_image_level_networks(encoder):
+    model = models.build("classifier", encoder=encoder)
+    init = lambda: model.init_with_output(
+        jax.random.key(0), jnp.zeros((2, 56, 56, 3)), train=False
+    )
+    outputs, _ = jax.eval_shape(init)
+    assert outputs.label_logits.shape == (2,)
+    assert outputs.class_logits.shape == (2, 2)
+
+
 def test_mit_equals_nvlabs():
     encoder = models.ENCODERS["mit_b2"]()
     case = Case("mit_b2_a", encoder)

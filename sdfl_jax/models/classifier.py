@@ -42,7 +42,8 @@ class Classifier(nn.Module):
     def __call__(self, image: Float[Array, "B H W 3"], *, train: bool) -> Outputs:
         """Logits for RGB in [0, 1]; there is no mask."""
         image = normalised(image, self.encoder) if self.normalise else image
-        *_, x = self.encoder(image, train=train)
+        x = self.encoder(image, train=train)
+        x = x if self.encoder.plain else x[-1]
         x = canvas.mean(x.astype(jnp.float32))
         first, *others = self.widths
         x = Dense(first, dtype=self.dtype, name="fc")(x)
