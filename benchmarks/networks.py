@@ -5,11 +5,11 @@ python -m benchmarks.networks --networks=unet,xception --image_size=256 --batch=
 python -m benchmarks.networks --quality --train=demo/shards/train --val=demo/shards/val
 
 An encoder is measured as an image-level network of two classes, whose counterparts
-torchvision and timm have. A training step is forward, backward and AdamW on a random
-batch that stays in memory; work is what the compiler counts for the forward pass, two
-operations a multiply-add; memory is what it plans for a training step. Each side runs
-in a process of its own, and the two take turns. On a GPU both compute in `--dtype`, and
-PyTorch compiled and with channels last.
+torchvision, timm and transformers have, with random weights. A training step is
+forward, backward and AdamW on a random batch that stays in memory; work is what the
+compiler counts for the forward pass, two operations a multiply-add; memory is what it
+plans for a training step. Each side runs in a process of its own, and the two take
+turns. On a GPU both compute in `--dtype`, and PyTorch compiled and with channels last.
 
 `--quality` trains each encoder from fresh weights under the decoder of
 `configs/demo.py`, the same number of steps on the same shards, and sets pixel F1 on
@@ -44,9 +44,15 @@ ENCODERS = (
     "resnet50_deep",
     "resnet101",
     "xception",
+    "mit_b2",
+    "vit_small_patch14_dinov2",
+    "vit_small_patch16_dinov3",
 )
 NETWORKS |= {name: {"name": "classifier", "encoder": name} for name in ENCODERS}
 NETWORKS["xception"] = {"name": "xception"}  # with the study's head
+FIELD = ("segformer", "vit_lora", "catnet", "mesorch")
+NETWORKS |= {name: {"name": name} for name in FIELD}
+NETWORKS["trufor"] = {"name": "trufor", "phase": 2}  # which trains its encoder
 
 
 def filled(shapes: dict) -> dict:
@@ -72,38 +78,47 @@ def our_sides(name: str, batch: dict, dtype: str) -> tuple:
     import numpy as np
 
     from sdfl_jax import models, optim
-    from sdfl_jax.config import check, defaults
+    from sdfl_jax.config import check, of_network
     from sdfl_jax.devices import sharding
     from sdfl_jax.state import init_state
-    from sdfl_jax.steps import make_train_step
+    from sdfl_jax.steps import inputs_of, make_train_step
 
     size, side = batch["image"].shape[:2]
     settings = NETWORKS[name] | {"dtype": dtype}
     model = models.build(
         **settings, **({"image_size": side} if name == "simplenet" else {})
     )
-    config = defaults()
+    config = of_network(NETWORKS[name]["name"])
     config.total_steps, config.schedule.name = 1000, "constant"
     config = check(config)
     tx = optim.make_optimizer(
-        config.optimizer.to_dict(), config.schedule.to_dict(), config.total_steps
+        config.optimizer.to_dict(),
+        config.schedule.to_dict(),
+        config.total_steps,
+        freeze=tuple(config.freeze),
     )
     mesh = sharding.data_mesh()
     variables = filled(
         jax.eval_shape(lambda: models.init_variables(model, side, jax.random.key(0)))
     )
     state = jax.device_put(init_state(variables, tx), sharding.everywhere(mesh))
-    inputs = jax.device_put(batch["image"])
+    rng = np.random.default_rng(0)
+    for key, blank in models.blank_inputs(model, side, size).items():
+        if key != "image":  # a JPEG's coefficients and table
+            batch[key] = rng.integers(0, 9, blank.shape).astype(blank.dtype)
+    inputs = jax.device_put({"image": batch["image"]} | inputs_of(batch))
     batch = sharding.to_global(batch, mesh)
     weights = {"mask": 0.16, "label": 0.04, "edge": 0.8 * (name == "mvssnet")}
 
     start = time.perf_counter()
-    train_step = make_train_step(model, tx, mesh, weights=weights)
+    freeze = tuple(config.freeze)
+    train_step = make_train_step(model, tx, mesh, freeze=freeze, weights=weights)
     train_step = train_step.lower(state, batch).compile()
     compile_seconds = time.perf_counter() - start
 
-    def forward(variables, image):
-        outputs = model.apply(variables, image.astype(jnp.float32) / 255, train=False)
+    def forward(variables, inputs):
+        image = inputs["image"].astype(jnp.float32) / 255
+        outputs = model.apply(variables, image, **inputs_of(inputs), train=False)
         return outputs.image_score(), outputs.mask_logits
 
     predict = jax.jit(forward).lower(variables, inputs).compile()
@@ -264,7 +279,9 @@ def available_peers() -> dict:
         return {}
     from benchmarks.torch_networks import PEERS
 
-    needs = {"xception": "timm", "efficientnet_lite0": "timm"}
+    needs = {name: "timm" for name in ("xception", "efficientnet_lite0")}
+    needs |= {name: "timm" for name in ENCODERS if name.startswith("vit_")}
+    needs |= {name: "transformers" for name in ("mit_b2", "segformer")}
     needs |= {name: "torchvision" for name in ENCODERS if name not in needs}
     needs["resnet50_deep"] = "torch"
     return {name: has(needs.get(name, "torch")) for name in PEERS}

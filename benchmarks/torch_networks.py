@@ -107,6 +107,46 @@ def _timm(name: str, classes: int = 2) -> nn.Module:
     return timm.create_model(name, num_classes=classes)
 
 
+def _vit(name: str, side: int) -> nn.Module:
+    import timm
+
+    return timm.create_model(name, num_classes=2, img_size=side, dynamic_img_pad=True)
+
+
+def _segformer(kind: str, **settings) -> nn.Module:
+    """transformers' network of the size B2."""
+    import transformers
+
+    config = transformers.SegformerConfig(
+        depths=[3, 4, 6, 3], hidden_sizes=[64, 128, 320, 512], **settings
+    )
+    return getattr(transformers, f"SegformerFor{kind}")(config)
+
+
+class Logits(nn.Module):
+    """What transformers returns, as others do."""
+
+    def __init__(self, network: nn.Module):
+        super().__init__()
+        self.network = network
+
+    def forward(self, image):
+        return self.network(image).logits
+
+
+class SegFormer(nn.Module):
+    """Mask logits at the size of the image; the label's is their highest."""
+
+    def __init__(self):
+        super().__init__()
+        settings = {"num_labels": 1, "decoder_hidden_size": 768}
+        self.network = Logits(_segformer("SemanticSegmentation", **settings))
+
+    def forward(self, image):
+        mask_logits = resize(self.network(image), image.shape[2:])
+        return mask_logits, mask_logits.amax((1, 2, 3))
+
+
 def _torchvision(name: str) -> nn.Module:
     import torchvision
 
@@ -121,6 +161,14 @@ PEERS = {
     "simplenet": lambda side: OfClasses(simplenet(side)),
     "xception": lambda side: OfClasses(xception()),
     "resnet50_deep": lambda side: OfClasses(DeepResNet50()),
+    "segformer": lambda side: SegFormer(),
+    "mit_b2": lambda side: OfClasses(Logits(_segformer("ImageClassification"))),
+    "vit_small_patch14_dinov2": lambda side: OfClasses(
+        _vit("vit_small_patch14_dinov2", side)
+    ),
+    "vit_small_patch16_dinov3": lambda side: OfClasses(
+        _vit("vit_small_patch16_dinov3", side)
+    ),
     "efficientnet_lite0": lambda side: OfClasses(_timm("tf_efficientnet_lite0")),
 } | {
     name: lambda side, name=name: OfClasses(_torchvision(name))
