@@ -15,6 +15,9 @@ if [ "${1:-}" = --slow ]; then
     shift
 fi
 environment requirements-dev.txt
+# Without what it asks for, see docs/export.md; tests that need it skip without it.
+"$py" -m pip install -q --no-deps "jax2onnx>=0.17.1" ||
+    echo "No jax2onnx: what needs it is skipped." >&2
 "$py" -m ruff check .
 "$py" -m ruff format --check .
 # As many processes as cores; eight of them are enough for any memory.

@@ -59,7 +59,7 @@ def run(wheel, tmp_path_factory):
 
 
 def test_the_wheel_holds_every_file_of_the_package(wheel):
-    kinds = "py html json md safetensors typed".split()
+    kinds = "py html js json md safetensors typed".split()
     files = [path for kind in kinds for path in (ROOT / "sdfl_jax").rglob(f"*.{kind}")]
     files += (ROOT / "configs").glob("*.py")
     names = {

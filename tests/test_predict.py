@@ -233,7 +233,9 @@ def test_a_mask_that_no_network_gave_says_what_it_is(tmp_path):
         tmp_path / "run", model=network, best_metric="image_auc", mask_losses=()
     )
     path = tmp_path / "photos" / "0.png"
-    (line,) = outputs.predict(str(folder), str(tmp_path / "out"), [str(path)])
+    (line,) = outputs.predict(
+        lambda: predictor.Predictor(str(folder)), str(tmp_path / "out"), [str(path)]
+    )
     assert line["mask_source"] == IMAGE_LEVEL_MASKS["grad_cam"][0]
 
 

@@ -106,7 +106,9 @@ def test_the_page_says_what_a_case_says_and_never_that_a_photo_is_authentic():
 def test_a_photo_gets_the_answer_that_the_command_gives(address, workdir, tmp_path):
     path = tmp_path / "photo.png"
     path.write_bytes(photo(40, 60))
-    (line,) = outputs.predict(str(workdir), str(tmp_path / "out"), [str(path)])
+    (line,) = outputs.predict(
+        lambda: Predictor(str(workdir)), str(tmp_path / "out"), [str(path)]
+    )
     status, answer = post(address, path.read_bytes())
     assert status == 200 and (answer["height"], answer["width"]) == (40, 60)
     for name in ("score", "verdict", "classes", "manipulated_area", "mask_source"):

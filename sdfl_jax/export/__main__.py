@@ -2,6 +2,7 @@
 
 python -m sdfl_jax.export [--workdir=DIR] --format=onnx --out=FILE.onnx
 python -m sdfl_jax.export [--network=NAME] --format=stablehlo --out=FILE.stablehlo
+python -m sdfl_jax.export [--network=NAME] --format=web --out=FOLDER
 
 Nothing is written that does not give the numbers of JAX, to 1e-4 of each output's
 largest value, on random pixels and on photographs.
@@ -13,7 +14,7 @@ from pathlib import Path
 
 from sdfl_jax.errors import InputError, one_line
 
-FORMATS = ("onnx", "stablehlo")
+FORMATS = ("onnx", "stablehlo", "web")
 
 
 @one_line
@@ -24,18 +25,22 @@ def main(argv=None):
         raise InputError(f"--batch={args.batch}: 1 or more is expected.")
     size = _size(args.image_size)
     out = Path(args.out)
-    if out.is_dir():
+    if args.format != "web" and out.is_dir():
         raise InputError(f"--out={out}: a folder; --format={args.format} is a file.")
+    if args.format != "web" and args.onnxruntime_web:
+        raise InputError("--onnxruntime_web is for --format=web.")
     if out.exists() and not args.force:
         raise InputError(f"--out={out}: is there already; --force replaces it.")
     # Imported late: help and mistakes are told within a second.
-    from sdfl_jax.export import onnx, stablehlo, subject
+    from sdfl_jax.export import onnx, stablehlo, subject, web
 
-    writer = {"onnx": onnx, "stablehlo": stablehlo}[args.format]
     network = subject.read(
         args.workdir, args.checkpoint, image_size=size, batch=args.batch
     )
-    told = writer.write(out, network)
+    if args.format == "web":
+        told = web.write(out, network, onnxruntime_web=args.onnxruntime_web)
+    else:
+        told = {"onnx": onnx, "stablehlo": stablehlo}[args.format].write(out, network)
     _, height, width, _ = network.shape
     print(
         f"{out}: {network.about['network']} at {height}x{width}, "
@@ -69,6 +74,8 @@ def _arguments() -> argparse.ArgumentParser:
     size = "H,W in pixels, multiples of 32 (default: as predict shows images to it)"
     add("--image_size", help=size)
     add("--batch", type=int, default=1, help="images at a time")
+    package = "of --format=web: npm's package as tarball or folder (default: fetched)"
+    add("--onnxruntime_web", metavar="PATH", help=package)
     add("--force", action="store_true", help="replace what is there")
     return parser
 

@@ -1,6 +1,7 @@
 """A network as an ONNX file, which onnxruntime runs as JAX does, or no file."""
 
 import contextlib
+import importlib.util
 import json
 import logging
 import os
@@ -18,9 +19,9 @@ from sdfl_jax.export.subject import Subject
 from sdfl_jax.files import replacing
 from sdfl_jax.ops import platforms
 
-INSTALL = (
-    "pip install -r requirements-onnx.txt && pip install --no-deps 'jax2onnx>=0.17'"
-)
+# It pins an orbax-checkpoint older than ours, which it never imports: pip would refuse
+# the two together, so it comes without what it asks for and the extra brings the rest.
+INSTALL = "pip install 'sdfl-jax[export]' && pip install --no-deps 'jax2onnx>=0.17.1'"
 OPSET = 21  # onnxruntime and its build for browsers know it since 2024
 
 
@@ -47,7 +48,8 @@ def converted(subject: Subject):
     names = list(subject.about["outputs"])
     flat = lambda image: tuple(subject.call(image)[name] for name in names)
     try:
-        with platforms.plain(), _quiet():
+        # The converter's own rules broadcast where a strict setting would not let them.
+        with platforms.plain(), _quiet(), jax.numpy_rank_promotion("allow"):
             model = jax2onnx.to_onnx(
                 flat,
                 inputs=[jax.ShapeDtypeStruct(subject.shape, jnp.uint8)],
@@ -82,6 +84,11 @@ def runner(data: bytes) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
     return lambda image: dict(
         zip(names, session.run(names, {"image": image}), strict=True)
     )
+
+
+def installed() -> bool:
+    """Whether the converter is there."""
+    return importlib.util.find_spec("jax2onnx") is not None
 
 
 def _jax2onnx():

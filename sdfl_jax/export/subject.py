@@ -47,11 +47,11 @@ class Subject:
             for output, wanted in expected.items():
                 scale = max(float(np.abs(wanted).max()), _LEAST)
                 error = np.abs(np.asarray(found[output], np.float32) - wanted).max()
-                error = float(error) / scale
-                if not error <= worst[0]:  # a NaN is worst of all
+                error = float(error) / scale if np.isfinite(error) else np.inf
+                if error > worst[0]:
                     worst = (error, output, name)
         error, output, name = worst
-        if not error <= TOLERANCE:
+        if error > TOLERANCE:
             raise InputError(
                 f"{self.about['network']} at {self.shape[1]},{self.shape[2]}: output "
                 f"{output!r} differs from JAX by {error:.2g} of its largest value on "
@@ -106,7 +106,16 @@ def read(
 
 
 def of_model(model, variables, shape: tuple[int, ...], about: dict) -> Subject:
-    """A `Subject` of any network; `about` is completed by its outputs."""
+    """A `Subject` of any network; `about` is completed by its outputs.
+
+    Raises InputError for one that reads more than pixels.
+    """
+
+    if "jpeg" in getattr(model, "inputs", ()):
+        raise InputError(
+            f"{about['network']}: reads the coefficients of JPEG files beside the "
+            "pixels; only networks of pixels are exported."
+        )
 
     def call(image):
         outputs = model.apply(variables, image.astype(jnp.float32) / 255, train=False)

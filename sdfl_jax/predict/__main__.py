@@ -2,6 +2,7 @@
 
 python -m sdfl_jax.predict [--workdir=DIR] --out=DIR FILE|FOLDER|VIDEO...
 python -m sdfl_jax.predict [--workdir=DIR] --serve
+python -m sdfl_jax.predict --onnx=FILE --out=DIR FILE|FOLDER|VIDEO...
 
 Without --workdir the network is `starter`, which ships with the package.
 """
@@ -9,6 +10,7 @@ Without --workdir the network is `starter`, which ships with the package.
 import argparse
 import json
 import sys
+from collections.abc import Callable
 
 from tqdm import tqdm
 
@@ -38,10 +40,9 @@ def main(argv=None):
     setup()
     failed = 0
     for line in predict(
-        args.workdir,
+        _network(args),
         args.out,
         args.files,
-        checkpoint_name=args.checkpoint,
         batch_size=args.batch_size,
         workers=args.workers,
         every_frames=args.every_frames,
@@ -76,12 +77,31 @@ def _serve(args):
 
     setup()
     run(
-        args.workdir,
-        args.checkpoint,
+        _network(args),
         host=args.host,
         port=args.port,
         max_upload_mb=args.max_upload_mb,
     )
+
+
+def _network(args) -> Callable:
+    """What loads the network asked for; JAX is imported where it needs JAX."""
+    if args.onnx:
+        if args.workdir or args.checkpoint:
+            raise InputError(f"--onnx={args.onnx[0]}: no --workdir or --checkpoint.")
+        if getattr(args, "workers", 0):
+            raise InputError("--workers: --onnx decodes images as it computes.")
+
+    def load():
+        if args.onnx:
+            from sdfl_jax.predict.exported import Exported
+
+            return Exported(args.onnx)
+        from sdfl_jax.predict.predictor import Predictor
+
+        return Predictor(args.workdir or "starter", args.checkpoint or "best")
+
+    return load
 
 
 def _arguments() -> argparse.ArgumentParser:
@@ -107,8 +127,12 @@ def _arguments() -> argparse.ArgumentParser:
 
 def _add_network(parser: argparse.ArgumentParser):
     run = "folder of a training run, or a network of the package's (default: starter)"
-    parser.add_argument("--workdir", "--network", default="starter", help=run)
-    parser.add_argument("--checkpoint", default="best", help="best, latest or a step")
+    parser.add_argument("--workdir", "--network", help=run)
+    parser.add_argument("--checkpoint", help="best (the default), latest or a step")
+    onnx = (
+        "instead, a file of `sdfl export`, run without JAX; once more for other sizes"
+    )
+    parser.add_argument("--onnx", action="append", metavar="FILE", help=onnx)
 
 
 def _add_page(parser: argparse.ArgumentParser):

@@ -167,6 +167,24 @@ class Answering:
             yield Unanswered(**answer) if isinstance(answer, dict) else answer
         yield from unread
 
+    def of_files(
+        self,
+        paths: Sequence[str | os.PathLike],
+        *,
+        root: str | os.PathLike | None = None,
+        batch_size: int = 8,
+        workers: int = 0,
+    ) -> Iterator[Answer | dict]:
+        """An `Answer` for each image, in the order given as far as sizes allow.
+
+        What cannot be read, or gets an answer that is no number, is a dict of `name`
+        and `error`, one line. Raises `InputError` where nothing can be read. They are
+        decoded here, one after the other; a subclass may do so in `workers` processes.
+        """
+        source = streams.FileSource(paths, root, self._inputs)
+        examples = (source[i] for i in range(len(source)))
+        return self._streamed(examples, min(batch_size, len(source)))
+
     def of_images(
         self,
         named: Iterable[tuple[str, np.ndarray]],

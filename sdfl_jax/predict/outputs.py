@@ -2,33 +2,33 @@
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from tqdm import tqdm
 
 from sdfl_jax import metrics
-from sdfl_jax.data import folders, images, pipeline, videos
+from sdfl_jax.data import batches, folders, images, videos
 from sdfl_jax.errors import InputError
 from sdfl_jax.predict import timeline
-from sdfl_jax.predict.answer import Answer
-from sdfl_jax.predict.predictor import Predictor
+from sdfl_jax.predict.answer import Answer, Answering
 
 FRAMES = 16  # of a video in a batch, at most
 
 
 def predict(
-    workdir: str,
+    load: Callable[[], Answering],
     out: str,
     files: Sequence[str],
     *,
-    checkpoint_name: str = "best",
     batch_size: int = 8,
     workers: int = 0,
     every_frames: int = 1,
     every_seconds: float = 0,
 ) -> Iterator[dict]:
     """Writes `OUT/masks/NAME.png` and `OUT/overlays/NAME.png` at each image's size.
+
+    `load` gives the network, once there is something to show it.
 
     Of a network that says how far its mask is to be believed also
     `OUT/confidence/NAME.png`. Folders are searched for images and videos. Those of a
@@ -57,7 +57,7 @@ def predict(
     photos = [path for path in found if not videos.is_video(path)]
     films = [path for path in found if videos.is_video(path)]
     root = os.path.commonpath({path.absolute().parent for path in found})
-    predictor = Predictor(workdir, checkpoint_name)
+    predictor = load()
     for folder in _kept(out)[: 3 if films else 2]:
         folders.mark_output(folder)
     bar = tqdm(unit="image", dynamic_ncols=True, file=sys.stderr)
@@ -74,7 +74,7 @@ def predict(
                 else:
                     name = images.png_name(answer.name)
                     yield {"image": answer.name} | _written(out, name, answer)
-        except pipeline.NothingRead as nothing:
+        except batches.NothingRead as nothing:
             if not films:
                 raise
             for unread in nothing.examples:

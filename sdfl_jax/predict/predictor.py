@@ -69,11 +69,7 @@ class Predictor(Answering):
         batch_size: int = 8,
         workers: int = 0,
     ) -> Iterator[Answer | dict]:
-        """An `Answer` for each image, in the order given as far as sizes allow.
-
-        What cannot be read, or gets an answer that is no number, is a dict of `name`
-        and `error`, one line. Raises `InputError` where nothing can be read.
-        """
+        """`Answering.of_files`, decoding in threads or in `workers` processes."""
         source = pipeline.FileSource(paths, root, self.settings["inputs"])
         batches = pipeline.eval_batches(
             source,

@@ -12,6 +12,7 @@ import hashlib
 import re
 import socket
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import cv2
@@ -29,8 +30,7 @@ from starlette.routing import Route
 from sdfl_jax import metrics
 from sdfl_jax.data import images
 from sdfl_jax.errors import InputError
-from sdfl_jax.predict.answer import Answer
-from sdfl_jax.predict.predictor import Predictor
+from sdfl_jax.predict.answer import Answer, Answering
 from sdfl_jax.predict.waiting import Full, Waiting
 
 MAX_PIXELS = 50_000_000  # of a photo: any camera's; a small file may claim far more
@@ -43,9 +43,25 @@ _RETRY_SECONDS = 5  # after which one who was turned away may come back
 _OVERLAY_QUALITY = 92  # of its JPEG; the mask comes without loss
 
 _PAGE = Path(__file__).with_suffix(".html")
+_HERE = {
+    "HEAD": "",
+    "WHERE": "The photo goes to the program that served this page, and is not kept.",
+    "KINDS": "JPEG, PNG, TIFF, BMP, WebP or GIF",
+    "ACCEPTED": "image/*,.tif,.tiff",
+    "ANSWERED": """async function answered(photo) {
+  let reply;
+  try {
+    reply = await fetch("predict", { method: "POST", body: photo,
+      headers: { "Content-Type": "application/octet-stream" } });
+  } catch (error) {
+    throw new Error("The server does not answer: " + error.message);
+  }
+  return reply.json();
+}""",
+}
 
 
-def app(predictor: Predictor, *, max_upload_mb: float, host: str) -> Starlette:
+def app(predictor: Answering, *, max_upload_mb: float, host: str) -> Starlette:
     """The page at `/`, and `POST /predict`: a photo in, JSON out.
 
     The photo is the body, or the first file of a form (`curl -F file=@photo.jpg URL`).
@@ -61,7 +77,7 @@ def app(predictor: Predictor, *, max_upload_mb: float, host: str) -> Starlette:
     under a name of its own.
     """
     limit = int(max_upload_mb * 1e6)
-    page = _PAGE.read_text().replace("{{LIMIT_MB}}", f"{max_upload_mb:g}")
+    page = filled_page(_HERE | {"LIMIT_MB": f"{max_upload_mb:g}"})
     headers = _headers(page)
 
     def answered(photos):
@@ -151,6 +167,11 @@ def app(predictor: Predictor, *, max_upload_mb: float, host: str) -> Starlette:
     )
 
 
+def filled_page(words: Mapping[str, str]) -> str:
+    """The page with its places filled, wherever its photos are answered."""
+    return re.sub(r"{{(\w+)}}", lambda place: words[place[1]], _PAGE.read_text())
+
+
 class _TooLarge(Exception):
     pass
 
@@ -210,18 +231,16 @@ class _Seen:
         return Response(text, media_type=prometheus.CONTENT_TYPE_LATEST)
 
 
-def run(
-    workdir: str, checkpoint_name: str, *, host: str, port: int, max_upload_mb: float
-):
+def run(load: Callable[[], Answering], *, host: str, port: int, max_upload_mb: float):
     """Serves the page until interrupted, and prints where it is.
 
-    Raises InputError for an address that cannot be had, a limit that lets nothing in
-    and a `workdir` without a checkpoint.
+    `load` gives the network, once the address is had. Raises InputError for an address
+    that cannot be and for a limit that lets nothing in.
     """
     if max_upload_mb <= 0:
         raise InputError(f"--max_upload_mb={max_upload_mb}: more than 0 is expected.")
     with _listen(host, port) as listener:
-        predictor = Predictor(workdir, checkpoint_name)
+        predictor = load()
         name = f"[{host}]" if ":" in host else host
         port = listener.getsockname()[1]
         print(f"Drop photos at http://{name}:{port}/ (Ctrl-C ends it)", flush=True)
@@ -229,7 +248,7 @@ def run(
         whole.run(sockets=[listener])
 
 
-def server(predictor: Predictor, *, host: str, max_upload_mb: float) -> uvicorn.Server:
+def server(predictor: Answering, *, host: str, max_upload_mb: float) -> uvicorn.Server:
     """The server of `app`, not yet running."""
     return uvicorn.Server(
         uvicorn.Config(
@@ -297,16 +316,26 @@ def _error(status: int, text: str) -> Response:
     )
 
 
-def _headers(page: str) -> dict[str, str]:
-    """Lets the page run its own script alone, and ask none but this server."""
+def policy(page: str, **more: str) -> str:
+    """Lets the page run its own script alone, and ask none but its server.
+
+    `more` is allowed besides, by directive: `script_src="'self'"`.
+    """
     allowed = {"default-src": "'none'", "connect-src": "'self'", "base-uri": "'none'"}
     allowed |= {"img-src": "data: blob:", "form-action": "'none'"}
     for kind in ("script", "style"):
         (text,) = re.findall(f"<{kind}>(.*?)</{kind}>", page, re.DOTALL)
         digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
         allowed[f"{kind}-src"] = f"'sha256-{digest}'"
+    for directive, sources in more.items():
+        directive = directive.replace("_", "-")
+        allowed[directive] = f"{allowed.get(directive, '')} {sources}".strip()
+    return "; ".join(f"{k} {v}" for k, v in allowed.items())
+
+
+def _headers(page: str) -> dict[str, str]:
     return {
-        "Content-Security-Policy": "; ".join(f"{k} {v}" for k, v in allowed.items()),
+        "Content-Security-Policy": policy(page),
         "X-Content-Type-Options": "nosniff",
         "Referrer-Policy": "no-referrer",
         "Cache-Control": "no-store",
