@@ -364,19 +364,22 @@ def main(argv=None):
                 found = benchmark(B, size, dtype, rows, args)
                 show(found)
                 rows += found
+                if args.json:  # what was measured stays where a later one is stopped
+                    write(args, rows)
     summary(rows)
-    if args.json:
-        device = jax.local_devices()[0]
-        about = {
-            "device": device.device_kind,
-            "cores": os.cpu_count(),
-            "python": platform.python_version(),
-            "jax": jax.__version__,
-            "torch": version("torch") if args.torch else None,
-            "auto": pooling.chosen("auto"),
-        }
-        with open(args.json, "w") as file:
-            json.dump({"about": about, "rows": rows}, file, indent=1)
+
+
+def write(args, rows: list[dict]):
+    about = {
+        "device": jax.local_devices()[0].device_kind,
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "jax": jax.__version__,
+        "torch": version("torch") if args.torch else None,
+        "auto": pooling.chosen("auto"),
+    }
+    with open(args.json, "w") as file:
+        json.dump({"about": about, "rows": rows}, file, indent=1)
 
 
 if __name__ == "__main__":

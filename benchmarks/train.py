@@ -301,21 +301,26 @@ def main():
                 tables.append(compare(args, batch, precision))
             except Stopped as error:
                 print(f"Batch {batch}, {precision}: {error}")
+                continue
+            if args.json:  # what was measured stays where a later one is stopped
+                write(args, tables)
     if not tables:
         raise SystemExit(1)
-    if args.json:
-        figures = {
-            "network": args.network,
-            "image_size": args.image_size,
-            "remat": args.remat,
-            "machine": platform.processor() or platform.machine(),
-            "jax": version("jax"),
-            "tables": tables,
-        }
-        if importlib.util.find_spec("torch"):
-            figures["torch"] = version("torch")
-        with open(args.json, "w") as file:
-            json.dump(figures, file, indent=2)
+
+
+def write(args, tables: list[dict]):
+    figures = {
+        "network": args.network,
+        "image_size": args.image_size,
+        "remat": args.remat,
+        "machine": platform.processor() or platform.machine(),
+        "jax": version("jax"),
+        "tables": tables,
+    }
+    if importlib.util.find_spec("torch"):
+        figures["torch"] = version("torch")
+    with open(args.json, "w") as file:
+        json.dump(figures, file, indent=2)
 
 
 if __name__ == "__main__":
