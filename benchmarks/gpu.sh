@@ -47,12 +47,12 @@ part() {
 }
 
 if [ -n "$dry" ]; then
-    part kernel 300 "$py" -m pytest -q tests/test_pooling_kernel.py -k lower_for_cuda
-    part train 300 "$py" -m benchmarks.train --network=demo --image_size=32 --batches=2 \
+    part kernel 600 "$py" -m pytest -q tests/test_pooling_kernel.py -k lower_for_cuda
+    part train 600 "$py" -m benchmarks.train --network=demo --image_size=32 --batches=2 \
         --steps=1 --json="$work/train.json"
-    part pooling 300 "$py" -m benchmarks.pooling --batches=1 --sizes=6 --dtypes=float32 \
+    part pooling 600 "$py" -m benchmarks.pooling --batches=1 --sizes=6 --dtypes=float32 \
         --turns=1 --moment=0.001 --no-torch --json="$work/pooling.json"
-    part evaluate 300 "$py" -m benchmarks.evaluate --image_size=32 --images=4 --batch=2 \
+    part evaluate 600 "$py" -m benchmarks.evaluate --image_size=32 --images=4 --batch=2 \
         --turns=1 --json="$work/evaluate.json"
     exit 0
 fi
