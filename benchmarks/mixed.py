@@ -63,6 +63,7 @@ def evaluate(listed: str, encoder: str, batch: int) -> dict:
     setup()
     config = defaults()
     config.image_size = 192
+    config.total_steps = 1  # of a training that never runs
     config.data.geometry = "crop"
     config.model = {"name": "upernet", "encoder": encoder, "width": 48}
     config.model["pyramid_width"] = 48
