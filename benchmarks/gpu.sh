@@ -23,7 +23,7 @@ mkdir -p "$out" || exit 1
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 if [ -n "$dry" ]; then
-    export JAX_PLATFORMS=cpu
+    export JAX_PLATFORMS=cpu JAX_DISABLE_MOST_OPTIMIZATIONS=1  # compiles sooner
 else
     export JAX_PLATFORMS=cuda
 fi
