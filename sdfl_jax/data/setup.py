@@ -25,6 +25,13 @@ def setup():
     _keep_freed_memory()
 
 
+def give_back_memory():
+    """Hands freed memory to the system, which `setup` lets a process keep."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+
+
 def _keep_freed_memory():
     """Lets glibc reuse the memory of freed planes instead of handing it back each time.
 

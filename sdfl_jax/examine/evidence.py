@@ -11,6 +11,7 @@ from pathlib import Path
 
 import cv2
 
+from sdfl_jax.data.setup import give_back_memory
 from sdfl_jax.examine.aids import aids
 from sdfl_jax.examine.compression import jpeg
 from sdfl_jax.examine.copy_move import copy_move
@@ -47,5 +48,8 @@ def examine_line(name: str, path: str, options: Mapping) -> tuple[Finding, float
     `options` are the line's own, beyond the path.
     """
     start = time.monotonic()
-    finding = EVIDENCE[name](Path(path), **options)
+    try:
+        finding = EVIDENCE[name](Path(path), **options)
+    finally:
+        give_back_memory()  # a worker that waits need not hold what the largest took
     return finding, round(time.monotonic() - start, 2)
