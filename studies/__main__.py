@@ -58,7 +58,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     _import_what_steps_need()
     runner.run(steps)
-    written = page.write(plan, studies)
+    left_out = [name for name in STUDIES if name not in studies]
+    written = page.write(plan, studies, left_out)
     if args.page:
         page.copy(written, Path(args.page))
     print(f"Page: {args.page or written}")

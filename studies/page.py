@@ -1,7 +1,7 @@
 """The page of all studies, in Markdown with charts beside it."""
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 
@@ -20,13 +20,23 @@ _SAID = {
 }
 
 
-def write(plan: Plan, studies: Mapping[str, ModuleType]) -> Path:
-    """Writes DIR/page/studies.md and its charts; returns its path."""
+def write(
+    plan: Plan, studies: Mapping[str, ModuleType], left_out: Sequence[str] = ()
+) -> Path:
+    """Writes DIR/page/studies.md and its charts; returns its path.
+
+    `left_out` names studies that were not asked for, which the page says.
+    """
     parts = [
         "# Studies",
         "<!-- Written by launch/studies.sh; changes here are lost. -->",
         _SAID.get(plan.form.name, "") + "\n\n" + _how(plan, studies),
     ]
+    if left_out:
+        parts.append(
+            f"**Not run for this page: {', '.join(left_out)}.** `--only=NAME` runs one "
+            "of them."
+        )
     for name, study in studies.items():
         parts += [f"## {study.TITLE}", *study.write(plan), _commands(plan, name, study)]
     path = plan.pictures.parent / "studies.md"

@@ -201,8 +201,11 @@ def test_the_page_holds_tables_sentences_and_charts_of_every_study(
     plan.runner.run(
         ordered([s for study in studies.values() for s in study.steps(plan)])
     )
-    written = page.write(plan, studies)
+    left_out = [name for name in command.STUDIES if name not in names]
+    written = page.write(plan, studies, left_out)
     text = written.read_text()
+    said = f"Not run for this page: {', '.join(left_out)}."
+    assert (said in text) == bool(left_out)
     assert "This is the quick form" in text
     for study in studies.values():
         assert f"## {study.TITLE}" in text
