@@ -12,8 +12,8 @@ from studies.steps import ordered
 
 _SAID = {
     "quick": "**This is the quick form: a few steps on a few images with one seed. It "
-    "shows that every study runs from data to sentence, and where what stands; its "
-    "figures are those of networks that have hardly begun to learn.**",
+    "shows that a study runs from data to sentence, and where what stands; figures are "
+    "those of networks that have hardly begun to learn.**",
     "small": "This is the small form: narrow networks at 128x128, three seeds, forged "
     "data. It can tell what is large; it is no repetition of the documents.",
     "full": "This is the full form, on the shards that were given.",
@@ -30,7 +30,8 @@ def write(
     parts = [
         "# Studies",
         "<!-- Written by launch/studies.sh; changes here are lost. -->",
-        _SAID.get(plan.form.name, "") + "\n\n" + _how(plan, studies),
+        _SAID.get(plan.form.name, ""),
+        _how(plan, studies, f" --only={','.join(studies)}" * bool(left_out)),
     ]
     if left_out:
         parts.append(
@@ -54,7 +55,7 @@ def copy(page: Path, to: Path) -> None:
     shutil.copytree(page.with_suffix(""), charts)
 
 
-def _how(plan: Plan, studies) -> str:
+def _how(plan: Plan, studies, only: str) -> str:
     steps = ordered([step for study in studies.values() for step in study.steps(plan)])
     seconds = plan.runner.seconds(steps)
     form, said = plan.form, f"sdfl_jax {__version__}"
@@ -65,10 +66,11 @@ def _how(plan: Plan, studies) -> str:
             f"and re-rendered ones each"
         )
     return (
-        f"`bash launch/studies.sh DIR --photos=FOLDER{_flag(plan)}` wrote this page "
-        f"({said}): {len(seconds)} steps, {sum(seconds) / 60:.0f} minutes of them, the "
-        f"longest {max(seconds, default=0) / 60:.1f}. Intervals draw photographs, and "
-        "runs where there are several, anew (95 %, 1,000 resamples). A sentence below "
+        f"`bash launch/studies.sh DIR --photos=FOLDER{_flag(plan)}{only}` wrote this "
+        f"page ({said}): {len(seconds)} steps, which took {sum(seconds) / 60:.1f} "
+        f"minutes, the longest {max(seconds, default=0) / 60:.1f}. "
+        "Intervals draw photographs, and runs where there are several, anew (95 %, "
+        f"{form.resamples:,} resamples). A sentence below "
         "follows from its interval by rule (`studies/findings.py`): a direction holds "
         "where the whole interval lies on its side of zero; “the same” where it lies "
         "within ±.03 as a whole."

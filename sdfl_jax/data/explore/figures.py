@@ -29,7 +29,7 @@ def classes(counts: Counter) -> Figure:
     pies = [None, *order[:_SOURCES]] if len(order) > 1 else [None]
     columns = min(len(pies), 5)
     rows = -(-len(pies) // columns)
-    bars = 0.9 + 0.42 * len(order)
+    bars = 1.2 + 0.42 * len(order)
     figure = chart(bars + 2.1 * rows)
     above, below = figure.subfigures(2, 1, height_ratios=(bars, 2.1 * rows))
     axes = above.subplots()
@@ -48,7 +48,8 @@ def classes(counts: Counter) -> Figure:
     axes.invert_yaxis()
     axes.margins(x=0.12)
     axes.set_xlabel("images")
-    axes.legend(frameon=False, fontsize=9)
+    # Outside: bars of classes of one size leave no corner free.
+    above.legend(frameon=False, fontsize=9, loc="outside upper right", ncols=2)
     tidy(axes, "x")
     grid = below.subplots(rows, columns, squeeze=False).ravel()
     for axes in grid:
