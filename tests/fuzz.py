@@ -15,6 +15,7 @@ import zlib
 
 import imagecodecs
 import numpy as np
+import pillow_heif
 import tifffile
 from PIL import Image
 
@@ -236,9 +237,16 @@ def one_input(kind: str, rng: random.Random, folder: pathlib.Path, max_pixels: i
     return (lambda: damaged(rng.choice(files), rng)), read
 
 
+def heic(image: np.ndarray, **options) -> bytes:
+    file = io.BytesIO()
+    pillow_heif.from_pillow(Image.fromarray(image)).save(file, **options)
+    return file.getvalue()
+
+
 def modern_kinds(image: np.ndarray) -> dict[str, bytes]:
     """What phones and the web write today."""
     return {
+        "heic": heic(image, quality=90),
         "avif": by_pillow(image, "AVIF", quality=90),
         "jpeg xl": imagecodecs.jpegxl_encode(image, level=90),
         "jpeg xl container": imagecodecs.jpegxl_encode(image, usecontainer=True),

@@ -35,7 +35,7 @@ from jaxtyping import Integer, UInt8
 from PIL import Image
 
 from sdfl_jax import files
-from sdfl_jax.data import jpeg
+from sdfl_jax.data import jpeg, whole
 from sdfl_jax.data.folders import SUFFIXES
 from sdfl_jax.errors import InputError
 
@@ -360,6 +360,7 @@ def _open(data: bytes, max_pixels: int) -> tuple[np.ndarray, int]:
         if picture.format == "TIFF" and max(picture.tag_v2.get(258, (1,))) > 8:
             return _open_tiff(data, max_pixels)
         _refuse_large(*picture.size, len(picture.getbands()), max_pixels)
+        whole.refuse_damaged(data, math.prod(picture.size))
         if picture.format == "PNG":
             return _open_png(data, max_pixels), _orientation(picture)
         if picture.format in ("JPEG", "MPO"):
@@ -406,6 +407,7 @@ def _open_heif(data: bytes, max_pixels: int) -> np.ndarray:
         raise InputError("HEIC is read with: pip install pillow-heif.") from None
     picture = pillow_heif.open_heif(io.BytesIO(data), convert_hdr_to_8bit=True)
     _refuse_large(*picture.size, 4, max_pixels)
+    whole.refuse_damaged(data, math.prod(picture.size))
     return np.asarray(picture)
 
 
@@ -465,6 +467,7 @@ def _open_tiff(data: bytes, max_pixels: int) -> tuple[np.ndarray, int]:
             size > 0 and start + size <= len(data) for start, size in parts
         ):
             raise InputError("cannot be decoded (the file is truncated).")
+        whole.refuse_damaged(data, page.imagewidth * page.imagelength)
         # By libtiff, for tifffile's own LZW decoder crashes on damaged files.
         planes = imagecodecs.tiff_decode(data, index=0)
         orientation = page.tags.valueof(_ORIENTATION, default=1)

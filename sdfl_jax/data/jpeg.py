@@ -8,7 +8,9 @@ bytes follow there (phones write panoramas without one).
 """
 
 import dataclasses
+import math
 import re
+import struct
 
 import imagecodecs
 import numpy as np
@@ -54,6 +56,7 @@ class _Layout:
 
     frame: int = 0
     bits: int = 0
+    size: tuple[int, int] = (0, 0)
     components: bytes = b""
     segments: list[tuple[int, int, int]] = dataclasses.field(default_factory=list)
     scans: list[_Scan] = dataclasses.field(default_factory=list)
@@ -80,6 +83,15 @@ def decode(data: bytes, room: UInt8[np.ndarray, "..."]) -> UInt8[np.ndarray, "..
         planes, left = _up_to_trailer(_stripped(data, layout), layout, room)
     _refuse_lost(data, layout, left)
     return planes
+
+
+def check(data: bytes, max_pixels: int):
+    """`InputError` where `decode` would raise it, in room of the file's own size."""
+    layout = _lay_out(data)
+    if math.prod(layout.size) > max_pixels:
+        raise InputError(f"a JPEG file of more than {max_pixels:,} pixels.")
+    channels = len(layout.components)
+    decode(data, np.empty((*layout.size, channels)[: 2 + (channels > 1)], np.uint8))
 
 
 def unreadable(data: bytes) -> str | None:
@@ -116,6 +128,7 @@ def _lay_out(data: bytes) -> _Layout:
         content = data[begin + 4 : position]
         if marker in _FRAMES and not layout.frame and len(content) > 6:
             layout.frame, layout.bits = marker, content[0]
+            layout.size = struct.unpack(">HH", content[1:5])
             layout.components = content[6::3]
             layout.depth = np.full((len(layout.components), 64), 99)
         elif marker == _TABLES:
