@@ -4,6 +4,7 @@ import difflib
 import errno
 import functools
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable
 
@@ -65,7 +66,7 @@ def one_line(main: Callable) -> Callable:
 
 
 def _at_home(word: str) -> str:
-    name, equals, path = str(word).partition("=")
-    if name.startswith("--") and equals and path.startswith("~"):
-        return f"{name}={os.path.expanduser(path)}"
-    return word
+    """`--out=~/x` and `--sets=a=~/x,b=~/y` with the home folder's path."""
+    if not str(word).startswith("--"):
+        return word
+    return re.sub(r"(?<=[=,])~(?=/|$)", lambda _: os.path.expanduser("~"), word)

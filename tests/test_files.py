@@ -131,5 +131,6 @@ def test_the_home_folder_may_be_a_tilde(monkeypatch):
     monkeypatch.setenv("HOME", "/home/me")
     seen = one_line(lambda argv=None: argv or sys.argv[1:])
     assert seen(["--out=~/x", "~", "--a=~b/~", "-o=~"])[:2] == ["--out=/home/me/x", "~"]
+    assert seen(["--sets=a=~/x,b=~/y:3"]) == ["--sets=a=/home/me/x,b=/home/me/y:3"]
     monkeypatch.setattr(sys, "argv", ["x", "--out=~/x"])
     assert seen() == ["--out=/home/me/x"]

@@ -1,6 +1,5 @@
 """What a folder is searched for: found, told, or left out for a reason."""
 
-import io
 
 import imagecodecs
 import numpy as np
@@ -10,15 +9,7 @@ from PIL import Image
 from sdfl_jax.data import folders, images
 from sdfl_jax.data.layouts.common import image_files
 from sdfl_jax.errors import InputError
-from tests.fuzz import by_pillow, smooth
-
-
-def heic(image) -> bytes:
-    pillow_heif = pytest.importorskip("pillow_heif")
-    file = io.BytesIO()
-    pillow_heif.from_pillow(Image.fromarray(image)).save(file, quality=90)
-    return file.getvalue()
-
+from tests.fuzz import by_pillow, heic, smooth
 
 LARGE = np.kron(smooth(), np.ones((4, 5, 1), np.uint8))
 
@@ -33,7 +24,7 @@ LARGE = np.kron(smooth(), np.ones((4, 5, 1), np.uint8))
             ),
             3,
         ),
-        (lambda: heic(LARGE), 2),
+        (lambda: heic(LARGE, quality=90), 2),
         (lambda: imagecodecs.jpegxl_encode(LARGE, level=95), 1),
         (lambda: imagecodecs.jpegxl_encode(LARGE, usecontainer=True, level=95), 1),
         (

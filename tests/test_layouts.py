@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sdfl_jax.data import videos
+from sdfl_jax.data import records, videos
 from sdfl_jax.data.audit import __main__ as audit_command
 from sdfl_jax.data.build.builder import build
 from sdfl_jax.data.images import read_image, read_mask
@@ -25,6 +25,7 @@ from sdfl_jax.data.layouts.dealing import deal, parse_ratios
 from sdfl_jax.data.layouts.faces import spread
 from sdfl_jax.data.lists import read_list
 from sdfl_jax.errors import InputError
+from tests.fuzz import heic
 
 SPLITS = ("train", "val", "test")
 
@@ -168,9 +169,54 @@ def test_sizes_are_those_of_upright_images(tmp_path):
         pixels = np.random.default_rng(0).integers(0, 256, (32, 24, 3), np.uint8)
         Image.fromarray(pixels).save(root / "Tp" / f"{name}.{suffix}", exif=exif)
         assert read_image(root / "Tp" / f"{name}.{suffix}").shape == (24, 32, 3)
-        mask_file(root / "Gt" / f"{name}.png", (32, 24) if name == "d" else (24, 32))
+        mask_file(root / "Gt" / f"{name}.png", (30, 24) if name == "d" else (24, 32))
     assert len(run("imdlbenco_mani", root)) == 3
     assert rejected(tmp_path / "out").keys() == {"d.jpg"}
+    assert_build_reads(tmp_path / "out")
+
+
+def test_masks_drawn_on_the_stored_pixels_fit_as_they_do_in_a_build(tmp_path, capsys):
+    root, exif = tmp_path / "set", Image.Exif()
+    (root / "Tp").mkdir(parents=True)
+    stored = np.random.default_rng(0).integers(0, 256, (24, 32, 3), np.uint8)
+    for name, orientation in (("quarter", 6), ("half", 3), ("other", 8)):
+        exif[0x0112] = orientation
+        Image.fromarray(stored).save(root / "Tp" / f"{name}.png", exif=exif)
+        mask_file(root / "Gt" / f"{name}.png", (23 if name == "other" else 24, 32))
+    assert by_name(run("imdlbenco_mani", root)).keys() == {"quarter.png", "half.png"}
+    told = capsys.readouterr().out
+    assert "drawn on the pixels as stored (turned with it): 1x" in told
+    assert "(taken as after; --mask_as_stored turns it): 1x" in told
+    assert rejected(tmp_path / "out")["other.png"].startswith("wrong size: mask 32x23")
+    assert_build_reads(tmp_path / "out")
+
+
+def test_converted_masks_turn_with_their_images_in_a_build(tmp_path):
+    root, exif = tmp_path / "celebahq", Image.Exif()
+    for name in "abcdefghij":
+        picture(root / "lama" / "images" / f"{name}.png")
+        mask_file(root / "lama" / "masks" / f"{name}.png", invert=True)
+    exif[0x0112] = 6
+    stored = np.random.default_rng(0).integers(0, 256, (24, 32, 3), np.uint8)
+    Image.fromarray(stored).save(root / "lama" / "images" / "a.png", exif=exif)
+    row = by_name(run("celebahq_inpainting", root))["a.png"]
+    path = tmp_path / "out" / f"paths_{row['split']}.csv"
+    build(path, tmp_path / "shards", progress=False)
+    source = records.RecordSource(tmp_path / "shards")
+    found = [records.decode(source[i]) for i in range(len(source))]
+    (example,) = [e for e in found if e["name"].endswith("/a.png")]
+    np.testing.assert_array_equal(example["mask"][..., 0], np.rot90(region(), -1))
+
+
+def test_images_of_phones_are_laid_out(tmp_path):
+    root = tmp_path / "set"
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 96, 3), np.uint8)
+    (root / "Tp").mkdir(parents=True)
+    (root / "Tp" / "a.heic").write_bytes(heic(pixels))
+    (root / "Tp" / "b.jxl").write_bytes(imagecodecs.jpegxl_encode(pixels))
+    for name in "ab":
+        mask_file(root / "Gt" / f"{name}.png", (64, 96))
+    assert by_name(run("imdlbenco_mani", root)).keys() == {"a.heic", "b.jxl"}
     assert_build_reads(tmp_path / "out")
 
 
@@ -585,6 +631,17 @@ def test_paths_file_keeps_splits_and_mends_what_can_be(tmp_path, capsys):
         run("paths_file", root, out=root)
 
 
+def test_prefixes_of_listed_paths_are_replaced(tmp_path, capsys):
+    for index in range(10):
+        picture(tmp_path / "here" / f"{index}.png", index)
+    text = "".join(f"/gone/{index}.png None None 0\n" for index in range(10))
+    (tmp_path / "list.txt").write_text(text)
+    replace = f"--replace=/gone={tmp_path / 'here'}"
+    arguments = ["paths_file", f"--root={tmp_path / 'list.txt'}", "--workers=0"]
+    main([*arguments, f"--out={tmp_path / 'out'}", replace])
+    assert len(rows(tmp_path / "out")) == 10 and not rejected(tmp_path / "out")
+
+
 def test_imdlbenco_json(tmp_path):
     pairs = []
     for index in range(10):
@@ -771,6 +828,20 @@ def test_bad_videos_and_other_compressions(faces, capsys):
     (base / "Deepfakes/c23").rename(base / "Deepfakes/c40")
     with pytest.raises(InputError, match="no compression that all of its videos have"):
         run("faceforensics", faces)
+
+
+def test_a_mask_video_that_is_shorter_is_told_and_the_rest_not_used(faces):
+    base = faces / "manipulated_sequences/Deepfakes"
+    white = [np.full((HEIGHT, WIDTH, 3), 255, np.uint8)] * (FRAMES // 3)
+    video(base / "masks/videos/001_000.mp4", white)
+    found = run("faceforensics", faces, frames=4)
+    told = rejected(faces.parent / "out")["001_000.mp4"]
+    assert told.startswith(f"shorter: {FRAMES // 3} of the {FRAMES} frames of ")
+    assert told.endswith("; the rest is not used")
+    frames = [row["image"] for row in found if "001_000" in row["image"]]
+    assert frames and all(
+        int(Path(image).stem.split("_")[-1]) < FRAMES // 3 for image in frames
+    )
 
 
 @pytest.mark.parametrize("nested", [False, True])

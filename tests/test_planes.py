@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from sdfl_jax.data import images, records
+from sdfl_jax.data.batches import FileSource
 from sdfl_jax.data.build.builder import build
 from sdfl_jax.data.eval_sources import (
     ListSource,
@@ -161,6 +162,20 @@ def test_a_mask_with_an_orientation_of_its_own_is_upright_by_it(read):
     mask, warnings = read(turned_photo(6), drawn)
     np.testing.assert_array_equal(mask, images.turned(REGION, 6))
     assert not warnings
+
+
+@pytest.mark.parametrize("planes", [smooth(), smooth()[..., 0]])
+def test_sixteen_bits_that_hold_twelve_are_told(read, planes, tmp_path, capsys):
+    dark = imagecodecs.png_encode(planes.astype(np.uint16) * 16)
+    _, warnings = read(dark, grey(0, 255))
+    assert warnings == {"few_bits"}
+    (tmp_path / "dark.png").write_bytes(dark)
+    (tmp_path / "full.png").write_bytes(
+        imagecodecs.png_encode(planes.astype(np.uint16) * 257)
+    )
+    for name, told in (("dark", 1), ("full", 0)):
+        FileSource([tmp_path / f"{name}.png"])[0]
+        assert capsys.readouterr().err.count("12 bits or fewer") == told
 
 
 def test_a_mask_that_marks_nothing_is_told_in_both(read):

@@ -8,9 +8,11 @@ import cv2
 import jax
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
-from sdfl_jax.data import images, videos
+from sdfl_jax.data import folders, images, videos
 from sdfl_jax.devices import compiled
+from sdfl_jax.drawing import page
 from sdfl_jax.errors import InputError
 from sdfl_jax.metrics.calibration import VERDICTS
 from sdfl_jax.predict import __main__ as predict_command
@@ -46,7 +48,7 @@ def shapes(monkeypatch):
 
 def write_video(path: Path, pictures) -> Path:
     """A video of such frames, or of even grey where they are numbers; RATE a second."""
-    codec = {".mp4": "mp4v", ".avi": "MJPG"}[path.suffix]
+    codec = {".avi": "MJPG"}.get(path.suffix, "mp4v")
     writer = cv2.VideoWriter(
         str(path), cv2.VideoWriter_fourcc(*codec), RATE, (SIDE, SIDE)
     )
@@ -112,6 +114,22 @@ def test_frames_may_be_left_out(tmp_path, sampling, numbers):
     assert [frame.number for frame in found] == numbers
     for frame in found:  # and each is the frame it says it is
         assert np.abs(frame.image.astype(int) - 10 * frame.number).max() < 6
+
+
+@pytest.mark.parametrize("ending", [".3gp", ".ts", ".MTS", ".mov", ".mkv"])
+def test_films_of_phones_and_recorders_are_found_and_read(tmp_path, ending):
+    path = write_video(tmp_path / f"film{ending.lower()}", range(0, 140, 10))
+    path = path.rename(path.with_suffix(ending))
+    assert folders.find([tmp_path], videos.SUFFIXES) == [path]
+    assert len(list(videos.frames(path))) == 14
+
+
+def test_names_in_any_script_are_drawn_without_a_warning(tmp_path, recwarn):
+    figure = Figure()
+    figure.suptitle("照片 фото תמונה 😀 $1")
+    page.save(figure, tmp_path / "照片.png")
+    assert page.png(figure)[:4] == b"\x89PNG"
+    assert not [w for w in recwarn if "Glyph" in str(w.message)]
 
 
 def test_damaged_videos_are_one_line_each_and_the_rest_goes_on(

@@ -192,7 +192,7 @@ def test_image_that_crashes_its_decoder_is_named_by_every_tool(tmp_path, tool):
         "        return read(path, *rest)\n"
         "    return patched\n"
         "images.read_bytes = crashing(images.read_bytes)\n"
-        "masks.picture_size = crashing(masks.picture_size)\n"
+        "masks.images.upright_size = crashing(masks.images.upright_size)\n"
         "if __name__ == '__main__':\n"
         "    main(sys.argv[1:])\n"
     )

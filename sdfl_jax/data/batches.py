@@ -2,11 +2,13 @@
 
 import dataclasses
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 
 from sdfl_jax.data import coefficients, images, tiling
+from sdfl_jax.data.planes import WARNINGS
 from sdfl_jax.data.tiling import Batch
 from sdfl_jax.errors import InputError
 
@@ -43,12 +45,14 @@ class FileSource:
         path = self._paths[index]
         name = os.path.relpath(path, self._root).replace(os.sep, "/")
         try:
-            image = images.read_image(path)
+            image, notes = images.read_noted_image(path)
         except InputError as error:
             return {"name": name, "error": str(error)}
         example = unlabelled(name, image)
         if "jpeg" in self._inputs:
             example["encoded"] = images.read_bytes(path)
+        for note in notes:
+            print(f"Warning: {path}: {WARNINGS[note]}.", file=sys.stderr)
         return example
 
 

@@ -72,11 +72,23 @@ def read_image(
     path_or_bytes: str | os.PathLike | bytes, max_pixels: int = MAX_PIXELS
 ) -> UInt8[np.ndarray, "H W 3"]:
     """RGB of an image file, upright. `InputError` where it cannot be read whole."""
+    return read_noted_image(path_or_bytes, max_pixels)[0]
+
+
+def read_noted_image(
+    path_or_bytes: str | os.PathLike | bytes, max_pixels: int = MAX_PIXELS
+) -> tuple[UInt8[np.ndarray, "H W 3"], list[str]]:
+    """`read_image`, and what about it is worth a warning.
+
+    "few_bits": of 16 bits, 12 or fewer are used, so that the picture is nearly black.
+    Cameras and microscopes write 12 bits so, and then it is too dark by 16.
+    """
     planes = _decode(*_content(path_or_bytes), max_pixels)
+    notes = ["few_bits"] if planes.dtype == np.uint16 and planes.max() < 4096 else []
     if planes.shape[2] < 3:  # grey, with or without alpha
         grey = np.ascontiguousarray(_eight_bits(planes[..., 0]))
-        return cv2.cvtColor(grey, cv2.COLOR_GRAY2RGB)
-    return np.ascontiguousarray(_eight_bits(planes[..., :3]))
+        return cv2.cvtColor(grey, cv2.COLOR_GRAY2RGB), notes
+    return np.ascontiguousarray(_eight_bits(planes[..., :3])), notes
 
 
 def read_mask(
@@ -169,6 +181,23 @@ def orientation(data: bytes) -> int:
             return _orientation(picture)
     except Exception:
         return 1
+
+
+def upright_size(path: str | os.PathLike) -> tuple[tuple[int, int], int]:
+    """Height and width of a file's image as it is read, and its `orientation`.
+
+    Of its head alone, where that tells; `InputError` where it is no image.
+    """
+    try:
+        with Image.open(path, formats=FORMATS) as picture:
+            width, height = picture.size
+            if picture.format == "TIFF":  # whose size is upright already
+                return (height, width), picture.tag_v2.get(_ORIENTATION, 1)
+            turns = _orientation(picture)
+            return ((width, height) if turns in range(5, 9) else (height, width)), turns
+    except Exception:  # unknown to Pillow, or damaged
+        data = read_bytes(path)
+        return _decode(f"{path}: ", data, MAX_PIXELS).shape[:2], orientation(data)
 
 
 def turned(planes: np.ndarray, orientation: int) -> np.ndarray:

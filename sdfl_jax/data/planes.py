@@ -16,6 +16,7 @@ WARNINGS = {
     "alpha_shape": "mask of one colour (its alpha channel is the shape)",
     "no_coefficients": "image that is no JPEG file, or that its EXIF data turn (its "
     "coefficients are those of a JPEG of quality 100)",
+    "few_bits": "16-bit image that uses 12 bits or fewer (read as nearly black)",
     "duplicate": "image listed more than once (kept each time)",
     "mask_turned": "mask of an image that its EXIF data turn, drawn on the pixels as "
     "stored (turned with it)",
@@ -39,8 +40,7 @@ def read_planes(
     mask that has the size of the pixels as stored turns with it; where sizes do not
     tell, `mask_as_stored` does. `InputError` if they cannot be used.
     """
-    warnings = []
-    image = images.read_image(data)
+    image, warnings = images.read_noted_image(data)
     if mask is not None:
         turns = images.orientation(data)
         if images.orientation(mask) != 1:  # upright by itself
@@ -50,9 +50,11 @@ def read_planes(
         except InputError as error:
             raise InputError(f"{entry.mask}: {error}") from None
         warnings += notes
-        if turns in range(2, 9):
-            mask, notes = _turned(mask, image.shape[:2], turns, mask_as_stored)
-            warnings += notes
+        note = turn(mask.shape[:2], image.shape[:2], turns, mask_as_stored)
+        if note == "mask_turned":
+            mask = images.turned(mask, turns)
+        if note == "mask_turned" or mask.any():
+            warnings += [note] * bool(note)
         if mask.shape[:2] != image.shape[:2]:
             warnings.append("mask_size")
         if entry.label == 0:
@@ -71,17 +73,26 @@ def read_planes(
     return image, mask, warnings
 
 
-def _turned(mask, upright: tuple[int, int], orientation: int, as_stored: bool):
-    """The mask of an image of the size `upright` that was turned, turned if need be."""
+def turn(
+    size: tuple[int, int],
+    upright: tuple[int, int],
+    orientation: int,
+    as_stored: bool = False,
+) -> str:
+    """Whether a mask of a size turns with the image that `orientation` turned upright.
+
+    It does for "mask_turned", may have had to for "mask_unsure", and is upright for "".
+    """
+    if orientation not in range(2, 9):
+        return ""
     stored = upright[::-1] if orientation > 4 else upright
-    size = mask.shape[:2]
     if stored != upright and size in (stored, upright):
         before, after = size == stored, size == upright
     else:
         before, after = (_of_shape(size, other) for other in (stored, upright))
     if before and (as_stored or not after):
-        return images.turned(mask, orientation), ["mask_turned"]
-    return mask, ["mask_unsure"] if before and mask.any() else []
+        return "mask_turned"
+    return "mask_unsure" if before else ""
 
 
 def _of_shape(size: tuple[int, int], other: tuple[int, int]) -> bool:

@@ -28,6 +28,7 @@ from sdfl_jax.data.layouts.dealing import (
 )
 from sdfl_jax.data.layouts.masks import Check
 from sdfl_jax.data.lists import COLUMNS, SPLITS
+from sdfl_jax.data.planes import WARNINGS
 from sdfl_jax.data.setup import setup
 from sdfl_jax.data.workers import each
 from sdfl_jax.errors import InputError, one_line, valid
@@ -137,8 +138,8 @@ def _checked(items: list[Item], root: Path, options: Options):
                 bar=bar,
             )
         )
-    kept, refused, shares = [], [], []
-    for result, share in results:
+    kept, refused, shares, notes = [], [], [], Counter()
+    for result, share, note in results:
         shares += [] if share is None else [share]
         if isinstance(result, Refused):
             refused.append(result)
@@ -147,6 +148,10 @@ def _checked(items: list[Item], root: Path, options: Options):
             refused.append(Refused(result.image, reason))
         else:
             kept.append(result)
+            notes[note] += bool(note)
+    for note, number in notes.items():
+        if note:
+            print(f"Warning: {WARNINGS[note]}: {number}x, as it is read by the lists.")
     if shares and sum(share > 0.5 for share in shares) > len(shares) / 2:
         print(
             f"Warning: {sum(share > 0.5 for share in shares)} of {len(shares)} masks "

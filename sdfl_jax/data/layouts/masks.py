@@ -7,13 +7,10 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image
 
-from sdfl_jax.data import images
+from sdfl_jax.data import images, planes
 from sdfl_jax.data.layouts.common import Item, Refused
 from sdfl_jax.errors import InputError
-
-_ORIENTATION = 0x0112  # the EXIF tag; from 5 on the picture lies on its side
 
 
 def inverted(path: str) -> UInt8[np.ndarray, "H W 1"]:
@@ -60,55 +57,51 @@ class Check:
     root: str
     out: str
 
-    def __call__(self, item: Item) -> tuple[Item | Refused, float | None]:
-        """The item, its mask converted, or why it is refused; the share it marks.
+    def __call__(self, item: Item) -> tuple[Item | Refused, float | None, str]:
+        """The item, its mask converted, or why it is refused; the share it marks; and
+        whether the mask turns with its image (see `planes.turn`).
 
-        The share is known only of masks that were converted.
+        The share is known only of masks that were converted. What turns is left to
+        those who read the list: here it only has to fit.
         """
         for plane, path in (("image", item.image), ("mask", item.mask)):
             if path is not None and not os.path.isfile(path):
-                return Refused(item.image, f"no {plane}: {path} does not exist"), None
+                return (
+                    Refused(item.image, f"no {plane}: {path} does not exist"),
+                    None,
+                    "",
+                )
         try:
-            size = picture_size(item.image)
+            size, turns = images.upright_size(item.image)
             if item.mask is None:
-                return item, None
-            mask = None
+                return item, None, ""
             if item.convert:
                 mask = CONVERSIONS[item.convert](item.mask)
-            mask_size = picture_size(item.mask) if mask is None else mask.shape[:2]
+                mask_size = mask.shape[:2]
+                if images.orientation(images.read_bytes(item.mask)) != 1:
+                    turns = 1  # it was turned as it was read
+            else:
+                mask = None
+                mask_size, own = images.upright_size(item.mask)
+                turns = turns if own == 1 else 1
         except InputError as error:
-            return Refused(item.image, f"unreadable: {error}"), None
-        if mask_size != size:
+            return Refused(item.image, f"unreadable: {error}"), None, ""
+        note = planes.turn(mask_size, size, turns)
+        fits = mask_size[::-1] if note == "mask_turned" and turns > 4 else mask_size
+        if fits != size:
             reason = "wrong size: mask {1}x{0}, image {3}x{2}"
-            return Refused(item.image, reason.format(*mask_size, *size)), None
+            return Refused(item.image, reason.format(*mask_size, *size)), None, ""
         if mask is None:
-            return item, None
+            return item, None, note
         if mask.max() < 128:
             reason = f"empty mask: {item.mask} marks no pixel"
-            return Refused(item.image, reason), None
+            return Refused(item.image, reason), None, ""
         inside = os.path.relpath(item.mask, self.root).replace("..", "_")
         path = Path(self.out, "masks", images.png_name(inside))
         images.write_png(path, mask)
         item = dataclasses.replace(item, mask=str(path), convert="")
-        return item, float((mask >= 128).mean())
+        return item, float((mask >= 128).mean()), note
 
-    def lost(self, item: Item, reason: str) -> tuple[Refused, None]:
+    def lost(self, item: Item, reason: str) -> tuple[Refused, None, str]:
         """The answer for an item that ended the worker which looked at it."""
-        return Refused(item.image, f"unreadable: {reason}"), None
-
-
-def picture_size(path: str) -> tuple[int, int]:
-    """Height and width of an upright image, from the file's head alone."""
-    try:
-        with Image.open(path) as picture:
-            width, height = picture.size
-            exif = Image.Exif()
-            # `getexif` would decode a whole PNG; a TIFF's size is upright already.
-            if picture.format != "TIFF":
-                exif.load(picture.info.get("exif"))
-            turned = exif.get(_ORIENTATION, 1) >= 5
-    except Image.UnidentifiedImageError:
-        raise InputError(f"{path}: not an image.") from None
-    except Exception as error:  # decoders fed with broken files raise almost anything
-        raise InputError(f"{path}: cannot be decoded ({error}).") from None
-    return (width, height) if turned else (height, width)
+        return Refused(item.image, f"unreadable: {reason}"), None, ""
