@@ -1,6 +1,5 @@
 """What a folder is searched for: found, told, or left out for a reason."""
 
-
 import imagecodecs
 import numpy as np
 import pytest

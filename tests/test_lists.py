@@ -166,8 +166,49 @@ def test_bad_lines_are_rejected_by_number_and_the_rest_goes_on(listed):
     assert [entry.line for entry in entries] == [1, 7]
     assert [row.line for row in rejected] == [2, 3, 4, 5]
     reasons = [row.reason for row in rejected]
-    assert "1 columns" in reasons[0] and "blanks need tabs" in reasons[1]
+    assert "1 column;" in reasons[0] and "blanks need tabs" in reasons[1]
     assert "label '2'" in reasons[2] and "no image" in reasons[3]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a.jpg,1\nb.jpg,0\n",
+        "a.jpg fake\nb.jpg real\n",
+        "0\ta.jpg\t1\n1\tb.jpg\t0\n",
+        "a.jpg,None,1,\nb.jpg,None,0,\n",
+        '"a.jpg" "None" "1"\n"b.jpg"  "None" "0"\n',
+        "image_path,label\na.jpg,1\nb.jpg,0\n",
+        "Filename;Target\na.jpg;1\nb.jpg;0\n",
+        "image,label\n\u200ba.jpg\u200b,1\nb.jpg\xa0,0\n",
+    ],
+)
+def test_more_lists_of_plain_meaning(listed, text):
+    entries, rejected = listed(text)
+    assert [(e.image, e.label) for e in entries] == [("/r/a.jpg", 1), ("/r/b.jpg", 0)]
+    assert not rejected
+
+
+@pytest.mark.parametrize("label", ["255", "-1", "yes", "1e0"])
+@pytest.mark.parametrize("delimiter", [",", ";", "|", "\t", " "])
+def test_a_label_of_unknown_meaning_is_named(listed, label, delimiter):
+    line = delimiter.join(["a.jpg", "None", label])
+    assert f"label {label!r}; 0 is" in listed(line)[1][0].reason
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-be", "utf-32", "cp850", "mac_roman"])
+def test_more_encodings(listed, tmp_path, encoding):
+    (tmp_path / "été.jpg").touch()
+    (tmp_path / "b.jpg").touch()
+    text = "image,label\nété.jpg,0\nb.jpg,1\n".encode(encoding)
+    assert listed(text, root=None)[0][0].name == "été.jpg"
+
+
+def test_addresses_and_home_folders_in_lists(listed, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    entries, rejected = listed("~/a.jpg None 0\nhttps://x.org/b.jpg None 0\n")
+    assert [entry.image for entry in entries] == ["/home/me/a.jpg"]
+    assert rejected[0].reason == "an address on the net; download it first"
 
 
 def test_csv_line_that_ends_early_is_rejected(listed):
@@ -211,6 +252,10 @@ def test_names_that_are_not_utf8_survive(listed, tmp_path):
         ("\n  \n", "is empty"),
         ("image,label\n", "no line"),
         (b"\x89PNG\0\0", "not a text file"),
+        (b"PK\x03\x04\x14\0", "a spreadsheet or an archive"),
+        ("<!DOCTYPE html><title>404", "a web page"),
+        ('[["a.jpg", "m.png"]]', "JSON .sdfl data layouts imdlbenco_json"),
+        ('{"image": "a.jpg"}', "JSON"),
     ],
 )
 def test_what_is_no_list_is_an_error(listed, content, reason):

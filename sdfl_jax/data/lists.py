@@ -1,7 +1,7 @@
 """Lists of images: one line per example, in the layouts that the field uses.
 
 * `image mask edge label`, blanks between, `None` for what is missing (the reference);
-* `image mask label` (MVSS-Net), as above;
+* `image mask label` (MVSS-Net), as above, or `image label` alone;
 * either of them with tabs, commas, semicolons or bars between, so that paths may hold
   blanks, and with a column of line numbers before them;
 * any of these below a header that names `image`, `mask`, `edge`, `label`, `source`,
@@ -35,8 +35,27 @@ _LABELS = {
 }
 _LABEL_OF = {word: label for label, words in _LABELS.items() for word in words}
 
+# What else the columns are called.
+_COLUMN_OF = {
+    **dict.fromkeys(("path", "file", "filename", "file_name", "filepath"), "image"),
+    **dict.fromkeys(("img", "img_path", "image_path", "image_name"), "image"),
+    **dict.fromkeys(("mask_path", "mask_name", "gt", "gt_path"), "mask"),
+    **dict.fromkeys(("edge_path", "edge_mask"), "edge"),
+    **dict.fromkeys(("labels", "target", "is_fake", "manipulated"), "label"),
+}
+
 # Of lists that are no UTF-8, the one is taken by which files are found.
 _ENCODINGS = ("cp1252", "gb18030", "shift_jis", "euc_kr", "big5", "cp1251")
+_ENCODINGS += ("cp850", "mac_roman")
+_MARKS = {
+    b"\xff\xfe\0\0": "utf-32",
+    b"\0\0\xfe\xff": "utf-32",
+    b"\xff\xfe": "utf-16",
+    b"\xfe\xff": "utf-16",
+    b"\xef\xbb\xbf": "utf-8-sig",
+}
+
+_BLANK = " \t\r\n\v\f\xa0\u200b\u2060\ufeff"  # visible or not, around a cell
 
 _DELIMITERS = ("\t", ",", ";", "|")
 
@@ -114,10 +133,9 @@ def _texts(path: str) -> list[tuple[str, str]]:
         raise InputError(f"{path}: no such list of images.")
     with open(path, "rb") as file:
         data = file.read()
-    marks = {b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
-    marked = [name for mark, name in marks.items() if data.startswith(mark)]
-    if not marked and data[1:2] == b"\0" and data[:1] != b"\0":
-        marked = ["utf-16-le"]
+    marked = [name for mark, name in _MARKS.items() if data.startswith(mark)][:1]
+    if not marked and data[:2].count(0) == 1:
+        marked = ["utf-16-be" if data[0] == 0 else "utf-16-le"]
     texts = []
     for encoding in marked or ("utf-8", *_ENCODINGS):
         try:
@@ -129,9 +147,22 @@ def _texts(path: str) -> list[tuple[str, str]]:
         else:
             if encoding == "utf-8":
                 break
-    if not texts or "\0" in texts[0][1]:
-        raise InputError(f"{path}: not a text file, so not a list of images.")
+    other = _no_list(data)
+    if not texts or "\0" in texts[0][1] or other:
+        raise InputError(f"{path}: {other or 'not a text file'}, so no list of images.")
     return texts
+
+
+def _no_list(data: bytes) -> str:
+    """What a file is that was given for a list, where its first bytes tell."""
+    start = data[:256].lstrip().lower()
+    if data.startswith((b"PK\x03\x04", b"\xd0\xcf\x11\xe0")):
+        return "a spreadsheet or an archive (save a table as CSV)"
+    if start.startswith((b"<!doctype", b"<html", b"<?xml")):
+        return "a web page"
+    if start.startswith((b"[[", b'["', b"[{", b'{"')):
+        return "JSON (sdfl data layouts imdlbenco_json makes lists of IMDL-BenCo's)"
+    return ""
 
 
 def _parse(path: str, encoding: str, text: str, root: str, pairs) -> _Read:
@@ -179,7 +210,9 @@ def _without_contradictions(entries: list[Entry], rejected: list[Rejected]):
 def _cells(line: str, delimiter: str) -> list[str] | str:
     """The cells of a line, or why there are none."""
     if delimiter == " ":
-        return line.split()
+        if '"' not in line:
+            return line.split()
+        line = re.sub(" +", " ", line.strip())
     try:
         return next(csv.reader([line], delimiter=delimiter, skipinitialspace=True))
     except csv.Error as error:  # a column of more than 131,072 characters
@@ -191,6 +224,9 @@ def _header(line: str) -> tuple[str, list[str]] | None:
     for delimiter in (*_DELIMITERS, " "):
         cells = _cells(line, delimiter)
         names = [cell.strip().lower() for cell in cells if isinstance(cells, list)]
+        for other, column in _COLUMN_OF.items():
+            if other in names and column not in names:
+                names[names.index(other)] = column
         if "image" in names and "label" in names:
             return delimiter, names
     return None
@@ -205,8 +241,11 @@ def _by_name(names: list[str], cells: list[str] | str) -> dict[str, str] | str:
 def _unnamed(lines: list[tuple[int, str]]) -> list[tuple[int, dict[str, str] | str]]:
     """Columns of lines without a header by name, or why there are none."""
     rows = [_cells(line, _delimiter(line)) for _, line in lines]
+    for row in rows:
+        while isinstance(row, list) and len(row) > 2 and not row[-1].strip():
+            row.pop()  # behind a delimiter that ends the line
     if all(
-        isinstance(row, list) and len(row) > 3 and row[0].isdigit() and "." in row[1]
+        isinstance(row, list) and len(row) > 2 and row[0].isdigit() and "." in row[1]
         for row in rows
     ):
         rows = [row[1:] for row in rows]  # the first counts them
@@ -214,13 +253,18 @@ def _unnamed(lines: list[tuple[int, str]]) -> list[tuple[int, dict[str, str] | s
 
 
 def _delimiter(line: str) -> str:
-    """What parts a line: the one with a label behind its last, else blanks."""
+    """What parts a line: the one with a label behind its last, else the one that makes
+    columns enough, else blanks."""
     if "\t" in line:
         return "\t"
     for delimiter in _DELIMITERS:
-        head, _, last = line.rpartition(delimiter)
+        head, _, last = line.rstrip(f"{delimiter} ").rpartition(delimiter)
         if head and _label(last.strip().strip('"')) is not None:
             return delimiter
+    if _label(line.split()[-1].strip('"')) is None:
+        for delimiter in _DELIMITERS:
+            if len(_cells(line, delimiter)) in (2, 3, 4):
+                return delimiter
     return " "
 
 
@@ -231,7 +275,10 @@ def _columns(cells: list[str] | str) -> dict[str, str] | str:
         return _by_name(["image", "mask", "edge", "label"], cells)
     if len(cells) == 3:
         return _by_name(["image", "mask", "label"], cells)
-    reason = f"{len(cells)} columns; 'image mask edge label' has 4, without edge 3"
+    if len(cells) == 2 and _label(cells[1].strip()) is not None:
+        return _by_name(["image", "label"], cells)
+    columns = "1 column" if len(cells) == 1 else f"{len(cells)} columns"
+    reason = f"{columns}; 'image mask edge label' has 4, without edge 3"
     if len(cells) > 4:
         reason += " (paths with blanks need tabs or commas between the columns)"
     return reason
@@ -249,10 +296,13 @@ def _label(text: str) -> int | None:
 def _entry(number, row, root, pairs) -> Entry | Rejected:
     if isinstance(row, str):
         return Rejected(line=number, path="", reason=row)
-    row = {name: plain_cell(row.get(name, "").strip()) for name in COLUMNS}
+    row = {name: plain_cell(row.get(name, "").strip(_BLANK)) for name in COLUMNS}
     if _missing(row["image"]):
         return Rejected(line=number, path="", reason="no image path")
     label = _label(row["label"])
+    if re.match("(https?|ftp|s3|gs)://", row["image"], re.IGNORECASE):
+        reason = "an address on the net; download it first"
+        return Rejected(line=number, path=row["image"], reason=reason)
     if label is None:
         return Rejected(
             line=number,
@@ -347,7 +397,7 @@ def _locate(path: str, root: str, pairs) -> str:
         if path.replace("\\", "/").startswith(old.replace("\\", "/")):
             path = new + path[len(old) :]
             break
-    path = os.path.join(root, path)
+    path = os.path.join(root, os.path.expanduser(path) if path[:2] == "~/" else path)
     if path.isascii() and "\\" not in path or os.path.exists(path):
         return path
     # As Windows writes paths and macOS composes letters; a path may be so in earnest.
