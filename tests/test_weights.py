@@ -351,6 +351,7 @@ def test_checkpoints_of_the_field_are_read(tmp_path, write, path):
         content = {key: content}
     content |= {
         "args": Call(Global("argparse", "Namespace")),
+        "steps": Call(Global("__builtin__", "xrange")),
         "best": scalar(0.5),
         "seen": Call(Global("collections", "defaultdict"), Global("builtins", "list")),
         "path": Call(Global("pathlib", "PosixPath"), "/", "a"),

@@ -80,6 +80,7 @@ _NEVER = (
 _NEVER_NAMES = {"load", "_load_from_bytes", "loads", "eval", "exec", "system", "popen"}
 _PLAIN = {"set", "frozenset", "list", "tuple", "dict", "slice", "complex", "bytearray"}
 _PLAIN |= {"object", "int", "float", "bool", "str", "bytes", "range"}
+_PLAIN |= {"xrange", "long", "unicode"}  # the same in pickles of protocol 2
 
 
 def read_pth(path: str | os.PathLike) -> dict[str, np.ndarray]:
