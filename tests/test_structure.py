@@ -17,7 +17,7 @@ FLOORS = [
     {"ops", "devices", "drawing", "metrics", "losses", "optim"},
     # Inside `data`: files, then examples, then streams of them, then the tools.
     {"data", "data.setup", "data.jpeg", "data.videos", "data.lists", "data.origins"},
-    {"data.folders", "data.workers", "data.parts"},
+    {"data.folders", "data.workers", "data.parts", "data.whole"},
     {"data.images"},
     {"data.coefficients"},
     {"data.planes", "data.records", "data.transforms"},
