@@ -13,6 +13,7 @@ from sdfl_jax import models, weights
 from sdfl_jax.checkpoints import checkpoint
 from sdfl_jax.errors import InputError
 from sdfl_jax.evaluate import __main__ as evaluate_command
+from sdfl_jax.export import subject
 from sdfl_jax.predict import __main__ as predict_command
 from sdfl_jax.train import train
 from sdfl_jax.trees import matching
@@ -334,3 +335,23 @@ def test_a_training_run_is_never_overwritten(imported, tmp_path, capsys):
         command.main([*arguments, *SET])
     assert "holds something else" in capsys.readouterr().err
     assert [p.name for p in tmp_path.iterdir()] == ["config.json"]
+
+
+def test_a_network_whose_answers_are_no_numbers_is_not_written_for_others():
+    variables = jax.tree.map(lambda x: jnp.nan * x, random_variables("sdfl", **SMALL))
+    model = models.build("sdfl", **SMALL)
+    with pytest.raises(InputError, match="no numbers .*; nothing was written"):
+        subject.of_model(model, variables, (1, 64, 64, 3), {"network": "sdfl"})
+
+
+@pytest.mark.parametrize("bad", [0, 1])
+def test_no_number_is_the_worst_difference(bad):
+    images = [np.full((1, 8, 8, 3), value, np.uint8) for value in (0, 1)]
+    one = {"score": np.ones(1, np.float32)}
+    examples = [("black", images[0], one), ("grey", images[1], one)]
+    made = subject.Subject(None, None, (1, 8, 8, 3), {"network": "x"}, examples)
+    assert made.difference(lambda image: one) == 0
+    with pytest.raises(InputError, match="differs from JAX by inf"):
+        made.difference(
+            lambda image: {"score": np.array([np.nan if image.any() == bad else 1.0])}
+        )

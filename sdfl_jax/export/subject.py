@@ -129,6 +129,13 @@ def of_model(model, variables, shape: tuple[int, ...], about: dict) -> Subject:
         (name, image, jax.tree.map(np.asarray, compiled(image)))
         for name, image in _images(shape)
     ]
+    for name, _, given in examples:
+        for output, values in given.items():
+            if not np.isfinite(values).all():
+                raise InputError(
+                    f"{about['network']}: its output {output!r} on {name} holds values "
+                    "that are no numbers (NaN or infinity); nothing was written."
+                )
     outputs = {
         "mask_probs": "float32, batch x height x width: each pixel's probability of "
         "being manipulated",
