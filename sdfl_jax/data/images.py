@@ -431,13 +431,13 @@ def _open_png(data: bytes, max_pixels: int) -> np.ndarray:
 def _open_heif(data: bytes, max_pixels: int) -> np.ndarray:
     """HEIC as phones write it; libheif turns it upright itself."""
     try:
-        import pillow_heif
+        import pi_heif
     except ImportError:
-        raise InputError("HEIC is read with: pip install pillow-heif.") from None
-    picture = pillow_heif.open_heif(io.BytesIO(data), convert_hdr_to_8bit=True)
+        raise InputError("HEIC is read with: pip install pi-heif.") from None
+    picture = pi_heif.open_heif(io.BytesIO(data), convert_hdr_to_8bit=True)
     _refuse_large(*picture.size, 4, max_pixels)
     whole.refuse_damaged(data, math.prod(picture.size))
-    return np.asarray(picture)
+    return np.array(picture)  # a view would outlive its memory
 
 
 def _open_jpeg_xl(data: bytes, max_pixels: int) -> np.ndarray:

@@ -95,7 +95,8 @@ def _is_npz(path: pathlib.Path) -> bool:
 
 def _read_npz(path: pathlib.Path) -> dict[str, np.ndarray]:
     try:
-        with np.load(path, allow_pickle=False) as file:
+        # Opened here: NumPy would leave it open where it holds no archive.
+        with path.open("rb") as content, np.load(content, allow_pickle=False) as file:
             for entry in file.zip.infolist():
                 _refuse_beyond(file.zip, entry, path.stat().st_size)
             return {name: file[name] for name in file.files}
