@@ -261,8 +261,9 @@ class SelfCorrelation(nn.Module):
         x = Conv(self.features, 1, name="project")(x.astype(jnp.float32))
         blocks = fewer(x)
         x, there = blocks.values, blocks.there
-        counted = None if there is None else there[..., None]
-        x = x - jnp.mean(x, axis=1, keepdims=True, where=counted)
+        # Left out rather than None, which the converter to ONNX takes for a mask.
+        counted = {} if there is None else {"where": there[..., None]}
+        x = x - jnp.mean(x, axis=1, keepdims=True, **counted)
         x = x * jax.lax.rsqrt(jnp.sum(jnp.square(x), axis=-1, keepdims=True) + 1e-6)
         cosine = jnp.einsum("bic,bjc->bij", x, x)
         row, column = blocks.row, blocks.column  # b M
@@ -276,9 +277,8 @@ class SelfCorrelation(nn.Module):
             best = cosine[..., 0]
         else:
             best = jnp.max(jnp.where(near, -1.0, cosine), axis=-1)
-        mean = jnp.mean(
-            cosine, axis=-1, where=None if there is None else there[:, None]
-        )
+        counted = {} if there is None else {"where": there[:, None]}
+        mean = jnp.mean(cosine, axis=-1, **counted)
         return blocks.spread(jnp.stack([best, best - mean], axis=-1), size)
 
 

@@ -183,7 +183,8 @@ class Answering:
         """
         source = streams.FileSource(paths, root, self._inputs)
         examples = (source[i] for i in range(len(source)))
-        return self._streamed(examples, min(batch_size, len(source)))
+        rows = min(batch_size, len(source))
+        return self._streamed(examples, rows, canvas=self.canvas)
 
     def of_images(
         self,
