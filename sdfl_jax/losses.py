@@ -414,7 +414,8 @@ def _pixel_mean(losses, mask) -> Float[Array, "B"]:
     """Over the pixels of each image whose mask is not negative."""
     known = mask >= 0
     total = jnp.sum(jnp.where(known, losses, 0.0), axis=(1, 2, 3))
-    return total / jnp.maximum(jnp.sum(known, axis=(1, 2, 3)), 1)
+    count = jnp.sum(known, axis=(1, 2, 3), dtype=total.dtype)
+    return total / jnp.maximum(count, 1)
 
 
 def _dice(overlap, area):
