@@ -123,10 +123,11 @@ def test_it_is_trained_scored_and_shown(tmp_path):
     assert "<figcaption>confidence" in (tmp_path / "report/report.html").read_text()
 
     photo = tmp_path / "data/images/1.png"
-    (line,) = predict(str(tmp_path / "run"), str(tmp_path / "out"), [str(photo)])
+    network = Predictor(str(tmp_path / "run"))
+    (line,) = predict(lambda: network, str(tmp_path / "out"), [str(photo)])
     shown = cv2.imread(line["confidence"], 0)
     assert shown.mean() / 255 == pytest.approx(line["mean_confidence"], abs=5e-3)
-    answer = Predictor(str(tmp_path / "run")).predict(str(photo))
+    answer = network.predict(str(photo))
     sent = serve._as_json(answer)
     assert sent["confidence"].startswith("data:image/png;base64,")
     json.dumps(sent, allow_nan=False)

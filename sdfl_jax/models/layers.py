@@ -372,7 +372,7 @@ def max_pool(
 
     Padded beforehand: other formats have no word for padding within the pooling.
     """
-    lowest = jnp.finfo(x.dtype).min
+    lowest = float(jnp.finfo(x.dtype).min)
     x = canvas.cut_off(x, lowest) if window > strides else x
     if padding:
         sides = ((0, 0), (padding,) * 2, (padding,) * 2, (0, 0))
