@@ -338,7 +338,9 @@ def test_a_training_run_is_never_overwritten(imported, tmp_path, capsys):
 
 
 def test_a_network_whose_answers_are_no_numbers_is_not_written_for_others():
-    variables = jax.tree.map(lambda x: jnp.nan * x, random_variables("sdfl", **SMALL))
+    variables = jax.tree.map(
+        lambda x: jnp.full_like(x, jnp.nan), random_variables("sdfl", **SMALL)
+    )
     model = models.build("sdfl", **SMALL)
     with pytest.raises(InputError, match="no numbers .*; nothing was written"):
         subject.of_model(model, variables, (1, 64, 64, 3), {"network": "sdfl"})
@@ -349,7 +351,9 @@ def test_no_number_is_the_worst_difference(bad):
     images = [np.full((1, 8, 8, 3), value, np.uint8) for value in (0, 1)]
     one = {"score": np.ones(1, np.float32)}
     examples = [("black", images[0], one), ("grey", images[1], one)]
-    made = subject.Subject(None, None, (1, 8, 8, 3), {"network": "x"}, examples)
+    made = subject.Subject(
+        None, lambda image: one, (1, 8, 8, 3), {"network": "x"}, examples
+    )
     assert made.difference(lambda image: one) == 0
     with pytest.raises(InputError, match="differs from JAX by inf"):
         made.difference(
