@@ -374,6 +374,10 @@ def _manager(
             async_options=ocp.options.AsyncOptions(
                 post_finalization_callback=before_commit
             ),
+            # Processes meet at barriers by name, and two managers write at once.
+            multiprocessing_options=ocp.options.MultiprocessingOptions(
+                barrier_sync_key_prefix=folder.name
+            ),
         ),
         # Named, so that shapes can be read before anything is restored.
         item_handlers={
