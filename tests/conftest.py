@@ -42,10 +42,3 @@ def strict_types(request):
     how = "strict" if name in STRICT else "standard"
     with jax.numpy_dtype_promotion(how):
         yield
-
-
-@pytest.fixture(autouse=True, scope="module")
-def forget_programs():
-    """What one file compiled would stay in memory, several gigabytes by the end."""
-    yield
-    jax.clear_caches()
