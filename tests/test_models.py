@@ -170,6 +170,7 @@ def test_every_parameter_of_sdfl_has_a_gradient(sdfl_trained):
     assert [name for name, g in flat.items() if not np.any(g)] == []
 
 
+@pytest.mark.slow
 def test_three_steps_of_sdfl_equal_the_reference(sdfl):
     arrays, _ = golden.load("sdfl_steps_a")
     tx = optax.adamw(1e-4, weight_decay=1e-2)

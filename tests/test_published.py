@@ -240,6 +240,7 @@ def test_segformer_equals_transformers():
     case.check(np.transpose(kernel, (3, 2, 0, 1))[:8, :8], "grad_sr0", 5e-3)
 
 
+@pytest.mark.slow
 def test_adapted_vit_equals_its_authors():
     settings = dict(lora_rank=4, lora_alpha=8.0)
     case = network("vit_lora", "dinov3_lora_a", **settings)
@@ -276,6 +277,7 @@ def catnet():
     return network("catnet", "catnet_a")
 
 
+@pytest.mark.slow
 def test_catnet_equals_its_authors(catnet):
     arrays = catnet.golden
     jpeg = {"dct": jnp.asarray(arrays["dct_coef"]), "qtable": arrays["qtable"]}
@@ -318,6 +320,7 @@ def mesorch():
     return network("mesorch", "mesorch_a", drop_path=0.0)
 
 
+@pytest.mark.slow
 def test_mesorch_equals_its_authors(mesorch):
     outputs, seen = captured(mesorch.model, mesorch.variables, mesorch.golden["image"])
     mesorch.check(outputs.mask_logits, "eval_mask_logits")
@@ -353,6 +356,7 @@ def trufor(**settings) -> Case:
     return network("trufor", "trufor_a", **off, **settings)
 
 
+@pytest.mark.slow
 def test_trufor_equals_its_authors():
     case = trufor()
     outputs, seen = captured(case.model, case.variables, case.golden["image"])
