@@ -14,7 +14,7 @@ from sdfl_jax.data.damaged import DamagedRecords
 from sdfl_jax.devices import sharding
 from sdfl_jax.devices.processes import first_decides, gather, is_first
 from sdfl_jax.report import Log
-from sdfl_jax.training import batches as batching
+from sdfl_jax.training import train_data
 from sdfl_jax.training.experiment import (
     agree_with_config,
     build,
@@ -65,7 +65,7 @@ def _train(
     allow_config_change: bool,
 ):
     """`opened` closes what this opens, however the run ends."""
-    steps_per_epoch = batching.steps_per_epoch(config)
+    steps_per_epoch = train_data.steps_per_epoch(config)
     total_steps = config.total_steps or config.total_epochs * steps_per_epoch
     described = card.describe(
         config.to_dict(),
@@ -110,7 +110,7 @@ def _train(
     validation.resume(kept)
 
     step = int(state.step)
-    batches = batching.train_batches(config, start_step=step)
+    batches = train_data.train_batches(config, start_step=step)
     damaged = DamagedRecords(
         config.data.train, steps_per_epoch * config.batch_size // jax.process_count()
     )

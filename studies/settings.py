@@ -4,7 +4,7 @@ import json
 
 from sdfl_jax.drawing.page import save
 from sdfl_jax.report import charts
-from sdfl_jax.report.log import read_log
+from sdfl_jax.report.training_log import read_log
 from studies import findings
 from studies.findings import Claim
 from studies.plan import Plan

@@ -22,7 +22,7 @@ from PIL import Image
 from sdfl_jax.data import images
 from sdfl_jax.data.lists import read_list
 from sdfl_jax.errors import InputError
-from sdfl_jax.weights.files import read_weights
+from sdfl_jax.weights.formats import read_weights
 
 
 def smooth(height=40, width=60) -> np.ndarray:

@@ -15,7 +15,7 @@ from sdfl_jax.files import write_json
 from sdfl_jax.metrics.calibration import log10_ratio, verdict
 from sdfl_jax.predict.predictor import Predictor
 from sdfl_jax.report.__main__ import main
-from sdfl_jax.report.calibration import calibrate, cllr, measured
+from sdfl_jax.report.likelihood_ratios import calibrate, cllr, measured
 from tests import evaluations, tiny
 
 

@@ -14,7 +14,7 @@ from sdfl_jax.data import tiling
 from sdfl_jax.errors import InputError
 from sdfl_jax.models.outputs import Outputs, with_confidence
 from sdfl_jax.predict import serve
-from sdfl_jax.predict.outputs import predict
+from sdfl_jax.predict.output_folder import predict
 from sdfl_jax.predict.predictor import Predictor
 from sdfl_jax.train import train
 from tests import tiny

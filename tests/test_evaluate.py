@@ -18,7 +18,7 @@ from sdfl_jax.evaluate import scoring
 from sdfl_jax.evaluate.options import Options
 from sdfl_jax.files import write_json
 from sdfl_jax.predict import __main__ as predict_command
-from sdfl_jax.predict import outputs
+from sdfl_jax.predict import output_folder
 from sdfl_jax.predict.predictor import Predictor
 from sdfl_jax.train import train
 from tests import tiny
@@ -209,7 +209,9 @@ def test_one_photo_gets_the_mask_and_score_that_evaluation_gives_it(
         rows = {row["name"]: row for row in csv.DictReader(file)}
     name = next(iter(rows))
     path = f"{shards[1]}/../images/{name}"
-    (line,) = outputs.predict(lambda: Predictor(str(workdir)), str(tmp_path), [path])
+    (line,) = output_folder.predict(
+        lambda: Predictor(str(workdir)), str(tmp_path), [path]
+    )
     assert line["score"] == pytest.approx(float(rows[name]["score"]), abs=1e-4)
     masks = [cv2.imread(str(p), 0) for p in (line["mask"], report / "masks" / name)]
     np.testing.assert_allclose(masks[0], masks[1].astype(int), atol=1)

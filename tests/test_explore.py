@@ -11,7 +11,7 @@ from PIL import Image
 
 from sdfl_jax.data.build.builder import build
 from sdfl_jax.data.explore import __main__ as explore_command
-from sdfl_jax.data.explore import explorer, figures
+from sdfl_jax.data.explore import explorer, plots
 
 CHARTS = {
     "classes.png",
@@ -157,7 +157,7 @@ def test_charts_say_so_where_there_is_nothing_to_show(tree, tmp_path):
     path.write_text("0.png None None 0\n")
     examples = explorer.ListExamples(str(path), root=str(tree))
     found = explorer.measure(examples, [0], progress=False)
-    for figure in (figures.mask_area(found), figures.jpeg_quality(found)):
+    for figure in (plots.mask_area(found), plots.jpeg_quality(found)):
         assert "no " in figure.texts[0].get_text()
     explorer.explore(examples, tmp_path / "out", title="one", progress=False)
 
@@ -165,9 +165,9 @@ def test_charts_say_so_where_there_is_nothing_to_show(tree, tmp_path):
 def test_many_sources_share_what_has_no_room(tree):
     fact = explorer.facts(explorer.ListExamples(str(tree / "paths.txt")), 1)
     many = [fact._replace(source=f"{'long name ' * 4}{i}") for i in range(12)]
-    groups = figures._by_source(many, lambda f: f.area)
+    groups = plots._by_source(many, lambda f: f.area)
     assert len(groups) == 9 and len(groups["others"]) == 4
-    figures.classes(Counter({(f.source, 1): 5 for f in many} | {("", 0): 1}))
+    plots.classes(Counter({(f.source, 1): 5 for f in many} | {("", 0): 1}))
 
 
 @pytest.mark.parametrize(

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from sdfl_jax.data import folders, images, videos
+from sdfl_jax.data import images, search, videos
 from sdfl_jax.devices import compiled
 from sdfl_jax.drawing import page
 from sdfl_jax.errors import InputError
 from sdfl_jax.metrics.calibration import VERDICTS
 from sdfl_jax.predict import __main__ as predict_command
-from sdfl_jax.predict import outputs, predictor, timeline
+from sdfl_jax.predict import output_folder, predictor, timeline
 from sdfl_jax.steps import IMAGE_LEVEL_MASKS
 from tests import tiny
 from tests.fuzz import by_pillow
@@ -120,7 +120,7 @@ def test_frames_may_be_left_out(tmp_path, sampling, numbers):
 def test_films_of_phones_and_recorders_are_found_and_read(tmp_path, ending):
     path = write_video(tmp_path / f"film{ending.lower()}", range(0, 140, 10))
     path = path.rename(path.with_suffix(ending))
-    assert folders.find([tmp_path], videos.SUFFIXES) == [path]
+    assert search.find([tmp_path], videos.SUFFIXES) == [path]
     assert len(list(videos.frames(path))) == 14
 
 
@@ -251,7 +251,7 @@ def test_a_mask_that_no_network_gave_says_what_it_is(tmp_path):
         tmp_path / "run", model=network, best_metric="image_auc", mask_losses=()
     )
     path = tmp_path / "photos" / "0.png"
-    (line,) = outputs.predict(
+    (line,) = output_folder.predict(
         lambda: predictor.Predictor(str(folder)), str(tmp_path / "out"), [str(path)]
     )
     assert line["mask_source"] == IMAGE_LEVEL_MASKS["grad_cam"][0]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from sdfl_jax import report
-from sdfl_jax.report.log import grid
+from sdfl_jax.report.training_log import grid
 
 
 def lines(workdir):

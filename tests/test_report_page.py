@@ -14,7 +14,7 @@ from sdfl_jax import report
 from sdfl_jax.drawing import page
 from sdfl_jax.errors import InputError
 from sdfl_jax.report import charts, curves, facts, tables
-from sdfl_jax.report.log import read_log
+from sdfl_jax.report.training_log import read_log
 from tests import evaluations
 
 CHARTS = (

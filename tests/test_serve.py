@@ -23,10 +23,10 @@ from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
 from sdfl_jax.errors import InputError
-from sdfl_jax.examine.page import CANNOT
+from sdfl_jax.examine.html_report import CANNOT
 from sdfl_jax.metrics.calibration import VERDICTS
 from sdfl_jax.predict import __main__ as predict_command
-from sdfl_jax.predict import outputs, serve, waiting
+from sdfl_jax.predict import output_folder, serve, waiting
 from sdfl_jax.predict.predictor import Predictor
 from tests import tiny
 
@@ -106,7 +106,7 @@ def test_the_page_says_what_a_case_says_and_never_that_a_photo_is_authentic():
 def test_a_photo_gets_the_answer_that_the_command_gives(address, workdir, tmp_path):
     path = tmp_path / "photo.png"
     path.write_bytes(photo(40, 60))
-    (line,) = outputs.predict(
+    (line,) = output_folder.predict(
         lambda: Predictor(str(workdir)), str(tmp_path / "out"), [str(path)]
     )
     status, answer = post(address, path.read_bytes())

@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ FLOORS = [
     {"ops", "devices", "drawing", "metrics", "losses", "optim"},
     # Inside `data`: files, then examples, then streams of them, then the tools.
     {"data", "data.setup", "data.jpeg", "data.videos", "data.lists", "data.origins"},
-    {"data.folders", "data.workers", "data.parts", "data.whole"},
+    {"data.search", "data.workers", "data.parts", "data.whole"},
     {"data.images"},
     {"data.coefficients"},
     {"data.planes", "data.records", "data.transforms"},
@@ -93,13 +94,20 @@ def test_only_the_networks_rooms_know_flax_modules(path):
         assert room_of(module_of(path)) in ("models", "steps", "state")
 
 
+def test_no_two_files_have_one_name():
+    names = Counter(path.name for path in FILES)
+    twice = {name for name, count in names.items() if count > 1}
+    assert twice <= {"__init__.py", "__main__.py"}
+
+
 def test_data_starts_no_device():
     code = (
         "import sys, sdfl_jax.data.pipeline, sdfl_jax.data.eval_sources;"
         "import sdfl_jax.data.build.__main__, sdfl_jax.data.forge.__main__;"
         "import sdfl_jax.data.audit.__main__, sdfl_jax.data.explore.__main__;"
         "import sdfl_jax.data.layouts.__main__;"
-        "import sdfl_jax.data.tfds_builder.builder, sdfl_jax.data.explore.explorer;"
+        "import sdfl_jax.data.tfds_builder.sdfl_dataset_builder;"
+        "import sdfl_jax.data.explore.explorer;"
         "jax = sys.modules.get('jax');"
         "from jax._src import xla_bridge as x;"
         "sys.exit(bool(jax) and x.backends_are_initialized())"

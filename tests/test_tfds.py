@@ -15,7 +15,7 @@ from sdfl_jax.errors import InputError
 tfds = pytest.importorskip("tensorflow_datasets")
 
 from sdfl_jax.data.tfds_builder import __main__ as tfds_command  # noqa: E402
-from sdfl_jax.data.tfds_builder import builder  # noqa: E402
+from sdfl_jax.data.tfds_builder import sdfl_dataset_builder  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -72,14 +72,14 @@ def test_data_source_equals_the_shards(folder, tmp_path, capsys):
         "val": folder / "list.csv",
         "test": folder / "small",
     }
-    builder.prepare("study", tmp_path, splits)
+    sdfl_dataset_builder.prepare("study", tmp_path, splits)
     assert "1 of 7 lines rejected" in capsys.readouterr().out
     for split, shards in [("train", "shards"), ("val", "shards"), ("test", "small")]:
         examples = tfds.data_source("sdfl/study", split=split, data_dir=tmp_path)
         assert_equal_to_shards(examples, folder / shards)
     assert "tensorflow" not in sys.modules
     with pytest.raises(InputError, match="exists already"):
-        builder.prepare("study", tmp_path, splits)
+        sdfl_dataset_builder.prepare("study", tmp_path, splits)
 
 
 def test_others_read_it_without_this_package_or_tensorflow(folder, tmp_path):
@@ -118,5 +118,5 @@ def test_wrong_arguments_are_one_line(folder, arguments, reason, capsys, monkeyp
 def test_failed_attempt_does_not_stand_in_the_way(folder, tmp_path):
     (folder / "empty.csv").write_text("image,label\nmissing.png,0\n")
     with pytest.raises(InputError):
-        builder.prepare("x", tmp_path, {"train": folder / "empty.csv"})
-    builder.prepare("x", tmp_path, {"train": folder / "shards"})
+        sdfl_dataset_builder.prepare("x", tmp_path, {"train": folder / "empty.csv"})
+    sdfl_dataset_builder.prepare("x", tmp_path, {"train": folder / "shards"})

@@ -36,7 +36,7 @@ from PIL import Image
 
 from sdfl_jax import files
 from sdfl_jax.data import jpeg, whole
-from sdfl_jax.data.folders import SUFFIXES
+from sdfl_jax.data.search import SUFFIXES
 from sdfl_jax.errors import InputError
 
 MAX_PIXELS = 200_000_000  # 600 MB as RGB; beyond any camera, within most memories

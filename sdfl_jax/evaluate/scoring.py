@@ -17,7 +17,7 @@ from sdfl_jax.evaluate.writer import Writer, shared_folder
 from sdfl_jax.evaluators import Evaluation, Evaluator
 from sdfl_jax.files import write_csv, write_json
 from sdfl_jax.metrics.calibration import log10_ratio, verdict
-from sdfl_jax.report import calibration
+from sdfl_jax.report import likelihood_ratios
 
 _LISTED = 1000  # names of one kind in `metrics.json`
 
@@ -70,7 +70,7 @@ def evaluate(options: Options) -> dict | None:
         notes = scorer.finish(evaluation, notes)
         scores = _scores(evaluation, sets, options, scorer)
         if scorer.calibration:
-            found = calibration.measured(evaluation, scorer.calibration)
+            found = likelihood_ratios.measured(evaluation, scorer.calibration)
             scores["calibration"] = found
         if robustness:
             scores["robustness"] = robustness

@@ -11,7 +11,7 @@ import numpy as np
 from tqdm import tqdm
 
 from sdfl_jax import metrics, report
-from sdfl_jax.data import eval_sources, folders, images
+from sdfl_jax.data import eval_sources, images, search
 from sdfl_jax.devices import processes
 from sdfl_jax.files import new_folder
 
@@ -31,7 +31,7 @@ class Writer:
         self, folder: Path, sets: Sequence[eval_sources.DataSet], threshold: float
     ):
         self._folder = folder / "masks"
-        folders.mark_output(self._folder)
+        search.mark_output(self._folder)
         self._apart = len(sets) > 1
         self._first = processes.is_first()
         total = sum(len(part.source) for part in sets)

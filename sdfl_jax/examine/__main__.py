@@ -29,11 +29,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
     if args.workers < 1:
         raise InputError(f"--workers={args.workers}: 1 or more is expected.")
-    from sdfl_jax.data import folders
+    from sdfl_jax.data import search
     from sdfl_jax.examine.case import Case
 
     number = len(
-        folders.find(args.files, skip=[args.out])
+        search.find(args.files, skip=[args.out])
     )  # before a network is loaded for nothing
     case = Case(args.out, _predictor(args), _trusted(args.trusted))
     failed = 0

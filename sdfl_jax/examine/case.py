@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from sdfl_jax import __version__
-from sdfl_jax.data import folders
+from sdfl_jax.data import search
 from sdfl_jax.errors import InputError
-from sdfl_jax.examine import log, page, pdf
+from sdfl_jax.examine import html_report, log, pdf
 from sdfl_jax.examine.evidence import EVIDENCE, examine_line
 from sdfl_jax.examine.finding import Finding, text
 from sdfl_jax.examine.isolation import Workers
@@ -94,7 +94,7 @@ class Case:
         same version with the same network, is not looked at again while its files are
         as they were. Raises `InputError` for a path that there is not.
         """
-        found = [path.absolute() for path in folders.find(files, skip=[self.folder])]
+        found = [path.absolute() for path in search.find(files, skip=[self.folder])]
         root = os.path.commonpath({path.parent for path in found})
         named = {os.path.relpath(path, root): path for path in found}
         self.log.write("opened", {**self.ways, "photographs": len(named)})
@@ -128,7 +128,10 @@ class Case:
         ]
         write_csv(self.folder / TABLE, rows, COLUMNS)
         pictures = {row["folder"]: self._small(row["folder"]) for row in rows}
-        _write(self.folder / INDEX, page.index(rows, pictures, self.log.head).encode())
+        _write(
+            self.folder / INDEX,
+            html_report.index(rows, pictures, self.log.head).encode(),
+        )
         files = {name: log.sha256_of(self.folder / name) for name in (TABLE, INDEX)}
         self.log.write("closed", {"photographs": len(rows), "files": files})
 
@@ -136,7 +139,7 @@ class Case:
         for name in ("overlay.jpg", "photograph.jpg"):
             path = self.folder / folder / name
             if path.exists():
-                return page.smaller(path.read_bytes())
+                return html_report.smaller(path.read_bytes())
         return None
 
     def record(self, entry: dict):
@@ -239,7 +242,7 @@ class _Photograph:
             shutil.rmtree(target)
         for name, data in pictures.items():
             _write(target / name, data)
-        _write(target / "report.html", page.report(evidence, pictures).encode())
+        _write(target / "report.html", html_report.report(evidence, pictures).encode())
         if pdf.available():
             _write(target / "report.pdf", pdf.report(evidence, pictures))
         write_json(target / EVIDENCE_FILE, evidence)

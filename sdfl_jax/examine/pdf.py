@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from sdfl_jax.examine import page
+from sdfl_jax.examine import html_report
 from sdfl_jax.examine.evidence import TITLES
 
 _WIDTH = 180  # millimetres between the margins of A4
@@ -44,8 +44,8 @@ def report(evidence: Mapping, pictures: Mapping[str, bytes]) -> bytes:
     verdict = evidence["verdict"]
     _write(paper, verdict["verdict"].capitalize(), 14, bold=True)
     _write(paper, verdict["why"], 10)
-    _write(paper, page.cannot(evidence), 8.5, grey=90)
-    for term, value in page.heading(evidence).items():
+    _write(paper, html_report.cannot(evidence), 8.5, grey=90)
+    for term, value in html_report.heading(evidence).items():
         _write(paper, f"{term}: {value}", 8.5)
     for name, line in evidence["lines"].items():
         _line(paper, TITLES[name], line, pictures)
@@ -66,7 +66,7 @@ def _line(paper, title: str, line: Mapping, pictures: Mapping[str, bytes]):
     for word, key in (("How sure: ", "certainty"), ("What it cannot tell: ", "limits")):
         if line[key]:
             _write(paper, word + line[key], 8.5, grey=90)
-    rows = list(page.flat(line["found"]))
+    rows = list(html_report.flat(line["found"]))
     # Neither lists nor tables, which nobody reads on paper.
     rows = [row for row in rows if not re.search(r"\.\d", row[0])]
     rows = [row for row in rows if 0 < len(row[1]) <= _LONGEST]
@@ -79,7 +79,7 @@ def _pictures(paper, shown: list[tuple[bytes, str]]):
     """Broad pictures in rows of their own, others in pairs, captions underneath."""
     pair: list[tuple[bytes, str]] = []
     for one in shown:
-        width, height = page.size_of(one[0])
+        width, height = html_report.size_of(one[0])
         if width > 1.6 * height:
             _row(paper, pair)
             _row(paper, [one])
@@ -98,7 +98,7 @@ def _row(paper, shown: list[tuple[bytes, str]]):
     column = (_WIDTH - _GAP) / 2
     sizes = []
     for data, _ in shown:
-        width, height = page.size_of(data)
+        width, height = html_report.size_of(data)
         widest = column if width <= 1.6 * height else 150
         scale = min(widest / width, 95 / height)
         sizes.append((width * scale, height * scale))

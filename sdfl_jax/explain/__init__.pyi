@@ -1,6 +1,6 @@
+from .activations import IMAGE, find_layers, look, notable_layers
 from .cam import default_layer, grad_cam
 from .gradients import integrated_gradients, saliency
-from .layers import IMAGE, find_layers, look, notable_layers
 from .score import class_score, predicted_class
 
 METHODS: tuple[str, ...]

@@ -64,7 +64,7 @@ def main(argv=None):
 
 def _source(args) -> tuple[object, bool]:
     """Where the images come from, and whether their true classes are known."""
-    from sdfl_jax.data import folders, pipeline
+    from sdfl_jax.data import pipeline, search
     from sdfl_jax.data.eval_sources import ListSource
     from sdfl_jax.data.records import RecordSource
 
@@ -75,7 +75,7 @@ def _source(args) -> tuple[object, bool]:
         )
     if args.files:
         kept = [Path(args.out, name) for name in ("pictures", "layers", *METHODS)]
-        return pipeline.FileSource(folders.find(args.files, skip=kept)), False
+        return pipeline.FileSource(search.find(args.files, skip=kept)), False
     if args.data:
         return RecordSource(args.data), True
     return ListSource(args.paths_file), True

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from sdfl_jax.explain.layers import find_layers
+from sdfl_jax.explain.activations import find_layers
 from sdfl_jax.explain.score import Label, class_score
 from sdfl_jax.models import canvas
 from sdfl_jax.models.layers import resize

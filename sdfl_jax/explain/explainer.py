@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from sdfl_jax import explain
 from sdfl_jax.checkpoints import checkpoint
-from sdfl_jax.data import folders, images, pipeline
+from sdfl_jax.data import images, pipeline, search
 from sdfl_jax.devices import sharding
 from sdfl_jax.drawing import page
 from sdfl_jax.errors import InputError, valid
@@ -52,7 +52,7 @@ def run(
     """
     out, mesh = Path(out), sharding.data_mesh()
     for name in ("pictures", *methods, *(["layers"] if layers else [])):
-        folders.mark_output(out / name)
+        search.mark_output(out / name)
     model, config = trained.model, trained.config
     there = layer_shapes(trained)
     _known_methods(methods)

@@ -35,7 +35,7 @@ def main(argv=None):
         raise InputError(f"--every_seconds={args.every_seconds}: 0 or more.")
     # Imported late: help and mistakes are told within a second.
     from sdfl_jax.data.setup import setup
-    from sdfl_jax.predict.outputs import predict
+    from sdfl_jax.predict.output_folder import predict
 
     setup()
     failed = 0

@@ -27,7 +27,7 @@ from sdfl_jax.data.eval_sources import ListSource
 from sdfl_jax.errors import InputError, one_line
 from sdfl_jax.files import replacing
 from sdfl_jax.predict.predictor import Predictor
-from sdfl_jax.report import calibration
+from sdfl_jax.report import likelihood_ratios
 
 _THRESHOLDS = np.arange(0.05, 0.96, 0.025)
 
@@ -104,9 +104,9 @@ def ship(
 def _ratios(labels: np.ndarray, scores: np.ndarray) -> dict:
     """What likelihood ratios need, where there are images enough to know them."""
     counts = {"manipulated": int(labels.sum()), "authentic": int((labels == 0).sum())}
-    if min(counts.values()) < calibration.LEAST:
+    if min(counts.values()) < likelihood_ratios.LEAST:
         return {}
-    slope, intercept = calibration.logistic(labels, scores)
+    slope, intercept = likelihood_ratios.logistic(labels, scores)
     if slope <= 0:
         return {}
     return {"logistic": {"slope": slope, "intercept": intercept}, "images": counts}

@@ -1,9 +1,9 @@
 from .curves import roc_plot
 from .document import write_report
 from .gallery import Gallery
-from .log import Log
 from .pictures import overlay, picture_sheet
 from .tables import score_table, table
+from .training_log import Log
 
 __all__ = [
     "Gallery",

@@ -76,10 +76,10 @@ def _matrix(args):
 
 
 def _calibrate(args):
-    from sdfl_jax.report import calibration
+    from sdfl_jax.report import likelihood_ratios
 
-    found = calibration.write(args.run, args.out, args.false_alarms, args.test)
-    print("\n".join(calibration.lines(found)))
+    found = likelihood_ratios.write(args.run, args.out, args.false_alarms, args.test)
+    print("\n".join(likelihood_ratios.lines(found)))
 
 
 def _arguments() -> argparse.ArgumentParser:

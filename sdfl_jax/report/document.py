@@ -8,7 +8,7 @@ from sdfl_jax.evaluators import Evaluation
 from sdfl_jax.files import replacing
 from sdfl_jax.report import facts, tables
 from sdfl_jax.report.gallery import Gallery
-from sdfl_jax.report.log import read_log
+from sdfl_jax.report.training_log import read_log
 from sdfl_jax.report.webpage import webpage
 
 

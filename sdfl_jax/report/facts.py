@@ -130,7 +130,7 @@ def measured(scores: Mapping, evaluation: Evaluation) -> dict[str, str]:
 
 
 def verdicts(found: Mapping) -> str:
-    """What a calibration is worth here, see `report.calibration.measured`."""
+    """What a calibration is worth here, see `report.likelihood_ratios.measured`."""
     text = "; ".join(
         f"of {label} images "
         + ", ".join(f"{share:.1%} {verdict}" for verdict, share in shares.items())

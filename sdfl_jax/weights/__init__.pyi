@@ -1,5 +1,4 @@
 from .export import to_torch, write_safetensors
-from .files import read_weights
 from .foreign import (
     BOOKKEEPING,
     encoder_file,
@@ -8,7 +7,8 @@ from .foreign import (
     load_encoder,
     unused,
 )
-from .lora import merge_lora
+from .formats import read_weights
+from .merging import merge_lora
 
 __all__ = [
     "BOOKKEEPING",

@@ -18,7 +18,7 @@ from sdfl_jax.models import lora
 from sdfl_jax.trees import patterns
 from sdfl_jax.trees.matching import refuse
 from sdfl_jax.weights import torch_names
-from sdfl_jax.weights.files import read_weights
+from sdfl_jax.weights.formats import read_weights
 
 _WRAPPERS = 4  # that names may have around them
 

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from sdfl_jax import files
 from sdfl_jax.data import images, records
-from sdfl_jax.data.explore import figures
+from sdfl_jax.data.explore import plots
 from sdfl_jax.data.lists import Entry, nothing_usable, read_list
 from sdfl_jax.data.planes import read_planes
 from sdfl_jax.data.workers import each
@@ -297,15 +297,15 @@ def explore(
                 f"{title}: no image can be read; the first: {bad[0].error}"
             )
         drawn = {
-            "classes.png": figures.classes(counts),
-            "sizes.png": figures.sizes(good),
-            "mask_area.png": figures.mask_area(good),
-            "intensity.png": figures.intensity(good),
-            "jpeg_quality.png": figures.jpeg_quality(good),
+            "classes.png": plots.classes(counts),
+            "sizes.png": plots.sizes(good),
+            "mask_area.png": plots.mask_area(good),
+            "intensity.png": plots.intensity(good),
+            "jpeg_quality.png": plots.jpeg_quality(good),
         }
         shown = gallery(examples, _choose(list(zip(indices, measured, strict=True))))
         for place, (source, rows) in enumerate(shown.items(), start=1):
-            drawn[f"gallery_{place}.png"] = figures.gallery(source, rows)
+            drawn[f"gallery_{place}.png"] = plots.gallery(source, rows)
         for name, figure in drawn.items():
             page.save(figure, folder / name)
         text = _page(title, counts, good, bad, total, examples.rejected, folder, drawn)
@@ -359,11 +359,9 @@ def _table(counts: Counter) -> str:
             for label in (0, 1)
         ]
         name = "all" if source is None else source or "(no source)"
-        cells = zip(figures.CLASSES, numbers, strict=True)
+        cells = zip(plots.CLASSES, numbers, strict=True)
         rows.append({"source": name, **dict(cells), "images": sum(numbers)})
-    return page.table(
-        rows, {key: key for key in ("source", *figures.CLASSES, "images")}
-    )
+    return page.table(rows, {key: key for key in ("source", *plots.CLASSES, "images")})
 
 
 def _formats(good: Sequence[Facts]) -> str:

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from sdfl_jax.data.folders import SUFFIXES, files_below
 from sdfl_jax.data.images import read_image, read_labels
 from sdfl_jax.data.lists import SPLITS
+from sdfl_jax.data.search import SUFFIXES, files_below
 from sdfl_jax.data.workers import each
 from sdfl_jax.errors import InputError
 

@@ -27,7 +27,6 @@ from jaxtyping import UInt8
 from skimage.segmentation import felzenszwalb
 
 from sdfl_jax.data import pipeline, transforms
-from sdfl_jax.data.folders import SUFFIXES
 from sdfl_jax.data.forge.edits import edit
 from sdfl_jax.data.forge.history import INTERPOLATIONS, SUBSAMPLINGS, encode_jpeg
 from sdfl_jax.data.forge.objects import largest_part
@@ -35,6 +34,7 @@ from sdfl_jax.data.forge.paste import Unsuitable
 from sdfl_jax.data.forge.regions import bounding_box, oval_region, random_region
 from sdfl_jax.data.forge.swaps import swap
 from sdfl_jax.data.images import read_image
+from sdfl_jax.data.search import SUFFIXES
 from sdfl_jax.errors import InputError
 
 PREFIX = "forge:"

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from sdfl_jax.data.folders import files_below
+from sdfl_jax.data.search import files_below
 from sdfl_jax.errors import InputError
 
 TRAIN_VAL = "train+val"  # published as training images, some of which shall validate

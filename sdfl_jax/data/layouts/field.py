@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from sdfl_jax.data import origins
-from sdfl_jax.data.folders import files_below, mark_output
 from sdfl_jax.data.layouts.common import (
     Found,
     Item,
@@ -23,6 +22,7 @@ from sdfl_jax.data.layouts.common import (
     open_root,
     plain_stem,
 )
+from sdfl_jax.data.search import files_below, mark_output
 from sdfl_jax.errors import InputError
 
 _Key = Callable[[Path], str]

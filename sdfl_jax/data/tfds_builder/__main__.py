@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None):
     name, data_dir = arguments.pop("name"), arguments.pop("data_dir")
     # Imported late: help and mistakes are told within a second.
     from sdfl_jax.data.setup import setup
-    from sdfl_jax.data.tfds_builder.builder import prepare
+    from sdfl_jax.data.tfds_builder.sdfl_dataset_builder import prepare
 
     setup()
     builder = prepare(name, data_dir, splits, **arguments)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sdfl_jax.data import folders, images
+from sdfl_jax.data import images, search
 from sdfl_jax.data.layouts.common import image_files
 from sdfl_jax.errors import InputError
 from tests.fuzz import by_pillow, heic, smooth
@@ -92,14 +92,14 @@ def names(found, root):
     return [path.relative_to(root).as_posix() for path in found]
 
 
-@pytest.mark.parametrize("search", [lambda p: folders.find([p]), image_files])
-def test_images_are_found_and_others_told(tree, capsys, search):
-    assert names(search(tree), tree) == FOUND
+@pytest.mark.parametrize("find", [lambda p: search.find([p]), image_files])
+def test_images_are_found_and_others_told(tree, capsys, find):
+    assert names(find(tree), tree) == FOUND
     told = capsys.readouterr().err
     assert (
         "3 files that look like images are not read: f.jp2, h.psd, sub/g.CR2." in told
     )
-    search(tree)
+    find(tree)
     assert not capsys.readouterr().err  # once
 
 
@@ -114,7 +114,7 @@ def test_links_are_followed_and_lead_nowhere_twice(tree, tmp_path):
     (tree / "sub" / "up").symlink_to("..")
     (tree / "one.png").symlink_to(other / "x.png")
     (tree / "broken").symlink_to(tmp_path / "nowhere")
-    found = names(folders.find([tree]), tree)
+    found = names(search.find([tree]), tree)
     assert sorted(found) == sorted([*FOUND, "again/x.png", "one.png"])
 
 
@@ -122,23 +122,23 @@ def test_output_is_not_searched(tree, capsys):
     for name in ("out/masks/a.jpg.png", "masks/b.png", "mine/masks/c.png"):
         (tree / name).parent.mkdir(parents=True, exist_ok=True)
         (tree / name).touch()
-    folders.mark_output(tree / "out/masks")
-    found = names(folders.find([tree], skip=[tree / "masks"]), tree)
+    search.mark_output(tree / "out/masks")
+    found = names(search.find([tree], skip=[tree / "masks"]), tree)
     assert sorted(found) == sorted([*FOUND, "mine/masks/c.png"])
     assert "output of this program: out/masks" in capsys.readouterr().err
-    assert names(folders.find([tree / "masks"]), tree) == ["masks/b.png"]
+    assert names(search.find([tree / "masks"]), tree) == ["masks/b.png"]
 
 
 @pytest.mark.parametrize("path", ["https://x.org/a.jpg", "HTTP://x/y", "s3://b/a.png"])
 def test_addresses_are_to_be_downloaded_first(path):
     with pytest.raises(InputError, match="download it first"):
-        folders.find([path])
+        search.find([path])
 
 
 def test_the_home_folder_may_be_a_tilde(tree, monkeypatch):
     monkeypatch.setenv("HOME", str(tree))
-    assert names(folders.find(["~"]), tree) == FOUND
-    assert folders.find(["~/a.jpg"]) == [tree / "a.jpg"]
+    assert names(search.find(["~"]), tree) == FOUND
+    assert search.find(["~/a.jpg"]) == [tree / "a.jpg"]
 
 
 def test_no_two_images_have_one_place_for_their_mask():

@@ -8,7 +8,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from sdfl_jax import metrics
-from sdfl_jax.data import batches, folders, images, videos
+from sdfl_jax.data import batches, images, search, videos
 from sdfl_jax.errors import InputError
 from sdfl_jax.predict import timeline
 from sdfl_jax.predict.answer import Answer, Answering
@@ -53,13 +53,13 @@ def predict(
         checkpoint.
     """
     out = Path(out).expanduser()
-    found = folders.find(files, folders.SUFFIXES + videos.SUFFIXES, skip=_kept(out))
+    found = search.find(files, search.SUFFIXES + videos.SUFFIXES, skip=_kept(out))
     photos = [path for path in found if not videos.is_video(path)]
     films = [path for path in found if videos.is_video(path)]
     root = os.path.commonpath({path.absolute().parent for path in found})
     predictor = load()
     for folder in _kept(out)[: 3 if films else 2]:
-        folders.mark_output(folder)
+        search.mark_output(folder)
     bar = tqdm(unit="image", dynamic_ncols=True, file=sys.stderr)
     if photos:
         bar.total = len(photos) if not films else None
@@ -131,7 +131,7 @@ def _written(out: Path, name: str, answer: Answer) -> dict:
     written = {"mask": str(mask), "overlay": str(overlay)}
     if answer.confidence is not None:
         path = out / "confidence" / name
-        folders.mark_output(out / "confidence")
+        search.mark_output(out / "confidence")
         images.write_map(path, metrics.levels(answer.confidence))
         written["confidence"] = str(path)
     return answer.figures() | written
