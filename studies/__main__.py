@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.photos and not os.path.isdir(args.photos):
         raise InputError(f"--photos={args.photos}: no such folder.")
     photos = os.path.abspath(args.photos) if args.photos else None
-    runner = Runner(Path(args.dir).absolute(), fork)
+    runner = Runner(Path(args.dir).absolute(), fork, form.limit)
     plan = Plan(form, runner, photos)
     studies = {name: study(name) for name in names}
     steps = ordered([step for study in studies.values() for step in study.steps(plan)])

@@ -58,6 +58,7 @@ def copy(page: Path, to: Path) -> None:
 def _how(plan: Plan, studies, only: str) -> str:
     steps = ordered([step for study in studies.values() for step in study.steps(plan)])
     seconds = plan.runner.seconds(steps)
+    processor = sum(plan.runner.seconds(steps, "processor")) / 60
     form, said = plan.form, f"sdfl_jax {__version__}"
     if form.forged:
         counts = " + ".join(f"{n} {split}" for split, n in form.images.items())
@@ -68,7 +69,8 @@ def _how(plan: Plan, studies, only: str) -> str:
     return (
         f"`bash launch/studies.sh DIR --photos=FOLDER{_flag(plan)}{only}` wrote this "
         f"page ({said}): {len(seconds)} steps, which took {sum(seconds) / 60:.1f} "
-        f"minutes, the longest {max(seconds, default=0) / 60:.1f}. "
+        f"minutes ({processor:.1f} of processor time), the longest "
+        f"{max(seconds, default=0) / 60:.1f}. "
         "Intervals draw photographs, and runs where there are several, anew (95 %, "
         f"{form.resamples:,} resamples). A sentence below "
         "follows from its interval by rule (`studies/findings.py`): a direction holds "

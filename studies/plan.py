@@ -22,6 +22,7 @@ class Form:
 
     `images` are those of one forged set by split; `steps` those of training by study,
     None for what the config says. `narrow` takes the `:small` form of every config.
+    `limit` stops a step that takes more; 0 lets all run to their end.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Form:
     seconds: float = 0  # of training, of the comparison at equal time
     narrow: bool = True
     resamples: int = metrics.RESAMPLES
+    limit: int = 720  # processor seconds of a step: six minutes of two cores
 
     @property
     def forged(self) -> bool:
@@ -72,7 +74,7 @@ FORMS = {
         },
         seconds=40,
     ),
-    "full": Form("full", seeds=3, seconds=3600, narrow=False),
+    "full": Form("full", seeds=3, seconds=3600, narrow=False, limit=0),
 }
 
 

@@ -10,9 +10,11 @@ import dataclasses
 import hashlib
 import json
 import os
+import resource
 import runpy
 import shlex
 import shutil
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -59,17 +61,22 @@ def ordered(steps: Iterable[Step]) -> list[Step]:
     return list(found.values())
 
 
-def fork(module: str, flags: Sequence[str], log: Path) -> int:
+OVER = 124  # exit status of a command that took longer than it may
+
+
+def fork(module: str, flags: Sequence[str], log: Path, limit: int = 0) -> int:
     """Exit status of `python -m MODULE FLAGS`, whose output goes to `log`.
 
     A child of this process has its imports already, which a new Python would take
-    seconds for; this process must not have started a device.
+    seconds for; this process must not have started a device. After `limit` seconds of
+    processor time, where there is one, it is asked to stop (a training saves what it
+    has) and its status is `OVER`.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     sys.stdout.flush(), sys.stderr.flush()
     child = os.fork()
     if child == 0:
-        _become(module, flags, log)
+        _become(module, flags, log, limit)
     try:
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     except BaseException:
@@ -78,9 +85,23 @@ def fork(module: str, flags: Sequence[str], log: Path) -> int:
         raise
 
 
-def _become(module: str, flags: Sequence[str], log: Path):
-    status = 1
+def _become(module: str, flags: Sequence[str], log: Path, limit: int):
+    status, over = 1, False
+
+    def ask_to_stop(*_):
+        nonlocal over
+        if over:
+            return
+        over = True
+        if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
+            os._exit(OVER)
+        os.kill(os.getpid(), signal.SIGTERM)
+
     try:
+        if limit:
+            signal.signal(signal.SIGXCPU, ask_to_stop)
+            # Killed a minute later if it cannot listen, as in a long compilation.
+            resource.setrlimit(resource.RLIMIT_CPU, (limit, limit + 60))
         out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         for stream in (1, 2):
             os.dup2(out, stream)
@@ -96,14 +117,17 @@ def _become(module: str, flags: Sequence[str], log: Path):
         traceback.print_exc()
     finally:
         sys.stdout.flush(), sys.stderr.flush()
-        os._exit(status)
+        os._exit(OVER if over else status)
 
 
 class Runner:
-    """Runs steps below `folder`; `command` as `fork`, but for tests."""
+    """Runs steps below `folder`; `command` as `fork`, but for tests.
 
-    def __init__(self, folder: Path, command: Callable = fork):
-        self.folder, self._command = folder, command
+    No step may take more than `limit` seconds of processor time, if that is not 0.
+    """
+
+    def __init__(self, folder: Path, command: Callable = fork, limit: int = 0):
+        self.folder, self._command, self._limit = folder, command, limit
 
     def run(self, steps: Sequence[Step]) -> None:
         """Runs what is not done, under one progress line.
@@ -131,8 +155,14 @@ class Runner:
             shutil.rmtree(step.out)
         write_json(mark, {"key": key})
         log = self.folder / "logs" / f"{self._name(step).replace('/', '-')}.txt"
-        start = time.monotonic()
-        status = self._command(step.module, flags, log)
+        start, cpu = time.monotonic(), _children_seconds()
+        status = self._command(step.module, flags, log, self._limit)
+        if status == OVER:
+            raise InputError(
+                f"{self._name(step)} took more than {self._limit} s of processor "
+                f"time and was stopped ({log}). The same command goes on "
+                "from there; studies/plan.py has sizes."
+            )
         if status or not step.out.exists():
             lines = log.read_text(errors="replace").split("\n") if log.exists() else []
             last = [line for line in lines if line.strip()][-1:] or ["it said nothing"]
@@ -140,7 +170,11 @@ class Runner:
                 f"{self._name(step)} failed ({log}): {last[0].split(chr(13))[-1]} The "
                 "same command goes on from there."
             )
-        write_json(mark, {"key": key, "seconds": round(time.monotonic() - start, 1)})
+        taken = {
+            "seconds": time.monotonic() - start,
+            "processor": _children_seconds() - cpu,
+        }
+        write_json(mark, {"key": key} | {k: round(v, 1) for k, v in taken.items()})
 
     def flags(self, step: Step) -> list[str]:
         """All flags of a step; those that are measured only where they are known."""
@@ -154,10 +188,10 @@ class Runner:
         said = json.dumps([step.module, text, step.stamp, known])
         return hashlib.sha256(said.encode()).hexdigest()
 
-    def seconds(self, steps: Iterable[Step]) -> list[float]:
-        """How long each of the steps took that were run."""
+    def seconds(self, steps: Iterable[Step], of: str = "seconds") -> list[float]:
+        """How long each of the steps took that were run; `of` may be `processor`."""
         told = (_read(self._mark(step)) for step in steps if step.module)
-        return [mark["seconds"] for mark in told if "seconds" in mark]
+        return [mark[of] for mark in told if of in mark]
 
     def shown(self, step: Step) -> str:
         """The command of a step as a reader would give it, with DIR for the folder."""
@@ -178,6 +212,12 @@ class Runner:
 
     def _mark(self, step: Step) -> Path:
         return self.folder / ".done" / f"{self._name(step)}.json"
+
+
+def _children_seconds() -> float:
+    """Processor time of all children that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def _read(mark: Path) -> dict:

@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -38,7 +39,7 @@ class Pretender:
         self.asked, self._fails = [], fails
         self._written = {}
 
-    def __call__(self, module, flags, log) -> int:
+    def __call__(self, module, flags, log, limit) -> int:
         told = dict(f.removeprefix("--").partition("=")[::2] for f in flags)
         out = Path(told.get("out") or told["workdir"])
         self.asked.append(out)
@@ -139,7 +140,7 @@ def test_other_photographs_or_flags_run_what_rests_on_them_again(tmp_path, photo
 def test_a_result_of_other_flags_is_cleared_and_an_interrupted_one_kept(tmp_path):
     seen = []
 
-    def told(module, flags, log):
+    def told(module, flags, log, limit):
         out = tmp_path / "run"
         seen.append((out / "half").exists())
         out.mkdir(exist_ok=True)
@@ -167,6 +168,40 @@ def test_what_a_step_prints_goes_to_its_log_and_its_status_comes_back(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_step_that_takes_too_long_is_stopped_and_told(tmp_path):
+    (tmp_path / "endless.py").write_text("while True:\n    pass\n")
+    (tmp_path / "saving.py").write_text(
+        "import pathlib, signal\n"
+        "ends = []\n"
+        "signal.signal(signal.SIGTERM, lambda *_: ends.append(1))\n"
+        "while not ends:\n    pass\n"
+        f"pathlib.Path({str(tmp_path / 'saved')!r}).touch()\n"
+    )
+    code = (
+        "from studies import steps; from pathlib import Path\n"
+        f"folder = Path({str(tmp_path)!r})\n"
+        "runner = steps.Runner(folder, limit=1)\n"
+        "for module in ('endless', 'saving'):\n"
+        "    try:\n"
+        "        runner.run([steps.Step(folder / module, module)])\n"
+        "    except steps.InputError as error:\n"
+        "        print(error)\n"
+    )
+    told = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    lines = told.stdout.splitlines()
+    assert len(lines) == 2, told.stderr
+    for module, line in zip(("endless", "saving"), lines, strict=True):
+        assert line.startswith(f"{module} took more than 1 s of processor time")
+    assert (tmp_path / "saved").exists()
 
 
 @pytest.mark.parametrize(
