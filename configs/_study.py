@@ -53,7 +53,7 @@ def small(config):
     if config.model.name != "mvssnet":
         config.model.width = 32
         config.model.pyramid_width = 32
-        config.model.bins = (1, 2, 4)  # the deepest level is 4x4
+        config.model.bins = (1, 2, 4)  # the deepest map is 4x4
         config.model.grid_norm = "group"
     config.mask_losses = ("bce", "dice")
     config.dice = "manipulated"

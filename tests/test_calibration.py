@@ -175,7 +175,7 @@ def test_a_calibration_beside_a_run_is_used_wherever_it_answers(
     assert answer.verdict == verdict(answer.score, known)
     assert answer.log10_ratio == log10_ratio(answer.score, known)
     assert answer.manipulated == (answer.verdict == "manipulated")
-    told = answer.figures()
+    told = answer.summary()
     assert told["log10_likelihood_ratio"] == round(answer.log10_ratio, 2)
 
     table = tiny.write_images(tmp_path / "images", 6)

@@ -171,7 +171,7 @@ def test_a_mixed_folder_scores_as_size_by_size_with_few_programs(
     plain, counted, plain_loss, shapes = evaluated(listed, run, out)
     assert len(shapes) == 3
     np.testing.assert_allclose(scores, plain, atol=1e-5)
-    moved = np.abs(np.cumsum(histograms - counted, axis=-1)).sum()  # pixels x levels
+    moved = np.abs(np.cumsum(histograms - counted, axis=-1)).sum()  # pixels x values
     assert moved <= 1e-3 * counted.sum()
     assert loss == pytest.approx(plain_loss, abs=1e-5)
 

@@ -6,7 +6,7 @@ import pytest
 
 from sdfl_jax.data import eval_sources, pipeline
 from sdfl_jax.data.build import __main__ as build_command
-from sdfl_jax.data.degrade import LEVELS, Degradation
+from sdfl_jax.data.degrade import STRENGTHS, Degradation
 from sdfl_jax.data.records import RecordSource
 from sdfl_jax.errors import InputError
 from tests import tiny
@@ -24,24 +24,24 @@ def example(height=96, width=128, name="a.png", **changes) -> dict:
     return {"image": image, "mask": mask} | known | size | changes
 
 
-def change(kind, level, **changes) -> np.ndarray:
+def change(kind, strength, **changes) -> np.ndarray:
     before = example(**changes)
-    return np.float64(Degradation(kind, level)(before)["image"]) - before["image"]
+    return np.float64(Degradation(kind, strength)(before)["image"]) - before["image"]
 
 
-@pytest.mark.parametrize("kind", LEVELS)
+@pytest.mark.parametrize("kind", STRENGTHS)
 def test_every_level_gives_a_whole_example_and_leaves_the_old_one(kind):
     before = example()
     kept = {name: np.copy(value) for name, value in before.items()}
-    for level in LEVELS[kind][1]:
-        after = Degradation(kind, level)(before)
+    for strength in STRENGTHS[kind][1]:
+        after = Degradation(kind, strength)(before)
         assert after.keys() == before.keys()
         size = (after["height"], after["width"])
         assert after["image"].shape == (*size, 3) and after["image"].dtype == np.uint8
         assert after["mask"].shape == (*size, 1)
         np.testing.assert_array_equal(after["original_mask"], after["mask"][..., 0])
         assert set(np.unique(after["mask"])) <= {0, 255}
-        again = Degradation(kind, level)(example())
+        again = Degradation(kind, strength)(example())
         np.testing.assert_array_equal(after["image"], again["image"])
     for name, value in kept.items():
         np.testing.assert_array_equal(value, before[name])
@@ -49,14 +49,14 @@ def test_every_level_gives_a_whole_example_and_leaves_the_old_one(kind):
 
 @pytest.mark.parametrize("kind", ["noise", "crop"])
 def test_draws_follow_from_the_name(kind):
-    level = LEVELS[kind][1][2]
+    strength = STRENGTHS[kind][1][2]
     one, other = (
-        Degradation(kind, level)(example(name=name))["image"] for name in ("a", "b")
+        Degradation(kind, strength)(example(name=name))["image"] for name in ("a", "b")
     )
     assert not np.array_equal(one, other)
 
 
-def test_levels_are_in_their_units():
+def test_strengths_are_in_their_units():
     noise = change("noise", 7, image=np.full((96, 128, 3), 128, np.uint8))
     assert noise.std() == pytest.approx(7, rel=0.02)
     assert noise.mean() == pytest.approx(0, abs=0.1)
@@ -73,15 +73,15 @@ def test_levels_are_in_their_units():
 
 
 @pytest.mark.parametrize("kind", ["jpeg", "blur", "noise", "social"])
-def test_higher_levels_change_more(kind):
-    sizes = [np.abs(change(kind, level)).mean() for level in LEVELS[kind][1]]
+def test_later_strengths_change_more(kind):
+    sizes = [np.abs(change(kind, strength)).mean() for strength in STRENGTHS[kind][1]]
     assert sizes == sorted(sizes) and sizes[0] < sizes[-1]
 
 
 @pytest.mark.parametrize("kind", ["crop", "resize"])
 def test_masks_stay_under_their_images(kind):
-    for level in LEVELS[kind][1]:
-        after = Degradation(kind, level)(example())
+    for strength in STRENGTHS[kind][1]:
+        after = Degradation(kind, strength)(example())
         wrong = (after["image"][..., 0] >= 128) != (after["mask"][..., 0] >= 128)
         assert wrong.mean() < 0.02 and (kind == "resize" or not wrong.any())
 

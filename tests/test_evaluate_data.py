@@ -336,15 +336,15 @@ def test_flips_average_the_four_mirror_images():
 def test_robustness_gives_a_curve_for_every_figure(
     workdir, shards, tmp_path, monkeypatch
 ):
-    levels = {"jpeg": ("quality", (100, 50)), "resize": ("factor", (0.5, 2.0))}
-    monkeypatch.setattr(degrade, "LEVELS", levels)
+    strengths = {"jpeg": ("quality", (100, 50)), "resize": ("factor", (0.5, 2.0))}
+    monkeypatch.setattr(degrade, "STRENGTHS", strengths)
     common = (f"--workdir={workdir}", f"--data={shards}")
     scores = run(tmp_path / "out", *common, "--robustness")
     assert list(scores["robustness"]) == ["jpeg", "resize"]
-    for kind, (unit, at) in levels.items():
+    for kind, (unit, at) in strengths.items():
         curve = scores["robustness"][kind]
-        assert (curve["unit"], curve["level"]) == (unit, list(at))
-        assert set(curve) == {"unit", "level", *scores["standard"]}
+        assert (curve["unit"], curve["strength"]) == (unit, list(at))
+        assert set(curve) == {"unit", "strength", *scores["standard"]}
         assert all(len(curve[name]) == 2 for name in scores["standard"])
     before = scores["standard"]["pixel_auc_manipulated"]
     assert scores["robustness"]["jpeg"]["pixel_auc_manipulated"][1] != before

@@ -129,7 +129,7 @@ def test_grad_cam_and_saliency_equal_pytorch(live):
             found[f"saliency{label}"] = explain.saliency(*given, label)
             found[f"level1_cam{label}"] = explain.grad_cam(*given, label=label)
             found[f"level0_cam{label}"] = explain.grad_cam(
-                *given, "encoder/level0", label
+                *given, "encoder/map0", label
             )
         return found
 
@@ -217,16 +217,16 @@ def test_watching_changes_nothing_and_sees_noise_and_mask(network):
 def test_a_perturbation_is_added_before_the_next_layer():
     _, variables, image = two_classes()
     model, perturbation = TwoClasses(), jnp.ones((2, 5, 7, 8))
-    plain, maps = watch(model, variables, image, keep=["encoder/level1"])
+    plain, maps = watch(model, variables, image, keep=["encoder/map1"])
     perturbed, after = watch(
         model,
         variables,
         image,
-        keep=["encoder/level1"],
-        perturbations={"encoder/level1": perturbation},
+        keep=["encoder/map1"],
+        perturbations={"encoder/map1": perturbation},
     )
     np.testing.assert_allclose(
-        after["encoder/level1"], maps["encoder/level1"] + 1, rtol=1e-6
+        after["encoder/map1"], maps["encoder/map1"] + 1, rtol=1e-6
     )
     expected = variables["params"]["fc"]["kernel"].sum(axis=0)
     difference = perturbed.class_logits - plain.class_logits
@@ -236,7 +236,7 @@ def test_a_perturbation_is_added_before_the_next_layer():
 def test_a_stage_is_perturbed_where_the_next_one_sees_it():
     _, variables, image = two_classes()
     given = (TwoClasses(), variables, image.shape)
-    assert origin(*given, "encoder/level0") == "encoder/stage0"
+    assert origin(*given, "encoder/map0") == "encoder/stage0"
     assert origin(*given, "encoder/stage1/conv") == "encoder/stage1/conv"
 
 
@@ -251,17 +251,17 @@ def test_blocks_that_are_recomputed_are_seen_as_well():
         init = lambda rng, x, m=model: m.init(rng, x, train=False)
         variables = jax.eval_shape(init, key, image)
         given = (model, variables, image.shape)
-        found.append((shapes(*given), origin(*given, "encoder/level1")))
+        found.append((shapes(*given), origin(*given, "encoder/map1")))
     assert found[0] == found[1] and found[0][1] == "encoder/layer2_1"
 
 
 def test_an_unknown_layer_is_refused_with_the_nearest(network):
-    with pytest.raises(InputError, match="No layer .*did you mean 'encoder/level1'"):
-        explain.grad_cam(*network, layer="encoder/leve1")
+    with pytest.raises(InputError, match="No layer .*did you mean 'encoder/map1'"):
+        explain.grad_cam(*network, layer="encoder/mop1")
 
 
 def test_the_default_layer_is_the_last_stage_of_the_encoder():
-    assert explain.default_layer({"encoder/level0": (1, 8, 8, 4)}) == "encoder/level0"
+    assert explain.default_layer({"encoder/map0": (1, 8, 8, 4)}) == "encoder/map0"
     there = {
         "down": (1, 8, 8, 4),
         "bottom": (1, 4, 4, 8),
@@ -295,7 +295,7 @@ def test_the_command_explains_a_list_by_its_true_classes(workdir, tmp_path, caps
     out = tmp_path / "out"
     options = [
         f"--workdir={workdir}",
-        "--layers=image,encoder/level0",
+        "--layers=image,encoder/map0",
         "--steps=2",
         "--max_side=64",
     ]
@@ -352,9 +352,7 @@ def test_the_command_refuses_in_one_line(workdir, tmp_path, capsys):
     tiny.write_images(tmp_path, 1)
     assert "one of them" in error()
     assert "one of them" in error(str(photo), "--data=shards")
-    assert "did you mean 'encoder/level0'" in error(
-        str(photo), "--layers=encoder/levl0"
-    )
+    assert "did you mean 'encoder/map0'" in error(str(photo), "--layers=encoder/mop0")
     assert "No method 'salience'" in error(str(photo), "--methods=salience")
     assert "No layer 'x'" in error(str(photo), "--cam_layer=x")
 
@@ -362,4 +360,4 @@ def test_the_command_refuses_in_one_line(workdir, tmp_path, capsys):
 def test_layers_are_listed(workdir, capsys):
     command.main([f"--workdir={workdir}", "--list_layers"])
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "image  32x32x3" and "encoder/level0  8x8x8" in lines
+    assert lines[0] == "image  32x32x3" and "encoder/map0  8x8x8" in lines

@@ -89,18 +89,18 @@ def test_pixel_figures_equal_scikit_learn_image_by_image(golden, golden_tables):
 def test_ties_count_as_in_scikit_learn(seed, distinct, height, width):
     rng = np.random.default_rng(seed)
     mask = rng.choice(np.array([0, 90, 127, 128, 255], np.uint8), (height, width))
-    level = rng.choice(np.linspace(0, 255, distinct).astype(np.uint8), (height, width))
-    found = metrics.per_image(metrics.histogram(mask, level)[None])
-    true, called = (mask >= 128).ravel(), (level >= 128).ravel()
+    values = rng.choice(np.linspace(0, 255, distinct).astype(np.uint8), (height, width))
+    found = metrics.per_image(metrics.histogram(mask, values)[None])
+    true, called = (mask >= 128).ravel(), (values >= 128).ravel()
     if 0 < true.sum() < true.size:
-        expected = scikit_learn_pixels(true, level.ravel() / 255, 128 / 255)
+        expected = scikit_learn_pixels(true, values.ravel() / 255, 128 / 255)
         assert {k: found[k][0] for k in expected} == pytest.approx(expected, abs=1e-12)
     else:
         assert np.isnan(found["pixel_auc"][0])
     if true.any():
-        cuts = [scores_at(true, level.ravel(), cut) for cut in range(256)]
+        cuts = [scores_at(true, values.ravel(), cut) for cut in range(256)]
         assert found["pixel_f1_oracle"][0] == pytest.approx(max(cuts))
-        at = scores_at(true, level.ravel() / 255, found["pixel_threshold_oracle"][0])
+        at = scores_at(true, values.ravel() / 255, found["pixel_threshold_oracle"][0])
         assert at == pytest.approx(max(cuts))
         inverse = sklearn_metrics.f1_score(true, ~called, zero_division=0)
         assert found["pixel_f1_inverse"][0] == pytest.approx(inverse)
@@ -263,12 +263,12 @@ def test_the_threshold_curve_holds_the_figures_of_every_threshold(golden_tables)
     assert authentic["false_alarm_area_authentic"][0] == pytest.approx(1)
 
 
-def test_histogram_holds_every_pixel_once_in_its_class_and_level():
+def test_histogram_holds_every_pixel_once_in_its_class_and_value():
     mask = np.array([[0, 1, 127], [128, 255, 0]], np.uint8)
     probs = np.array([[0.0, 0.2, 0.5], [1.0, 0.499, 0.0019]])
     expected = np.zeros((3, 256), int)
-    for row, level in [(0, 0), (1, 51), (1, 128), (2, 255), (2, 127), (0, 0)]:
-        expected[row, level] += 1
+    for row, value in [(0, 0), (1, 51), (1, 128), (2, 255), (2, 127), (0, 0)]:
+        expected[row, value] += 1
     np.testing.assert_array_equal(metrics.histogram(mask, probs), expected)
     np.testing.assert_array_equal(
         metrics.histogram(mask >= 128, probs).sum(axis=1), [4, 0, 2]
@@ -282,28 +282,28 @@ def test_histograms_are_those_of_counting_one_by_one(seed, height, width):
     # Every second row and column: no array in one piece.
     mask = rng.choice(np.array([0, 1, 127, 128, 255], np.uint8), (2 * height, width))
     mask = mask[::2] * rng.integers(0, 2, dtype=np.uint8)
-    level = rng.integers(0, 256, (height, 2 * width), dtype=np.uint8)[:, ::2]
+    values = rng.integers(0, 256, (height, 2 * width), dtype=np.uint8)[:, ::2]
     classes = (mask > 0).astype(int) + (mask >= 128)
-    counts = np.bincount((256 * classes + level).ravel(), minlength=768)
-    found = metrics.histogram(mask, level)
+    counts = np.bincount((256 * classes + values).ravel(), minlength=768)
+    found = metrics.histogram(mask, values)
     assert found.dtype == np.int32
     np.testing.assert_array_equal(found, counts.reshape(3, 256))
 
 
 def test_an_image_of_more_pixels_than_float32_counts_is_counted_exactly():
-    level = np.zeros((4097, 4097), np.uint8)
-    assert level.size > 2**24 and level.size % 2
-    assert metrics.histogram(np.full_like(level, 255), level)[2, 0] == level.size
+    values = np.zeros((4097, 4097), np.uint8)
+    assert values.size > 2**24 and values.size % 2
+    assert metrics.histogram(np.full_like(values, 255), values)[2, 0] == values.size
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
-def test_levels_and_probabilities_are_cut_alike(dtype):
+def test_uint8_and_probabilities_are_cut_alike(dtype):
     saved = np.arange(256, dtype=np.uint8)
     probs = (saved / 255).astype(dtype)
-    np.testing.assert_array_equal(metrics.levels(probs), saved)
+    np.testing.assert_array_equal(metrics.to_uint8(probs), saved)
     near_half = np.array([0.4999, 0.5, 0.5001], dtype)
     np.testing.assert_array_equal(
-        metrics.levels(near_half) >= 128, near_half >= dtype(0.5)
+        metrics.to_uint8(near_half) >= 128, near_half >= dtype(0.5)
     )
 
 

@@ -231,10 +231,10 @@ def test_encoder_equals_another_implementation(name):
     part = {kind: tree["encoder"] for kind, tree in variables.items()}
     mean, std = np.float32(model.encoder.mean), np.float32(model.encoder.std)
     image = (arrays["image"] - mean[None, None, None]) / std[None, None, None]
-    levels = jax.jit(lambda v, x: model.encoder.apply(v, x, train=False))(part, image)
-    assert len(levels) == 4
-    for i, level in enumerate(levels):
-        golden.assert_close(level, arrays[f"{name}/{i}"], 1e-4, f"{name}/{i}")
+    maps = jax.jit(lambda v, x: model.encoder.apply(v, x, train=False))(part, image)
+    assert len(maps) == 4
+    for i, x in enumerate(maps):
+        golden.assert_close(x, arrays[f"{name}/{i}"], 1e-4, f"{name}/{i}")
 
 
 # ----------------------------------------------------------- names and errors
@@ -463,10 +463,10 @@ def gradients_of(encoder, remat: bool):
     model = ENCODERS[encoder](remat=remat)
 
     def loss_fn(params, variables, image):
-        levels, updated = model.apply(
+        maps, updated = model.apply(
             {**variables, "params": params}, image, train=True, mutable=["batch_stats"]
         )
-        return sum(jnp.mean(level**2) for level in levels), updated
+        return sum(jnp.mean(x**2) for x in maps), updated
 
     def gradients(variables, image):
         return jax.grad(loss_fn, has_aux=True)(variables["params"], variables, image)

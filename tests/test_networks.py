@@ -216,12 +216,12 @@ def test_sdfl_and_upernet_run_with_every_encoder(network, name):
     assert outputs.mask_logits.shape == (2, 96, 64, 1)
     assert outputs.label_logits.shape == (2,)
     seen = variables["intermediates"]
-    (levels,) = seen.get("feature_pyramid", seen["encoder"])["__call__"]
-    for level, stride in zip(levels, (4, 8, 16, 32), strict=True):
+    (maps,) = seen.get("feature_pyramid", seen["encoder"])["__call__"]
+    for x, stride in zip(maps, (4, 8, 16, 32), strict=True):
         expected = np.array([96, 64]) / stride
         if "patch14" in name:  # which covers the image padded to whole patches
             expected = np.array([98, 70]) / stride * 16 / 14
-        assert np.all(np.abs(np.array(level.shape[1:3]) - expected) <= 1)
+        assert np.all(np.abs(np.array(x.shape[1:3]) - expected) <= 1)
 
 
 def test_convnext_equals_another_implementation():
@@ -233,11 +233,11 @@ def test_convnext_equals_another_implementation():
     mean, std = np.float32(encoder.mean), np.float32(encoder.std)
     image = arrays["image"].astype(np.float32) / 255
     image = (image - mean[None, None, None]) / std[None, None, None]
-    levels = jax.jit(lambda p, x: encoder.apply({"params": p}, x, train=False))(
+    maps = jax.jit(lambda p, x: encoder.apply({"params": p}, x, train=False))(
         variables["params"]["encoder"], image
     )
-    for i, level in enumerate(levels):
-        golden.assert_close(level[..., ::8], arrays[f"level{i}"], 1e-4, f"level{i}")
+    for i, x in enumerate(maps):
+        golden.assert_close(x[..., ::8], arrays[f"level{i}"], 1e-4, f"level{i}")
 
 
 def test_timm_and_torchvision_names_of_convnext_mean_the_same_places():

@@ -142,15 +142,15 @@ def test_a_training_step_takes_the_kernel_and_gathers_nothing(monkeypatch):
     decoder = upernet.Decoder(8, 8, (1, 2))
     mesh = sharding.data_mesh()
     rng = np.random.default_rng(0)
-    levels = [
+    maps = [
         jnp.array(rng.normal(size=(8, side, side, 8)), jnp.float32)
         for side in (16, 8, 4, 4)
     ]
-    variables = decoder.init(jax.random.key(0), levels, train=False)
+    variables = decoder.init(jax.random.key(0), maps, train=False)
 
-    def loss(params, levels):
+    def loss(params, maps):
         (finest, pyramid), _ = decoder.apply(
-            {**variables, "params": params}, levels, train=True, mutable="batch_stats"
+            {**variables, "params": params}, maps, train=True, mutable="batch_stats"
         )
         return jnp.mean(finest**2) + jnp.mean(pyramid**2)
 
@@ -166,9 +166,9 @@ def test_a_training_step_takes_the_kernel_and_gathers_nothing(monkeypatch):
         )
         assert (
             "all-gather"
-            not in step.lower(variables["params"], levels).compile().as_text()
+            not in step.lower(variables["params"], maps).compile().as_text()
         )
-        found[name] = step(variables["params"], levels)
+        found[name] = step(variables["params"], maps)
     assert_same(found["pallas"], found["xla"], 1e-3)
 
 

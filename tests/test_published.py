@@ -155,9 +155,9 @@ def test_mit_equals_nvlabs():
     encoder = models.ENCODERS["mit_b2"]()
     case = Case("mit_b2_a", encoder)
     image = normalised(case.golden["image"], encoder)
-    levels, seen = captured(encoder, case.variables, image)
-    for i, level in enumerate(levels, 1):
-        case.check(level, f"stage{i}")
+    maps, seen = captured(encoder, case.variables, image)
+    for i, x in enumerate(maps, 1):
+        case.check(x, f"stage{i}")
     case.check(first(seen["stage1/patch_norm"], 4), "patch_embed1")
     case.check(first(seen["stage1/block0/proj"], 4), "block1_0_attn")
     case.check(first(seen["stage1/block0"], 4), "block1_0")
@@ -379,11 +379,11 @@ def test_trufor_equals_its_authors():
     )
     case.check(pooled, "pool_conf")
     # The other epsilon, of IMDLBenCo's copy, in the confidence's batch norm.
-    levels = [seen[f"encoder/fuse{i}"] for i in range(1, 5)]
+    maps = [seen[f"encoder/fuse{i}"] for i in range(1, 5)]
     norm = functools.partial(BatchNorm, eps=1e-5)
     head = AllMlpHead(512, 1, drop_maps=True, fuse_bias=True, norm=norm)
     part = {k: v["confidence_head"] for k, v in case.variables.items()}
-    other = jax.jit(lambda v, x: head.apply(v, x, train=False))(part, levels)
+    other = jax.jit(lambda v, x: head.apply(v, x, train=False))(part, maps)
     case.check(other, "eval_conf_logits_small_eps1e-5")
 
 

@@ -25,7 +25,7 @@ CHARTS = (
     "Reliability diagram",
     "Confusion matrix",
     "Scores of both classes",
-    "Figures at every threshold",
+    "Metrics at every threshold",
     "Pixel F1 by kind of manipulation",
     "Pixel F1 by manipulated share of the image",
     "Robustness",
@@ -105,8 +105,8 @@ def gallery():
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    levels = {"unit": "quality", "level": [100, 50]}
-    robustness = {"jpeg": levels | {"pixel_f1_manipulated": [0.5, None]}}
+    strengths = {"unit": "quality", "strength": [100, 50]}
+    robustness = {"jpeg": strengths | {"pixel_f1_manipulated": [0.5, None]}}
     card = {"versions": {"jax": "1 < 2"}}
     videos = {"videos": 2, "frame": {"image_f1": 0.25}, "video": {"image_f1": 0.75}}
     return evaluations.write(
@@ -348,6 +348,15 @@ def test_reliability_points_lie_at_mean_score_and_share():
     np.testing.assert_allclose(y, [0.0, 0.75, 0.0], atol=1e-6)
 
 
+def test_robustness_of_older_evaluations_is_read_as_before():
+    curve = {"unit": "quality", "pixel_f1_manipulated": [0.5, None]}
+    now, before = (
+        facts.ways({"robustness": {"jpeg": curve | {name: [100, 50]}}})
+        for name in ("strength", "level")
+    )
+    assert before == now and now["jpeg"]["strengths"] == [100, 50]
+
+
 def test_every_chart_has_labelled_axes():
     result = evaluations.evaluation(count=20)
     label, score = result.label, result.score
@@ -357,7 +366,7 @@ def test_every_chart_has_labelled_axes():
     }
     lines = [{"step": i, "loss": 1.0, "val/image_accuracy": 0.5} for i in range(3)]
     ways = {
-        "blur": {"unit": "side, pixels", "levels": [3, 5], "metrics": {"a": [1, 0]}}
+        "blur": {"unit": "side, pixels", "strengths": [3, 5], "metrics": {"a": [1, 0]}}
     }
     figures = [
         curves.roc(label, score),

@@ -40,14 +40,14 @@ FLOORS = [
     {"main", "examine", "export"},
     {"cli"},
 ]
-LEVEL = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
+FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 
 
 def room_of(name: str) -> str:
     """The room of a module, `name` counted from the package: its folder or file."""
     room, *below = name.split(".")
     inner = f"{room}.{below[0]}" if below else room
-    return inner if inner in LEVEL else room
+    return inner if inner in FLOOR else room
 
 
 def module_of(path: Path) -> str:
@@ -83,7 +83,7 @@ def test_imports_point_down(path):
         return
     room = room_of(module_of(path))
     upward = {
-        other for other in imported_rooms(path) - {room} if LEVEL[other] >= LEVEL[room]
+        other for other in imported_rooms(path) - {room} if FLOOR[other] >= FLOOR[room]
     }
     assert not upward, f"{room} imports {upward}, which stand beside or above it"
 

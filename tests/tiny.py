@@ -22,7 +22,7 @@ SIDE = 32
 
 
 class TinyEncoder(Encoder):
-    """One convolution a level: compiles in a second, where a ResNet takes a minute."""
+    """One convolution a stage: compiles in a second, where a ResNet takes a minute."""
 
     mean: tuple[float, ...] = (0.5, 0.5, 0.5)
     std: tuple[float, ...] = (0.5, 0.5, 0.5)
@@ -30,12 +30,12 @@ class TinyEncoder(Encoder):
 
     @nn.compact
     def __call__(self, x, *, train: bool):
-        levels = []
+        maps = []
         for i, (features, strides) in enumerate([(8, 4), (8, 2), (16, 2), (16, 2)]):
             x = Conv(features, 5, strides, dtype=self.dtype, name=f"conv{i}")(x)
             x = nn.relu(self.norm(name=f"bn{i}")(x, train=train))
-            levels.append(x)
-        return levels
+            maps.append(x)
+        return maps
 
 
 ENCODERS["tiny"] = TinyEncoder  # what a user does to add one

@@ -1,10 +1,10 @@
-"""Post-processing of images, as on their way through the web, at given levels.
+"""Post-processing of images, as on their way through the web, at given strengths.
 
 A `Degradation` changes one example before the network sees it; the mask follows where
 the geometry changes. Its draws follow from the example's name, so that an example is
 changed alike in every run, process and order.
 
-| kind | level |
+| kind | strength |
 | --- | --- |
 | jpeg | quality of one JPEG compression, colours at half resolution |
 | blur | side of the Gaussian kernel in pixels; deviation 0.15 side + 0.35 |
@@ -79,8 +79,8 @@ _CHANGES = {
     "social": _social,
 }
 
-# Of each kind: its unit and the levels that an evaluation goes through.
-LEVELS = {
+# Of each kind: its unit and the strengths that an evaluation goes through.
+STRENGTHS = {
     "jpeg": ("quality", (100, 90, 80, 70, 60, 50)),
     "blur": ("side of the kernel, pixels", (3, 7, 11, 15, 19, 23)),
     "noise": ("standard deviation, of 255", (3, 7, 11, 15, 19, 23)),
@@ -92,7 +92,7 @@ LEVELS = {
 
 @dataclasses.dataclass(frozen=True)
 class Degradation:
-    """Changes an example by one kind and level of the table above.
+    """Changes an example by one kind and strength of the table above.
 
     Keeps the example's keys. Where the size changes, mask (nearest pixel), `height` and
     `width` follow; after a crop that leaves nothing manipulated the label does, too.
@@ -101,12 +101,12 @@ class Degradation:
     """
 
     kind: str
-    level: float
+    strength: float
 
     def __post_init__(self):
-        if self.kind not in LEVELS:
+        if self.kind not in STRENGTHS:
             raise InputError(
-                f"No degradation {self.kind!r}; {valid(self.kind, LEVELS)}"
+                f"No degradation {self.kind!r}; {valid(self.kind, STRENGTHS)}"
             )
 
     def __call__(self, example: dict) -> dict:
@@ -116,15 +116,15 @@ class Degradation:
                 f"{example['name']}: stored resized, and a degradation is of the image "
                 "as it was; build with --storage=original."
             )
-        seed = f"{self.kind}\0{self.level}\0{example['name']}"
+        seed = f"{self.kind}\0{self.strength}\0{example['name']}"
         digest = hashlib.sha256(seed.encode(errors="surrogateescape")).digest()
         rng = np.random.default_rng(np.frombuffer(digest, np.uint32))
         if self.kind == "crop":
-            window = _window(image, self.level, rng)
+            window = _window(image, self.strength, rng)
             image = np.ascontiguousarray(image[window])
             mask = np.ascontiguousarray(mask[window])
         else:
-            image = _CHANGES[self.kind](image, self.level, rng)
+            image = _CHANGES[self.kind](image, self.strength, rng)
             mask = images.resize_mask(mask, *image.shape[:2])
         height, width = image.shape[:2]
         changed = {"image": image, "mask": mask, "height": height, "width": width}

@@ -218,7 +218,7 @@ class Prepared:
     """A source's examples, decoded and made fit for scoring.
 
     `size_mismatch` says what becomes of a mask whose size is not its image's: "resize"
-    takes the nearest pixel, "skip" leaves the image out of pixel figures (as the
+    takes the nearest pixel, "skip" leaves the image out of the pixel metrics (as the
     reference does) and keeps its score, "error" is an `InputError`. An empty mask fits
     any image. `change` is applied to each example last.
     """

@@ -110,8 +110,8 @@ def read_noted_mask(
     Grey values are kept and colours become their largest channel, so that a region
     marked in pure blue counts as fully as one in white; but
 
-    * the classes 0 and 1 are no shades and become 0 and 255, and so do any two levels
-      on the same side of 128: "two_levels";
+    * the classes 0 and 1 are no shades and become 0 and 255, and so do any two grey
+      levels on the same side of 128: "two_levels";
     * the colours of a palette are classes as well, of which black alone marks nothing:
       "palette_colours", where one of them has no channel of 128;
     * over one colour everywhere, alpha that varies is the shape: "alpha_shape".

@@ -11,7 +11,7 @@ WARNINGS = {
     "mask_size": "mask of another size than the image (resized to fit, nearest pixel)",
     "empty_mask": "manipulated image whose mask has no pixel of 128 or more",
     "no_mask": "manipulated image without a mask (trains and scores the label alone)",
-    "two_levels": "mask of two levels on one side of 128 (the higher is manipulated)",
+    "two_levels": "mask of two grey levels on one side of 128 (the higher counts)",
     "palette_colours": "mask whose palette has dark colours (all but black count)",
     "alpha_shape": "mask of one colour (its alpha channel is the shape)",
     "no_coefficients": "image that is no JPEG file, or that its EXIF data turn (its "

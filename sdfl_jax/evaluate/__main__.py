@@ -36,7 +36,7 @@ def main(argv=None):
         print(compare(*args["compare"]))
         return
     if args.get("robustness") == ("all",):
-        args["robustness"] = tuple(degrade.LEVELS)
+        args["robustness"] = tuple(degrade.STRENGTHS)
     compiled.keep()
     options = Options(**args)
     processes.join()
@@ -113,7 +113,7 @@ def _arguments() -> argparse.ArgumentParser:
 
     add = parser.add_argument_group("how it is scored").add_argument
     add("--scoring", help="resolution of scoring: original (default) or network")
-    protocols = "whose figures are printed: standard (default), reference, benco, "
+    protocols = "whose metrics are printed: standard (default), reference, benco, "
     add("--protocol", metavar="NAME", help=f"{protocols}trufor; the report has all")
     add("--threshold", type=float, help="of map and score (default: 0.5)")
     sizes = "masks of another size than the image: resize (default), skip or error"

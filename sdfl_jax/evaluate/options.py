@@ -98,10 +98,10 @@ class Options:
                 f"{self.tile or tiling.MAX_SIDE} pixels."
             )
         for kind in self.robustness:
-            if kind not in degrade.LEVELS:
+            if kind not in degrade.STRENGTHS:
                 raise InputError(
                     f"--robustness={kind}: no such degradation; "
-                    f"{valid(kind, degrade.LEVELS)}"
+                    f"{valid(kind, degrade.STRENGTHS)}"
                 )
         if self.predictions is not None:
             changed = [

@@ -107,11 +107,11 @@ def _check_subsets(subsets: Sequence[str], sets: Sequence[eval_sources.DataSet])
 
 
 def _robustness(kind: str, scorer, sets, options: Options) -> dict:
-    """Standard metrics at each level of a degradation, as lists beside `level`."""
-    unit, levels = degrade.LEVELS[kind]
-    curve = {"unit": unit, "level": list(levels)}
-    for level in levels:
-        change = degrade.Degradation(kind, level)
+    """Standard metrics at each `strength` of a degradation, as lists beside it."""
+    unit, strengths = degrade.STRENGTHS[kind]
+    curve = {"unit": unit, "strength": list(strengths)}
+    for strength in strengths:
+        change = degrade.Degradation(kind, strength)
         found = score(scorer, sets, options, change=change)
         if found is not None:
             for name, value in found[0].by_protocol["standard"].items():

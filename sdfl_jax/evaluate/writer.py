@@ -82,7 +82,7 @@ class Writer:
 
 
 def _write_map(path: Path, mask_probs: np.ndarray):
-    images.write_map(path, metrics.levels(mask_probs))
+    images.write_map(path, metrics.to_uint8(mask_probs))
 
 
 @contextlib.contextmanager

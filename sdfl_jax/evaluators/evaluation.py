@@ -61,7 +61,7 @@ class Evaluation:
     def of_nothing(cls, threshold: float = 0.5) -> "Evaluation":
         """No examples: what a process found that had none to score."""
         none = np.zeros(0, np.int64)
-        tables = np.zeros((0, 3, metrics.LEVELS), np.int32)
+        tables = np.zeros((0, 3, metrics.BINS), np.int32)
         inner = tables[:, :2]
         return cls([], tables, inner, tables, none, none + 0.0, none > 0, {}, threshold)
 

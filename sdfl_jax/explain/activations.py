@@ -16,7 +16,7 @@ IMAGE = "image"
 
 # What the study's figures show: noise, stages, pyramid, feature pyramid.
 _NOTABLE = re.compile(
-    r"bayar_conv|(\w*encoder)/level\d+|fusion\d+|\w+/(pyramid|lateral|fpn)\w*"
+    r"bayar_conv|(\w*encoder)/map\d+|fusion\d+|\w+/(pyramid|lateral|fpn)\w*"
     r"|\w+/finest_out|[^/]+"
 )
 

@@ -51,12 +51,12 @@ def grad_cam(
 
 
 def default_layer(there: Mapping[str, tuple[int, int, int, int]]) -> str:
-    """The last stage of the encoder: of `models.watch.shapes`, its last level.
+    """The last stage of the encoder: of `models.watch.shapes`, its last map.
 
     A network without an encoder by that name has its coarsest map taken, the last one
     of that size; one position alone would show nothing.
     """
-    stages = [name for name in there if name.startswith("encoder/level")]
+    stages = [name for name in there if name.startswith("encoder/map")]
     if stages:
         return stages[-1]
     area = {name: shape[1] * shape[2] for name, shape in there.items()}

@@ -19,12 +19,12 @@ from sdfl_jax.metrics.bootstrap import (
     of_runs,
 )
 from sdfl_jax.metrics.histograms import (
-    LEVELS,
+    BINS,
     centre_prior,
     constant_histograms,
     histogram,
     inner_histogram,
-    levels,
+    to_uint8,
 )
 from sdfl_jax.metrics.legend import DECISIVE, EMPTY_MASK, METRICS, Metric
 from sdfl_jax.metrics.pixels import MEASURES, per_image
@@ -44,7 +44,7 @@ __all__ = [
     "CONFIDENCE",
     "DECISIVE",
     "EMPTY_MASK",
-    "LEVELS",
+    "BINS",
     "MEASURES",
     "METRICS",
     "RESAMPLES",
@@ -61,7 +61,7 @@ __all__ = [
     "image_auc",
     "inner_histogram",
     "intervals",
-    "levels",
+    "to_uint8",
     "of_runs",
     "per_image",
     "report",

@@ -7,7 +7,7 @@ resamples of a bootstrap, ones for the data set itself.
 import numpy as np
 from jaxtyping import Float, Integer, Num
 
-from sdfl_jax.metrics.histograms import LEVELS, cut_above, first_level, split
+from sdfl_jax.metrics.histograms import BINS, first_bin, split, threshold_at
 
 # Five measures of a map that is cut at a threshold.
 MEASURES = ("f1", "iou", "precision", "recall", "mcc")
@@ -55,7 +55,7 @@ def per_image(
     where it is empty. `reference`: any mask value but zero counts as manipulated, not
     only values from 128.
     """
-    first = first_level(threshold)
+    first = first_bin(threshold)
     parts = [
         _per_image(chunk, first, reference) for chunk in _chunks(histograms, keep=True)
     ]
@@ -77,7 +77,7 @@ def _per_image(histograms, first: int, reference: bool) -> dict[str, np.ndarray]
         )
         for name, curve in curves.items()
     }
-    thresholds = np.array([cut_above(level) for level in range(LEVELS)])
+    thresholds = np.array([threshold_at(value) for value in range(BINS)])
     missed, right = positive - tp[:, first], negative - fp[:, first]
     # Pairs (manipulated pixel, authentic pixel) in the right order; ties count half.
     below = np.cumsum(authentic, axis=1) - authentic
@@ -115,9 +115,9 @@ def away_from_borders(
     curve = np.maximum(
         of(tp, fp), of(positive[:, None] - tp, negative[:, None] - fp)
     )  # n 256
-    # Its last cut is above every level: nothing is called, or everything inversely.
+    # Its last cut is above every value: nothing is called, or everything inversely.
     best = np.maximum(curve.max(axis=1), ratio(2 * positive, 2 * positive + negative))
-    first = first_level(threshold)
+    first = first_bin(threshold)
     called = tp[:, first] + fp[:, first]
     both = (positive + called > 0) & (negative + positive + negative - called > 0)
     return {
@@ -133,7 +133,7 @@ def curve_sums(
 
     A measure without meaning counts 0; every image should have a manipulated pixel.
     """
-    sums = {name: np.zeros((len(weights), LEVELS)) for name in MEASURES}
+    sums = {name: np.zeros((len(weights), BINS)) for name in MEASURES}
     start = 0
     for chunk in _chunks(histograms):
         manipulated, authentic = split(chunk)
@@ -150,10 +150,10 @@ def curve_sums(
 
 
 def best_cut(curves: Float[np.ndarray, "R 256"]) -> Integer[np.ndarray, "R"]:
-    """The level at which each curve is largest, of equal ones the nearest to 0.5."""
+    """The value at which each curve is largest, of equal ones the nearest to 0.5."""
     top = curves.max(axis=1, keepdims=True)
     ties = np.isclose(curves, top, rtol=0, atol=1e-12)
-    distance = np.abs(np.arange(LEVELS) - LEVELS / 2)
+    distance = np.abs(np.arange(BINS) - BINS / 2)
     return np.argmin(np.where(ties, distance, np.inf), axis=1)
 
 

@@ -5,11 +5,11 @@ import numpy as np
 from sdfl_jax.errors import InputError
 from sdfl_jax.metrics import pixels, scores
 from sdfl_jax.metrics.histograms import (
-    LEVELS,
+    BINS,
     constant_histograms,
-    cut_above,
     histogram,
     inner_histogram,
+    threshold_at,
 )
 from sdfl_jax.metrics.sample import Numbers, Sample, number, plain
 
@@ -46,7 +46,7 @@ def report(
             inner.append(inner_histogram(one_mask, one_map))
         except InputError as error:
             raise InputError(f"Image {i}: {error}") from None
-    histograms = np.stack(tables) if tables else np.zeros((0, 3, LEVELS), np.int32)
+    histograms = np.stack(tables) if tables else np.zeros((0, 3, BINS), np.int32)
     return from_histograms(
         histograms,
         label,
@@ -151,16 +151,16 @@ def best_pixel_threshold(
 ) -> tuple[float | None, float | None]:
     """The threshold with the largest mean pixel F1 over manipulated images.
 
-    All 256 cuts between levels are tried, each one threshold for all images; of equal
-    ones the nearest to 0.5. Returns the threshold, halfway between two levels so that
-    it cuts floats and levels alike, and the mean F1 there; None, None without a
+    All 256 cuts between values are tried, each one threshold for all images; of equal
+    ones the nearest to 0.5. Returns the threshold, halfway between two values so that
+    it cuts floats and uint8 alike, and the mean F1 there; None, None without a
     manipulated image that has a mask.
     """
     curve = threshold_curve(histograms, label, has_mask)["pixel_f1_manipulated"]
     if curve[0] is None:
         return None, None
-    level = int(pixels.best_cut(np.asarray(curve)[None])[0])
-    return cut_above(level), curve[level]
+    value = int(pixels.best_cut(np.asarray(curve)[None])[0])
+    return threshold_at(value), curve[value]
 
 
 def threshold_curve(
@@ -182,7 +182,7 @@ def threshold_curve(
     shares = pixels.ratio(authentic, authentic.sum(axis=1, keepdims=True))
     share = pixels.ratio(shares.sum(axis=0), len(authentic))
     curves["false_alarm_area_authentic"] = share[::-1].cumsum()[::-1]
-    return {"threshold": [cut_above(level) for level in range(LEVELS)]} | {
+    return {"threshold": [threshold_at(value) for value in range(BINS)]} | {
         name: [number(value) for value in curve] for name, curve in curves.items()
     }
 
@@ -204,9 +204,9 @@ def baselines(
     """
     n = len(label)
     result = {}
-    for name, level in (("everything_manipulated", 255), ("nothing_manipulated", 0)):
-        constant = constant_histograms(np.asarray(histograms), level)
-        score = np.full(n, level / 255)
+    for name, value in (("everything_manipulated", 255), ("nothing_manipulated", 0)):
+        constant = constant_histograms(np.asarray(histograms), value)
+        score = np.full(n, value / 255)
         result[name] = from_histograms(constant, label, score, has_mask)["standard"]
     if centre_histograms is not None:
         sample = Sample(centre_histograms, label, np.zeros(n), has_mask)

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Integer, Num
 
 from sdfl_jax.errors import InputError, valid
 from sdfl_jax.metrics import pixels, scores
-from sdfl_jax.metrics.histograms import LEVELS, cut_above, first_level, split
+from sdfl_jax.metrics.histograms import BINS, first_bin, split, threshold_at
 from sdfl_jax.metrics.legend import EMPTY_MASK, METRICS
 from sdfl_jax.metrics.pixels import MEASURES, weighted_mean
 
@@ -171,12 +171,12 @@ class Sample:
             )
             for name, of_cuts in sums.items()
         }
-        thresholds = np.array([cut_above(level) for level in range(LEVELS)])
+        thresholds = np.array([threshold_at(value) for value in range(BINS)])
         found["pixel_threshold_oracle_dataset"] = np.where(
             images > 0, thresholds[cut], np.nan
         )
         manipulated, authentic = split(histograms)
-        first = first_level(self.threshold)
+        first = first_bin(self.threshold)
         pool = lambda counts: weights @ counts.sum(axis=1).astype(np.float64)
         pooled = pixels.measures(
             pool(manipulated[:, first:]),
@@ -220,7 +220,7 @@ class Sample:
     def _reference(self, weights, counts, over_scores) -> dict[str, np.ndarray]:
         """The reference's metrics (R,), with its definitions and its epsilons."""
         manipulated, authentic = split(self.histograms, reference=True)
-        first = first_level(self.threshold)
+        first = first_bin(self.threshold)
         tp = manipulated[:, first:].sum(axis=1)
         fp = authentic[:, first:].sum(axis=1)
         wrong = fp + manipulated[:, :first].sum(axis=1)

@@ -218,8 +218,8 @@ class CatNet(nn.Module):
 
     def _coefficients(self, dct, qtable, train):
         """Maps of 96 to 384 channels at strides 8 to 32."""
-        levels = jnp.minimum(jnp.abs(dct.astype(jnp.int32)), HIGHEST)
-        x = jax.nn.one_hot(levels, HIGHEST + 1, dtype=self.dtype)
+        magnitudes = jnp.minimum(jnp.abs(dct.astype(jnp.int32)), HIGHEST)
+        x = jax.nn.one_hot(magnitudes, HIGHEST + 1, dtype=self.dtype)
         x = self._step(64, dilation=BLOCK, use_bias=True, name="dc_layer0_dil")(
             x, train=train
         )

@@ -70,18 +70,18 @@ class Mesorch(nn.Module):
         coarse = self.segformer(jnp.concatenate([x, low], axis=-1), train=train)
 
         masks = []
-        for letter, levels in (("c", fine), ("s", coarse)):
-            widths = tuple(level.shape[-1] for level in levels)
-            for i, level in enumerate(levels, 1):
+        for letter, maps in (("c", fine), ("s", coarse)):
+            widths = tuple(x.shape[-1] for x in maps)
+            for i, y in enumerate(maps, 1):
                 if i > 1:
                     up = Upsample(
                         widths[i - 2 :: -1], self.dtype, name=f"up_{letter}{i}"
                     )
-                    level = up(level)
+                    y = up(y)
                 mask = Conv(
                     1, 1, use_bias=True, dtype=self.dtype, name=f"mask_{letter}{i}"
                 )
-                masks.append(mask(level))
+                masks.append(mask(y))
         masks = jnp.concatenate(masks, axis=-1).astype(jnp.float32)
         gate = Gate(self.dtype, name="gate")(jnp.concatenate([x, high, low], axis=-1))
         logits = jnp.sum(gate * masks, axis=-1, keepdims=True)

@@ -68,31 +68,31 @@ class MvssNet(nn.Module):
         The label's is the highest of the mask's. The reference feeds its probability,
         not this logit, to its with-logits loss.
         """
-        levels = self.encoder(image, train=train)
+        maps = self.encoder(image, train=train)
         noise = bayar.BayarConv(name=bayar.NAME)(grey(image))
         *_, noise_top = self.noise_encoder(noise, train=train)
 
         parts = {"norm": self.norm, "dtype": self.dtype}
-        edge = EdgeBranch(**parts, name="edge")(levels, train=train)
+        edge = EdgeBranch(**parts, name="edge")(maps, train=train)
         head = DualAttention(self.dropout, **parts, name="head")
-        top = jnp.concatenate([levels[-1], noise_top], axis=-1)
+        top = jnp.concatenate([maps[-1], noise_top], axis=-1)
         mask_logits = resize_corners(head(top, train=train), *image.shape[1:3])
         outputs = of_mask(mask_logits)
         return outputs.replace(edge_logits=edge, label_loss_input=outputs.image_score())
 
 
 class EdgeBranch(nn.Module):
-    """One logit per position of the finest level: is it on the border of a region?"""
+    """One logit per position of the finest map: is it on the border of a region?"""
 
     norm: Callable[..., nn.Module]
     dtype: Any
 
     @nn.compact
-    def __call__(self, levels, *, train: bool) -> Float[Array, "B h w 1"]:
+    def __call__(self, maps, *, train: bool) -> Float[Array, "B h w 1"]:
         block = functools.partial(EdgeBlock, norm=self.norm, dtype=self.dtype)
         x = None
-        for i, level in enumerate(levels, 1):
-            edges = Sobel(self.norm, self.dtype, name=f"sobel{i}")(level, train=train)
+        for i, stage in enumerate(maps, 1):
+            edges = Sobel(self.norm, self.dtype, name=f"sobel{i}")(stage, train=train)
             y = block(name=f"in{i}")(edges, train=train)
             if x is None:
                 x = nn.relu(y)
@@ -100,7 +100,7 @@ class EdgeBranch(nn.Module):
             x = block(name=f"out{i - 1}")(
                 x + resize_corners(nn.relu(y), *x.shape[1:3]), train=train
             )
-            x = nn.relu(x) if i < len(levels) else x
+            x = nn.relu(x) if i < len(maps) else x
         return x.astype(jnp.float32)
 
 

@@ -87,21 +87,21 @@ class Sdfl(nn.Module):
     def __call__(self, image: Float[Array, "B H W 3"], *, train: bool) -> Outputs:
         """Logits for RGB in [0, 1]; the mask's at the size of the image."""
         parts = {"norm": self.norm, "dtype": self.dtype}
-        levels = self.encoder(normalised(image, self.encoder), train=train)
+        maps = self.encoder(normalised(image, self.encoder), train=train)
         if self.encoder.plain:
             pyramid = FeaturePyramid(**parts, name="feature_pyramid")
-            levels = pyramid(levels, train=train)
+            maps = pyramid(maps, train=train)
         if self.noise_encoder is not None:
             noise = bayar.BayarConv(name=bayar.NAME)(grey(image))
-            noise_levels = self.noise_encoder(noise, train=train)
+            noise_maps = self.noise_encoder(noise, train=train)
             if self.noise_encoder.plain:
                 pyramid = FeaturePyramid(**parts, name="noise_feature_pyramid")
-                noise_levels = pyramid(noise_levels, train=train)
-            levels = [
+                noise_maps = pyramid(noise_maps, train=train)
+            maps = [
                 Conv(x.shape[-1], use_bias=True, dtype=self.dtype, name=f"fusion{i}")(
                     jnp.concatenate([x, y], axis=-1)
                 )
-                for i, (x, y) in enumerate(zip(levels, noise_levels, strict=True))
+                for i, (x, y) in enumerate(zip(maps, noise_maps, strict=True))
             ]
 
         finest, pyramid = Decoder(
@@ -112,7 +112,7 @@ class Sdfl(nn.Module):
             pooling=self.pooling,
             grid_norm=self.grid_norm,
             name="decoder",
-        )(levels, train=train)
+        )(maps, train=train)
         mask_logits = MaskHead(**parts, name="mask_head")(finest, train=train)
         label_logits = LabelHead(**parts, name="label_head")(
             pyramid,

@@ -41,7 +41,7 @@ TORCH_NAMES = TorchNames(
 
 
 class AllMlpHead(nn.Module):
-    """Every level through a dense layer to one width and the finest size, then mixed.
+    """Every map through a dense layer to one width and the finest size, then mixed.
 
     Returns `classes` logits at each position, float32. `drop_maps`: dropout leaves out
     whole maps of features instead of single ones.
@@ -57,13 +57,13 @@ class AllMlpHead(nn.Module):
 
     @nn.compact
     def __call__(
-        self, levels: Sequence[Float[Array, "B _ _ _"]], *, train: bool
+        self, maps: Sequence[Float[Array, "B _ _ _"]], *, train: bool
     ) -> Float[Array, "B h w {self.classes}"]:
-        size = levels[0].shape[1:3]
-        maps = []
-        for i, level in reversed(list(enumerate(levels, 1))):
-            x = Dense(self.width, dtype=self.dtype, name=f"linear{i}")(level)
-            maps.append(resize(x, *size))
+        size = maps[0].shape[1:3]
+        resized = []
+        for i, x in reversed(list(enumerate(maps, 1))):
+            x = Dense(self.width, dtype=self.dtype, name=f"linear{i}")(x)
+            resized.append(resize(x, *size))
         conv = functools.partial(Conv, kernel=1, dtype=self.dtype)
         x = jnp.concatenate(maps, axis=-1)
         x = conv(self.width, use_bias=self.fuse_bias, name="fuse")(x)
@@ -90,7 +90,7 @@ class SegFormer(nn.Module):
     @nn.compact
     def __call__(self, image: Float[Array, "B H W 3"], *, train: bool) -> Outputs:
         """Logits for RGB in [0, 1]; the label's is the highest of the mask's."""
-        levels = self.encoder(normalised(image, self.encoder), train=train)
+        maps = self.encoder(normalised(image, self.encoder), train=train)
         head = functools.partial(
             AllMlpHead,
             self.width,
@@ -99,12 +99,12 @@ class SegFormer(nn.Module):
             dtype=self.dtype,
         )
         at_image_size = lambda logits: resize(logits, *image.shape[1:3])
-        mask_logits = head(name="head")(levels, train=train)
+        mask_logits = head(name="head")(maps, train=train)
         outputs = of_mask(at_image_size(mask_logits))
         if not self.confidence:
             return outputs
-        levels = jax.lax.stop_gradient(levels)
-        confidence = head(name="confidence_head")(levels, train=train)
+        maps = jax.lax.stop_gradient(maps)
+        confidence = head(name="confidence_head")(maps, train=train)
         return with_confidence(outputs, at_image_size(confidence), self.score)
 
 
@@ -123,8 +123,8 @@ def build(
 ) -> SegFormer:
     """The network of Xie et al., with one class.
 
-    encoder      one of ENCODERS that gives four levels; the paper's are "mit_b0" to
-                 "mit_b5"
+    encoder      one of ENCODERS that gives four feature maps; the paper's are
+                 "mit_b0" to "mit_b5"
     width        channels of the head: 768, and 256 with the paper's B0 and B1
     dropout      share of the head's features that training leaves out
     drop_path    share of examples whose last block training leaves out
@@ -139,7 +139,9 @@ def build(
     )
     made = ENCODERS[encoder](norm=norm, dtype=dtype, remat=remat)
     if getattr(made, "plain", False):
-        raise InputError(f"segformer takes an encoder of four levels, not {encoder!r}.")
+        raise InputError(
+            f"segformer takes an encoder of four feature maps, not {encoder!r}."
+        )
     if hasattr(made, "drop_path"):
         made = made.clone(drop_path=drop_path)
     return SegFormer(

@@ -47,14 +47,14 @@ class Starter(nn.Module):
     def __call__(self, image: Float[Array, "B H W 3"], *, train: bool) -> Outputs:
         """Logits for RGB in [0, 1]; the mask's at the size of the image."""
         block = functools.partial(Block, dtype=self.dtype)
-        levels = self.encoder(normalised(image, self.encoder), train=train)
+        maps = self.encoder(normalised(image, self.encoder), train=train)
         if self.noise_width:
             noise = NoiseBranch(self.noise_width, dtype=self.dtype, name="noise")(image)
-            levels = [
+            maps = [
                 x if i >= len(noise) else jnp.concatenate([x, noise[i]], axis=-1)
-                for i, x in enumerate(levels)
+                for i, x in enumerate(maps)
             ]
-        fine, middle, coarse, deep = levels
+        fine, middle, coarse, deep = maps
 
         x = block(2 * self.width, 1, name="deep")(deep)
         x = resize(x, *coarse.shape[1:3])
@@ -198,7 +198,7 @@ class NoiseBranch(nn.Module):
 
 
 def residuals(image: Float[Array, "B H W 3"]) -> Float[Array, "B H W 9"]:
-    """Three high-pass filters of each colour, cut off at 3 of 255 levels, in [-1, 1].
+    """Three high-pass filters of each colour, cut off at 3 of 255, in [-1, 1].
 
     As sums of shifted images, which a CPU computes in one pass.
     """

@@ -82,7 +82,7 @@ class TruFor(nn.Module):
         image = image * self.input_scale
         locating, judging = (train and self.phase == phase for phase in PHASES)
         noise = jax.lax.stop_gradient(self.noise_encoder(image, train=False))
-        levels = self.encoder(
+        maps = self.encoder(
             normalised(image, self.encoder), jnp.repeat(noise, 3, -1), train=locating
         )
         head = functools.partial(
@@ -94,14 +94,14 @@ class TruFor(nn.Module):
             dtype=self.dtype,
         )
         norm = functools.partial(self.norm, eps=1e-3)
-        anomaly = head(classes=2, norm=norm, name="head")(levels, train=locating)
+        anomaly = head(classes=2, norm=norm, name="head")(maps, train=locating)
         if train and self.phase == 3:
-            levels, anomaly = jax.lax.stop_gradient((levels, anomaly))
+            maps, anomaly = jax.lax.stop_gradient((maps, anomaly))
         anomaly = resize(anomaly, *size)
         mask_logits = anomaly[..., 1:] - anomaly[..., :1]
         norm = functools.partial(self.norm, eps=self.confidence_eps)
         confidence = head(classes=1, norm=norm, name="confidence_head")
-        confidence_logits = resize(confidence(levels, train=judging), *size)
+        confidence_logits = resize(confidence(maps, train=judging), *size)
         score = self._score(confidence_logits, mask_logits, judging)
         if train and self.phase == 2:
             confidence_logits, score = jax.lax.stop_gradient((confidence_logits, score))

@@ -22,7 +22,7 @@ from sdfl_jax.ops.pooling import prroi_pool, pyramid_pool
 
 
 class Decoder(nn.Module):
-    """Joins an encoder's four levels into features at the finest and the coarsest."""
+    """Joins an encoder's four maps into features at the finest and the coarsest."""
 
     width: int = 256
     pyramid_width: int = 512
@@ -34,12 +34,12 @@ class Decoder(nn.Module):
 
     @nn.compact
     def __call__(
-        self, levels: Sequence[Float[Array, "B _ _ _"]], *, train: bool
+        self, maps: Sequence[Float[Array, "B _ _ _"]], *, train: bool
     ) -> tuple[Float[Array, "B h w F"], Float[Array, "B g k F"]]:
         def block(features, kernel, name, norm=self.norm):
             return ConvBlock(features, kernel, norm, self.dtype, name=name)
 
-        *finer, top = levels
+        *finer, top = maps
         parts = [top]
         for i, cells in enumerate(_grids(top, self.bins, self.pooling)):
             # Each grid is resized before its batch norm, as in the reference: so the
@@ -70,7 +70,7 @@ def _grids(x, bins, pooling):
 
 
 class FeaturePyramid(nn.Module):
-    """Four levels of a plain encoder's one map: 4, 2, 1 and 1/2 times its size.
+    """Four maps of a plain encoder's one: 4, 2, 1 and 1/2 times its size.
 
     The simple feature pyramid of ViTDet (Li et al., 2022).
     """
@@ -91,7 +91,7 @@ class FeaturePyramid(nn.Module):
 
 
 class TopDown(nn.Module):
-    """A level with the coarser one added; a module so that it can be looked at."""
+    """A map with the coarser one added; a module so that it can be looked at."""
 
     @nn.compact
     def __call__(
@@ -119,7 +119,7 @@ class LabelHead(nn.Module):
     """One logit per image, in float32, from the averaged features.
 
     Given the mask's logits as well, it also reads the mean of their highest 5 %: on
-    small inputs the coarsest level has few positions to tell anything from.
+    small inputs the coarsest map has few positions to tell anything from.
     """
 
     norm: Callable[..., nn.Module] = BatchNorm

@@ -23,7 +23,7 @@ def watch(
     """What the network answers, and what its layers put out on the way.
 
     A layer is named by its module, "decoder/finest_out"; a module that returns several
-    maps, such as an encoder, has "encoder/level0" and so on, and a module used again
+    maps, such as an encoder, has "encoder/map0" and so on, and a module used again
     gets "#2" behind its name. Only maps (B h w C) count.
 
     keep     the layers whose maps are returned, in the order of computation; None: all
@@ -51,7 +51,7 @@ def watch(
         if calls[name] > 1:
             name = f"{name}#{calls[name]}"
         if type(value) in (list, tuple):
-            several = (seen(f"{name}/level{i}", x) for i, x in enumerate(value))
+            several = (seen(f"{name}/map{i}", x) for i, x in enumerate(value))
             return type(value)(several)
         return seen(name, value)
 
@@ -87,9 +87,9 @@ def origin(
     """The first layer that puts out the same map as `layer`, most often itself.
 
     A stage of an encoder goes on to the next stage, too: a perturbation where it leaves
-    the encoder ("encoder/level2") would reach the decoder alone, one at its last block
-    ("encoder/layer3_5") reaches both. Where a level is no module's own output, the
-    level it is.
+    the encoder ("encoder/map2") would reach the decoder alone, one at its last block
+    ("encoder/layer3_5") reaches both. Where a map is no module's own output, the
+    name it has on leaving the encoder.
     """
     maps = _traced(model, variables, image_shape)
     return next(name for name, x in maps.items() if x is maps[layer])

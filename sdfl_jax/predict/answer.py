@@ -58,14 +58,14 @@ class Answer:
     @property
     def grey(self) -> np.ndarray:
         """The probabilities as a grey picture, uint8 H W, 255 for 1."""
-        return metrics.levels(self.mask_probs)
+        return metrics.to_uint8(self.mask_probs)
 
     @property
     def overlay(self) -> np.ndarray:
         """The image with its mask laid over it, uint8 H W 3."""
         return overlay(self.image, self.mask_probs)
 
-    def figures(self) -> dict:
+    def summary(self) -> dict:
         """The numbers, rounded, as JSON takes them."""
         score, ratio = round(self.score, 4), self.log10_ratio
         return {

@@ -132,6 +132,6 @@ def _written(out: Path, name: str, answer: Answer) -> dict:
     if answer.confidence is not None:
         path = out / "confidence" / name
         search.mark_output(out / "confidence")
-        images.write_map(path, metrics.levels(answer.confidence))
+        images.write_map(path, metrics.to_uint8(answer.confidence))
         written["confidence"] = str(path)
-    return answer.figures() | written
+    return answer.summary() | written

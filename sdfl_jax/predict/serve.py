@@ -285,10 +285,10 @@ def _as_json(found: Answer) -> dict:
     overlay = cv2.imencode(".jpg", bgr, options)[1].tobytes()
     more = {}
     if found.confidence is not None:
-        levels = metrics.levels(found.confidence)
-        more["confidence"] = _data_url("png", images.encode_mask(levels[..., None]))
+        grey = metrics.to_uint8(found.confidence)
+        more["confidence"] = _data_url("png", images.encode_mask(grey[..., None]))
     return (
-        found.figures()
+        found.summary()
         | more
         | {
             "width": width,

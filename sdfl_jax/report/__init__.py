@@ -1,4 +1,4 @@
-"""Figures for people: logs, tables, curves, pictures and the page that shows them."""
+"""Reports for people: logs, tables, curves, pictures and the page that shows them."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""Charts of figures against something: thresholds, kinds, time, damage, data."""
+"""Charts of metrics: by threshold, kind, training step, degradation and data set."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -39,14 +39,14 @@ def _lines(axes, x, lines: Mapping[str, Sequence], marker: str = ""):
 
 
 def thresholds(curve: Mapping[str, Sequence], names: Mapping[str, str]) -> Figure:
-    """Figures at every threshold; `curve` has `threshold` and a list for each key."""
+    """Metrics at every threshold; `curve` has `threshold` and a list for each key."""
     lines = {
         names.get(key, key): values
         for key, values in curve.items()
         if key != "threshold" and any(value is not None for value in values)
     }
     if not lines:
-        return nothing("no figure depends on the threshold here")
+        return nothing("no metric depends on the threshold here")
     figure = chart(3.6)
     axes = figure.subplots()
     axes.set(xlabel="threshold", ylabel="metric", xlim=(0, 1), ylim=(0, 1.02))
@@ -63,10 +63,10 @@ def thresholds(curve: Mapping[str, Sequence], names: Mapping[str, str]) -> Figur
 def groups(
     values: Mapping[str, tuple[float | None, int]], xlabel: str, title: str = ""
 ) -> Figure:
-    """Bars of one figure (0 to 1) for each group with the number of its images."""
+    """Bars of one metric (0 to 1) for each group with the number of its images."""
     known = {name: pair for name, pair in values.items() if pair[0] is not None}
     if not known:
-        return nothing("no group has this figure", _HALF)
+        return nothing("no group has this metric", _HALF)
     figure = chart(1.2 + 0.34 * len(known), _HALF)
     axes = figure.subplots()
     drawn = axes.barh(
@@ -111,7 +111,7 @@ def training(lines: Sequence[Mapping], step: int | None = None) -> Figure:
     left.set_ylim(bottom=0)
     left.set(xlabel="step", ylabel="loss")
     left.legend(frameon=False, fontsize=9)
-    right.set(xlabel="step", ylabel="figures of validation", ylim=(0, 1.02))
+    right.set(xlabel="step", ylabel="validation metrics", ylim=(0, 1.02))
     steps, accuracy = _column(lines, "accuracy")
     if len(steps):
         smooth = _running_mean(accuracy, max(1, len(accuracy) // 40))
@@ -172,7 +172,7 @@ def losses(runs: Mapping[str, Sequence[Mapping]]) -> Figure:
 def trade_offs(
     panels: Mapping[str, Mapping[str, tuple[float, float]]], ylabel: str
 ) -> Figure:
-    """Panels of named points: a figure against what it costs, on a logarithmic axis."""
+    """Panels of named points: a metric against its cost, on a logarithmic axis."""
     figure = chart(4.2)
     grid = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for axes, (xlabel, points) in zip(grid, panels.items(), strict=True):
@@ -214,10 +214,10 @@ def robustness(
     names: Mapping[str, str],
     clean: Mapping[str, float | None],
 ) -> Figure:
-    """A panel for each way of degrading the images, a curve for each figure.
+    """A panel for each degradation of the images, a curve for each metric.
 
-    `kinds` maps a way to `unit`, `levels` and `figures` (a list of values for each
-    key); `clean` has the figures of the images as they are, drawn as dotted lines.
+    `kinds` maps a way to `unit`, `strengths` and `metrics` (a list of values for each
+    key); `clean` has the metrics of the images as they are, drawn as dotted lines.
     """
     columns = min(3, len(kinds))
     rows = -(-len(kinds) // columns)
@@ -229,7 +229,7 @@ def robustness(
     for place, (axes, (name, way)) in enumerate(
         zip(grid.ravel(), kinds.items(), strict=False)
     ):
-        x = way["levels"]
+        x = way["strengths"]
         for color, key in zip(COLORS * 2, keys, strict=False):
             values = way["metrics"].get(key)
             if values and any(value is not None for value in values):
@@ -238,7 +238,7 @@ def robustness(
                 axes.plot(x, y, "o-", color=color, ms=3.5, lw=1.6, label=label)
                 if clean.get(key) is not None:
                     axes.axhline(clean[key], color=color, linewidth=0.9, linestyle=":")
-        axes.set_xticks(x, [f"{level:g}" for level in x])
+        axes.set_xticks(x, [f"{strength:g}" for strength in x])
         if x[0] > x[-1]:
             axes.invert_xaxis()  # from the mildest on, as quality 100 to 50
         axes.set_title(printable(name), fontsize=10, loc="left")
@@ -268,7 +268,7 @@ def heat_maps(
     xlabel: str,
     ylabel: str,
 ) -> Figure:
-    """Matrices of figures from 0 to 1, by title, as colours and numbers.
+    """Matrices of values from 0 to 1, by title, as colours and numbers.
 
     They stand side by side; a None is left white.
     """
@@ -285,7 +285,7 @@ def heat_maps(
         for i, j in np.ndindex(array.shape):
             value = array[i, j]
             text = f"{value:.2f}" if np.isfinite(value) else "-"
-            # Dark colours stand for low figures; what is not known is white.
+            # Dark colours stand for low values; what is not known is white.
             color = "white" if value < 0.55 else INK
             axes.text(j, i, text, ha="center", va="center", color=color, fontsize=10)
         axes.set_xticks(

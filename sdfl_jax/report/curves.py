@@ -191,12 +191,12 @@ def precision_recall(
 
 def pixel_precision_recall(histograms: Integer[np.ndarray, "N 3 256"]) -> Figure:
     """`precision_recall` of all pixels of these images pooled."""
-    pooled = np.asarray(histograms, np.int64).sum(axis=0).reshape(3, metrics.LEVELS)
+    pooled = np.asarray(histograms, np.int64).sum(axis=0).reshape(3, metrics.BINS)
     counts = np.concatenate([pooled[0] + pooled[1], pooled[2]])
-    label = np.repeat([0, 1], metrics.LEVELS)
-    levels = np.tile(np.arange(metrics.LEVELS), 2)
+    label = np.repeat([0, 1], metrics.BINS)
+    values = np.tile(np.arange(metrics.BINS), 2)
     title = "Precision and recall of pixels"
-    return precision_recall(label, levels, counts.astype(np.float64), title=title)
+    return precision_recall(label, values, counts.astype(np.float64), title=title)
 
 
 def reliability(label: Num[np.ndarray, "N"], score: Num[np.ndarray, "N"]) -> Figure:

@@ -48,7 +48,7 @@ def markdown(scores: Mapping, evaluation: Evaluation) -> str:
     for name, words in facts.protocols(scores).items():
         parts += [f"## Protocol: {name}", words]
         parts.append(
-            tables.table(tables.figure_rows(scores, name), tables.FIGURE_COLUMNS)
+            tables.table(tables.metric_rows(scores, name), tables.METRIC_COLUMNS)
         )
     videos = scores.get("videos")
     if videos:

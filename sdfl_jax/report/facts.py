@@ -190,11 +190,11 @@ def videos(videos: Mapping) -> tuple[list[dict], dict[str, str]]:
 
 
 def ways(scores: Mapping) -> dict[str, dict]:
-    """Of each degradation `unit`, `levels` and the `metrics` worth a curve."""
+    """Of each degradation `unit`, `strengths` and the `metrics` worth a curve."""
     return {
         name: {
             "unit": way["unit"],
-            "levels": way["level"],
+            "strengths": way.get("strength") or way["level"],  # older runs' name
             "metrics": {key: way[key] for key in HEADLINE if key in way},
         }
         for name, way in (scores.get("robustness") or {}).items()
@@ -202,12 +202,12 @@ def ways(scores: Mapping) -> dict[str, dict]:
 
 
 def robustness(way: Mapping) -> tuple[list[dict], dict[str, str]]:
-    """Rows, a level each, and columns of one of `ways`."""
+    """Rows, a strength each, and columns of one of `ways`."""
     rows = [
-        {"level": str(level)}
+        {"strength": str(strength)}
         | {key: values[i] for key, values in way["metrics"].items()}
-        for i, level in enumerate(way["levels"])
+        for i, strength in enumerate(way["strengths"])
     ]
-    return rows, {"level": way["unit"]} | {
+    return rows, {"strength": way["unit"]} | {
         key: tables.heading(key) for key in way["metrics"]
     }

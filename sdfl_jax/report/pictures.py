@@ -41,7 +41,7 @@ def picture_sheet(rows: Iterable[Mapping], path: str | os.PathLike, title: str) 
     for i, row in enumerate(rows):
         top = size[1] - head - i * height
         _row_text(figure, row, 0.15 / size[0], (top - height / 2) / size[1])
-        mask, probs = plane(row["mask"]), metrics.levels(plane(row["mask_probs"]))
+        mask, probs = plane(row["mask"]), metrics.to_uint8(plane(row["mask_probs"]))
         known = row.get("has_mask", True)
         panels = (
             row["image"],

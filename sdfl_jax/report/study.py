@@ -164,14 +164,14 @@ def of_runs(found: Sequence[Row], *, resamples: int = metrics.RESAMPLES) -> list
     for (network, train, _), runs in experiments.items():
         groups = [_groups(row) for row in runs]
         for test in groups[0]:
-            figures = evaluators.of_runs(
+            found = evaluators.of_runs(
                 [_joined(parts[test]) for parts in groups],
                 resamples=resamples,
                 protocols=["reference"],
             )
             line = {"network": network, "train": train, "test": test}
             line["runs"] = len(runs)
-            lines.append(line | {key: figures["reference"][key] for key in SHOWN})
+            lines.append(line | {key: found["reference"][key] for key in SHOWN})
     return lines
 
 

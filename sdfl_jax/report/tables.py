@@ -112,13 +112,13 @@ def score_table(scores: Mapping, protocol: str = "standard") -> str:
     """`summary_rows` as Markdown; of another protocol its metrics."""
     if protocol != "standard":
         columns = ("metric", "value", "interval")
-        columns = {key: FIGURE_COLUMNS[key] for key in columns}
-        return table(figure_rows(scores, protocol), columns)
+        columns = {key: METRIC_COLUMNS[key] for key in columns}
+        return table(metric_rows(scores, protocol), columns)
     columns = {"what": ""} | {key: heading(key) for key in SUMMARY}
     return table(summary_rows(scores), columns)
 
 
-def figure_rows(scores: Mapping, protocol: str) -> list[dict]:
+def metric_rows(scores: Mapping, protocol: str) -> list[dict]:
     """A row for each metric of a protocol, in the order of the file.
 
     Keys: `metric`, `value`, `interval` (95 %, text), `calibrated` (at the thresholds
@@ -142,7 +142,7 @@ def figure_rows(scores: Mapping, protocol: str) -> list[dict]:
     ]
 
 
-FIGURE_COLUMNS = {
+METRIC_COLUMNS = {
     "metric": "metric",
     "value": "value",
     "interval": "95 % interval",

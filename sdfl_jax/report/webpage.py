@@ -106,11 +106,11 @@ def _metrics(scores: Mapping) -> list[str]:
 def _all_metrics(scores: Mapping) -> list[str]:
     parts = []
     for name, words in facts.protocols(scores).items():
-        rows = tables.figure_rows(scores, name)
+        rows = tables.metric_rows(scores, name)
         parts += [
             f"<h3>Protocol: {name}</h3>",
             _said(words),
-            _table(rows, tables.FIGURE_COLUMNS, ["meaning", "key"]),
+            _table(rows, tables.METRIC_COLUMNS, ["meaning", "key"]),
         ]
     if scores.get("intervals"):
         said = "Intervals: bootstrap over images, or over source groups where known."
@@ -149,7 +149,7 @@ def _curves(scores: Mapping, evaluation: Evaluation) -> list[str]:
         names = {key: tables.heading(key) for key in curve}
         parts += [
             "<h3>At every threshold</h3>",
-            _chart("Figures at every threshold", charts.thresholds(curve, names)),
+            _chart("Metrics at every threshold", charts.thresholds(curve, names)),
             _said("Means over manipulated images with a mask, the same cut for all."),
         ]
     return parts

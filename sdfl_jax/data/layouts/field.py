@@ -189,7 +189,7 @@ def autosplice(root: Path, options: Options) -> Found:
 def korus(root: Path, options: Options) -> Found:
     """Korus' realistic tampering: CAMERA/{pristine,tampered-realistic,ground-truth}/.
 
-    Masks have three levels: white counts as manipulated, the grey of what an edit
+    Masks have three grey levels: white counts as manipulated, the grey of what an edit
     changed without meaning to does not.
     """
     root = open_root(root)

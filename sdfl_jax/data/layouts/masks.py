@@ -30,7 +30,7 @@ def green(path: str) -> UInt8[np.ndarray, "H W 1"]:
 
 
 def white(path: str) -> UInt8[np.ndarray, "H W 1"]:
-    """Korus' mask of three levels: of black, grey and white only white counts."""
+    """Korus' mask of three grey levels: of black, grey and white only white counts."""
     return (images.read_mask(path) >= 192).astype(np.uint8) * 255
 
 

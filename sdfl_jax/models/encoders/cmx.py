@@ -160,11 +160,11 @@ class Cmx(Encoder):
         *,
         train: bool,
     ) -> list[Float[Array, "B _ _ _"]]:
-        x, e, levels = image, other, []
+        x, e, maps = image, other, []
         pairs = zip(mit.stages(self), mit.stages(self, "noise_stage"), strict=True)
         for i, (stage, noise_stage) in enumerate(pairs, 1):
             x, e = stage(x, train=train), noise_stage(e, train=train)
             x, e = Rectify(self.dtype, name=f"rectify{i}")(x, e)
             fuse = Fuse(stage.heads, self.norm, self.dtype, name=f"fuse{i}")
-            levels.append(fuse(x, e, train=train))
-        return levels
+            maps.append(fuse(x, e, train=train))
+        return maps

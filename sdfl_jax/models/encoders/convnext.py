@@ -83,7 +83,7 @@ class ConvNeXt(Encoder):
     ) -> list[Float[Array, "B _ _ _"]]:
         norm = functools.partial(LayerNorm, dtype=self.dtype)
         conv = functools.partial(Conv, padding=0, use_bias=True, dtype=self.dtype)
-        levels = []
+        maps = []
         for stage, (blocks, features) in enumerate(self.stages):
             # Named by their order in PyTorch: convolution first in the stem alone.
             if stage == 0:
@@ -95,8 +95,8 @@ class ConvNeXt(Encoder):
             for i in range(blocks):
                 block = Block(self.dtype, name=f"stage{stage}_{i}")
                 x = run_block(block, x, train=train, remat=self.remat)
-            levels.append(x)
-        return levels
+            maps.append(x)
+        return maps
 
 
 convnext_tiny = functools.partial(

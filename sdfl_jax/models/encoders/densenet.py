@@ -57,9 +57,9 @@ class Transition(nn.Module):
     def __call__(
         self, x: Float[Array, "B h w C"], *, train: bool
     ) -> tuple[Float[Array, "B h w C"], Float[Array, "B _ _ _"]]:
-        level = nn.relu(self.norm(name="norm")(x, train=train))
-        x = Conv(x.shape[-1] // 2, 1, dtype=self.dtype, name="conv")(level)
-        return level, nn.avg_pool(x, window_shape=(2, 2), strides=(2, 2))
+        out = nn.relu(self.norm(name="norm")(x, train=train))
+        x = Conv(x.shape[-1] // 2, 1, dtype=self.dtype, name="conv")(out)
+        return out, nn.avg_pool(x, window_shape=(2, 2), strides=(2, 2))
 
 
 class DenseNet(Encoder):
@@ -79,7 +79,7 @@ class DenseNet(Encoder):
         x = nn.relu(self.norm(name="norm0")(x, train=train))
         x = max_pool(x, 3, 2, padding=1)
 
-        levels = []
+        maps = []
         for block, layers in enumerate(self.blocks, 1):
             for i in range(1, layers + 1):
                 layer = DenseLayer(
@@ -88,13 +88,13 @@ class DenseNet(Encoder):
                 new = run_block(layer, x, train=train, remat=self.remat)
                 x = jnp.concatenate([x, new], axis=-1)
             if block < len(self.blocks):
-                level, x = Transition(self.norm, self.dtype, name=f"transition{block}")(
+                out, x = Transition(self.norm, self.dtype, name=f"transition{block}")(
                     x, train=train
                 )
             else:
-                level = nn.relu(self.norm(name="norm5")(x, train=train))
-            levels.append(level)
-        return levels
+                out = nn.relu(self.norm(name="norm5")(x, train=train))
+            maps.append(out)
+        return maps
 
 
 densenet121 = functools.partial(DenseNet, blocks=(6, 12, 24, 16))

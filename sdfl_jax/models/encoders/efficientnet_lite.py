@@ -71,7 +71,7 @@ class EfficientNetLite(Encoder):
         x = Conv(32, 3, 2, padding="SAME", dtype=self.dtype, name="conv_stem")(x)
         x = nn.relu6(norm(name="bn0")(x, train=train))
 
-        levels, number = [x], 0
+        maps, number = [x], 0
         for blocks, kernel, strides, expansion, features in self.stages:
             for i in range(blocks):
                 block = InvertedBottleneck(
@@ -86,10 +86,10 @@ class EfficientNetLite(Encoder):
                 x = run_block(block, x, train=train, remat=self.remat)
                 number += 1
             if strides == 2:
-                levels.append(x)
+                maps.append(x)
             else:
-                levels[-1] = x
-        return levels[1:]  # stride 2 is left to itself
+                maps[-1] = x
+        return maps[1:]  # stride 2 is left to itself
 
 
 efficientnet_lite0 = functools.partial(

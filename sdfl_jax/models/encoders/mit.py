@@ -186,11 +186,11 @@ class Mit(Encoder):
     def __call__(
         self, x: Float[Array, "B H W _"], *, train: bool
     ) -> list[Float[Array, "B _ _ _"]]:
-        levels = []
+        maps = []
         for stage in stages(self):
             x = stage(x, train=train)
-            levels.append(x)
-        return levels
+            maps.append(x)
+        return maps
 
 
 def stages(mit, prefix: str = "stage") -> list[Stage]:

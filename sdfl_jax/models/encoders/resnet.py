@@ -111,7 +111,7 @@ class ResNet(Encoder):
             x = relu(self.norm(name=f"bn{i}")(conv(x), train=train))
         x = max_pool(x, 3, 2, padding=1)
 
-        levels = []
+        maps = []
         for stage, blocks in enumerate(self.stages):
             dilations = self.dilations if stage + 1 == len(self.stages) else ()
             for i in range(blocks):
@@ -124,8 +124,8 @@ class ResNet(Encoder):
                     name=f"layer{stage + 1}_{i}",
                 )
                 x = run_block(block, x, train=train, remat=self.remat)
-            levels.append(x)
-        return levels
+            maps.append(x)
+        return maps
 
 
 # For studies within minutes on a CPU; nobody publishes weights of it.

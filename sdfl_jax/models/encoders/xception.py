@@ -71,7 +71,7 @@ class Block(nn.Module):
 class Xception(Encoder):
     """Returns features at strides 4, 8, 16 and 32.
 
-    The first two convolutions are not padded, so that a level is smaller than the
+    The first two convolutions are not padded, so that a map is smaller than the
     image over its stride by one position at most.
     """
 
@@ -90,10 +90,10 @@ class Xception(Encoder):
             )
             x = nn.relu(self.norm(name=f"bn{i}")(conv(x), train=train))
 
-        levels = []
+        maps = []
         for i, features in enumerate(BLOCKS):
             if i in STRIDED[1:]:
-                levels.append(nn.relu(x))
+                maps.append(nn.relu(x))
             block = Block(
                 features=features,
                 strides=2 if i in STRIDED else 1,
@@ -107,4 +107,4 @@ class Xception(Encoder):
         for i, features in enumerate([1536, 2048], 3):
             x = SeparableConv(features, self.dtype, name=f"conv{i}")(x)
             x = nn.relu(self.norm(name=f"bn{i}")(x, train=train))
-        return [*levels, x]
+        return [*maps, x]
