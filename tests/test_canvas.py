@@ -1,6 +1,7 @@
 """Images of several sizes on one canvas get the answers that they get by themselves."""
 
 import functools
+import math
 
 import cv2
 import jax
@@ -218,6 +219,16 @@ def test_canvases_are_few_hold_every_row_and_know_no_order(count):
     for size in sizes:
         height, width = tiling.shape_of_rows(size, canvas=False)
         assert count == 1 or any(h >= height and w >= width for h, w in found)
+
+
+@pytest.mark.parametrize("overlap", [0, 64])
+@pytest.mark.parametrize("size", [(3000, 4000), (1025, 90), (60, 5000), (6100, 1024)])
+def test_tiles_are_few_and_no_larger_than_that_takes(size, overlap):
+    row = tiling.shape_of_rows(size, canvas=False)
+    tiles = tiling.number_of_tiles(size, 1024, overlap)
+    fewest = [max(1, -(-(n - overlap) // (1024 - overlap))) for n in size]
+    assert tiles == math.prod(fewest)
+    assert tiles * math.prod(row) <= 1.7 * math.prod(size)
 
 
 def test_one_size_needs_no_canvas():

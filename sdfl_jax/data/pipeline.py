@@ -290,7 +290,7 @@ def eval_batches(
             "overlap": overlap,
             "scoring": scoring,
             "keep_image": keep_images,
-            "canvases": _canvases(source, max_side)
+            "canvases": _canvases(source, max_side, overlap)
             if canvas and geometry == "crop"
             else (),
         },
@@ -300,7 +300,7 @@ def eval_batches(
     return group(prefetch(examples, workers), batch_size)
 
 
-def _canvases(source, max_side: int) -> list[tuple[int, int]]:
+def _canvases(source, max_side: int, overlap: int) -> list[tuple[int, int]]:
     """For rows of all examples; for any rows where the source does not know sizes."""
     sizes = []
     for index in range(len(source)):
@@ -311,7 +311,7 @@ def _canvases(source, max_side: int) -> list[tuple[int, int]]:
         if size is None:
             return tiling.ladder(max_side)
         sizes.append(size)
-    return tiling.canvases(sizes, max_side)
+    return tiling.canvases(sizes, max_side, overlap)
 
 
 class _Rows:

@@ -115,7 +115,7 @@ def cut(
             f"{example['name']}: stored resized, and geometry 'crop' needs native "
             "resolution; build with --storage=original."
         )
-    tall, wide = _row(size, max_side, shapes)
+    tall, wide = _row(size, max_side, overlap, shapes)
     overlap = min(overlap, min(tall, wide) // 2 if shapes else max_side // 2)
     grid = coefficients.BLOCK if jpeg else 1
     tops = _starts(size[0], tall, overlap, grid)
@@ -145,24 +145,47 @@ def shape_of_rows(
     size: tuple[int, int], *, max_side: int = MAX_SIDE, canvas: bool
 ) -> tuple[int, int]:
     """Height and width that an image of that size has in a batch of a stream."""
-    row = _row(size, max_side)
+    row = _row(size, max_side, OVERLAP)
     return _smallest(ladder(max_side), row) if canvas else row
 
 
 def number_of_tiles(size: tuple[int, int], max_side: int, overlap: int) -> int:
     """How many tiles an image of that height and width is cut into."""
-    tall, wide = _row(size, max_side)
-    return len(_starts(size[0], tall, overlap)) * len(_starts(size[1], wide, overlap))
+    overlap = min(overlap, max_side // 2)
+    row = _row(size, max_side, overlap)
+    return math.prod(
+        len(_starts(length, side, overlap))
+        for length, side in zip(size, row, strict=True)
+    )
 
 
 def _row(
-    size: tuple[int, int], max_side: int, shapes: Sequence[tuple[int, int]] = ()
+    size: tuple[int, int],
+    max_side: int,
+    overlap: int,
+    shapes: Sequence[tuple[int, int]] = (),
 ) -> tuple[int, int]:
     """Height and width of the rows that an image of that size is cut into."""
-    if not shapes:
-        fitting = lambda length: (s for s in SIDES if length <= s <= max_side)
-        return tuple(min(fitting(length), default=max_side) for length in size)
-    return _smallest(shapes, size) or max(shapes, key=math.prod)
+    if shapes:
+        return _smallest(shapes, size) or max(shapes, key=math.prod)
+    return tuple(_side(length, max_side, overlap) for length in size)
+
+
+def _side(length: int, max_side: int, overlap: int) -> int:
+    """The smallest side whose tiles are as few as those of `max_side`.
+
+    What tiles of `max_side` would compute twice, or of padding, is up to half of a
+    photograph of some megapixels.
+    """
+    if length > max_side:
+        overlap = min(overlap, max_side // 2)
+        fewest = len(_starts(length, max_side, overlap))
+        fits = lambda side: (
+            2 * overlap <= side and len(_starts(length, side, overlap)) == fewest
+        )
+    else:
+        fits = lambda side: side >= length
+    return min((s for s in SIDES if s <= max_side and fits(s)), default=max_side)
 
 
 def _smallest(shapes, size: tuple[int, int]) -> tuple[int, int] | None:
@@ -185,14 +208,16 @@ def ladder(max_side: int) -> list[tuple[int, int]]:
     return [*below[: CANVASES - 1], (max_side, max_side)]
 
 
-def canvases(sizes: Iterable[tuple[int, int]], max_side: int) -> list[tuple[int, int]]:
+def canvases(
+    sizes: Iterable[tuple[int, int]], max_side: int, overlap: int = OVERLAP
+) -> list[tuple[int, int]]:
     """At most `CANVASES` that hold the rows of images of these heights and widths.
 
     Two canvases become one that holds both as long as there are too many, or it adds
     fewer pixels than a program is worth; the cheapest pair first. Their order makes no
     difference. Empty where all rows have one size: these need no canvas.
     """
-    counts = collections.Counter(_row(size, max_side) for size in sizes)
+    counts = collections.Counter(_row(size, max_side, overlap) for size in sizes)
     if len(counts) < 2:
         return []
     shapes = dict(sorted(counts.items()))
