@@ -659,7 +659,10 @@ def test_bad_input_gets_one_line(tmp_path, capsys, case):
     photos = str(tmp_path / "photos")
     for arguments, words in (
         ([photos], "--out=CASE"),
-        ([photos, f"--out={tmp_path / 'new'}"], "--workdir"),
+        (
+            [photos, f"--out={tmp_path / 'new'}", "--workdir=a", "--network=b"],
+            "give one of them",
+        ),
         ([photos, f"--out={other}", "--network=none"], "something else"),
         (["nowhere", f"--out={tmp_path / 'new'}", "--network=none"], "nowhere"),
         ([f"--verify={other}"], "no case"),

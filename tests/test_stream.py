@@ -1,5 +1,6 @@
 """Forgeries that a run makes for itself: the same for every run, and no hint beside."""
 
+import csv
 import pickle
 
 import cv2
@@ -12,7 +13,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from sdfl_jax.data import photographs
-from sdfl_jax.data.forge import stream
+from sdfl_jax.data.forge import held_out, stream
 from sdfl_jax.data.forge.stream import Stream, folders, train_batches
 from sdfl_jax.errors import InputError
 
@@ -130,6 +131,23 @@ def global_statistics(image: np.ndarray) -> list[float]:
         cv2.cvtColor(image, cv2.COLOR_RGB2HSV)[..., 1].mean(),
         len(cv2.imencode(".png", image)[1]) / luminance.size,
     ]
+
+
+def test_what_is_kept_aside_holds_photographs_as_the_web_spreads_them(text, tmp_path):
+    out = tmp_path / "held_out"
+    held_out.main([f"--photos={text}", f"--out={out}", "--count=3", "--size=64x64"])
+    rows = list(csv.DictReader((out / "photographs.csv").open()))
+    aside = [name for folder in folders(text, "val") for name in folder.names]
+    assert len(rows) == 3 * len(aside)
+    assert {row["label"] for row in rows} == {"0"}
+    for i in range(0, len(rows), 3):
+        whole, *spread = rows[i : i + 3]
+        side = max(cv2.imread(whole["image"]).shape)
+        for row in spread:
+            assert row["group"] == whole["group"]
+            image = (out / row["image"]).read_bytes()
+            assert image.startswith(b"\xff\xd8")
+            assert max(cv2.imread(str(out / row["image"])).shape) <= min(side, 1024)
 
 
 def test_global_statistics_do_not_tell_the_label(examples):

@@ -1,8 +1,9 @@
 """Makes a case file of photographs: lines of evidence, a cautious verdict, a log.
 
-python -m sdfl_jax.examine PHOTO|FOLDER... --out=CASE --network=NAME
-python -m sdfl_jax.examine PHOTO|FOLDER... --out=CASE --workdir=DIR
+python -m sdfl_jax.examine PHOTO|FOLDER... --out=CASE [--network=NAME|--workdir=DIR]
 python -m sdfl_jax.examine --verify=CASE
+
+Without either the network is `starter`, which ships with the package.
 """
 
 import argparse
@@ -58,10 +59,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _predictor(args):
     if args.network == "none":
         return None
-    if (args.workdir is None) == (args.network is None):
+    if args.workdir is not None and args.network is not None:
         raise InputError(
-            "Give one of --workdir=DIR, a run whose network is asked, --network=NAME, "
-            "one that ships, and --network=none, for the other lines alone."
+            f"--workdir={args.workdir} and --network={args.network}: give one of them."
         )
     from sdfl_jax.checkpoints import shipped
     from sdfl_jax.predict.predictor import Predictor
@@ -69,7 +69,7 @@ def _predictor(args):
     if args.network and shipped.resolve(args.network) is None:
         known = valid(args.network, [*shipped.names(), "none"])
         raise InputError(f"--network={args.network}: no such network ships; {known}")
-    return Predictor(args.workdir or args.network, args.checkpoint)
+    return Predictor(args.workdir or args.network or "starter", args.checkpoint)
 
 
 def _trusted(path: str | None) -> str:
@@ -104,7 +104,9 @@ def _arguments() -> argparse.ArgumentParser:
     parser.add_argument("--workdir", metavar="DIR", help="of the run that is asked")
     parser.add_argument("--checkpoint", default="best", help="best, latest or a step")
     parser.add_argument(
-        "--network", metavar="NAME", help="one that ships; none: the other lines alone"
+        "--network",
+        metavar="NAME",
+        help="one that ships (default: starter); none: the other lines alone",
     )
     parser.add_argument(
         "--trusted", metavar="PEM", help="authorities whose content credentials count"

@@ -5,7 +5,8 @@ python -m sdfl_jax.data.forge.held_out --photos=forge:DIR[:WEIGHT][,...] --out=D
 
 Writes OUT/forgeries.csv, a list of --count examples (with OUT/images and OUT/masks) for
 `sdfl_jax.data.build`, and OUT/photographs.csv, a list of the whole photographs,
-authentic. A run that trains on the same --photos never sees any of them.
+authentic: each as it is, and twice as the web spreads it (OUT/web), smaller and saved
+as JPEG again. A run that trains on the same --photos never sees any of them.
 """
 
 import argparse
@@ -14,11 +15,17 @@ import os
 from pathlib import Path
 
 import cv2
+import numpy as np
 
+from sdfl_jax.data.forge.history import draw_compression, encode_jpeg
 from sdfl_jax.data.forge.stream import PREFIX, Stream, folders
+from sdfl_jax.data.images import read_image
 from sdfl_jax.errors import InputError, one_line
 from sdfl_jax.files import new_folder
 
+_SPREAD = 2  # small forms of each photograph
+_WEB_SIDES = (320, 1025)  # pixels of the longer side, from and below
+_WEB_QUALITIES = (70, 95)
 _COLUMNS = ("image", "mask", "edge", "label", "source", "group", "kind")
 
 
@@ -42,12 +49,28 @@ def write(
             group = os.path.splitext(os.path.basename(example["host"]))[0]
             rows.append(row | {"group": group, "kind": example["kind"]})
         _write_list(beside / "forgeries.csv", rows, "forge")
-        whole = [
-            {"image": os.path.abspath(os.path.join(folder.path, name)), "label": 0}
-            for folder in folders(photos, "val")
-            for name in folder.names
-        ]
+        (beside / "web").mkdir()
+        whole = []
+        for folder in folders(photos, "val"):
+            for name in folder.names:
+                path = os.path.abspath(os.path.join(folder.path, name))
+                group = os.path.splitext(name)[0]
+                whole.append({"image": path, "label": 0, "group": group})
+                for _ in range(_SPREAD):
+                    image = f"web/{len(whole):06d}.jpg"
+                    rng = np.random.default_rng([seed, len(whole)])
+                    (beside / image).write_bytes(_spread(read_image(path), rng))
+                    whole.append({"image": image, "label": 0, "group": group})
         _write_list(beside / "photographs.csv", whole, "photographs")
+
+
+def _spread(photograph, rng) -> bytes:
+    """A photograph as a page on the web would hold it: small, a JPEG once more."""
+    height, width = photograph.shape[:2]
+    factor = min(1.0, rng.integers(*_WEB_SIDES) / max(height, width))
+    size = max(1, round(width * factor)), max(1, round(height * factor))
+    small = cv2.resize(photograph, size, interpolation=cv2.INTER_AREA)
+    return encode_jpeg(small, **draw_compression(rng, *_WEB_QUALITIES))
 
 
 def _write_list(path: Path, rows: list[dict], source: str):
