@@ -114,8 +114,9 @@ def _after_resave(predictor: Predictor, answer: Answer) -> dict:
     height, width = image.shape[:2]
     x, y, before = 0, 0, answer
     if predictor.settings["geometry"] != "resize":
-        x, y = _most_marked(answer.mask, tiling.MAX_SIDE)
-        image = image[y : y + tiling.MAX_SIDE, x : x + tiling.MAX_SIDE]
+        side = max(tiling.shape_of_rows((height, width), canvas=False))
+        x, y = _most_marked(answer.mask, side)
+        image = image[y : y + side, x : x + side]
         if image.shape[:2] != (height, width):
             before = _answer(predictor, np.ascontiguousarray(image))
     again = _answer(predictor, resaved(image, _RESAVE))
