@@ -171,13 +171,13 @@ class _Photograph:
         self._kept = case.kept(self.folder, self._before)
         if self._kept:
             return
-        for line in EVIDENCE:
-            options = case.options.get(line, {})
-            self._futures[line] = pool.start(examine_line, line, str(path), options)
-        if case.predictor:
+        if case.predictor:  # first: the network takes longer than all other lines
             from sdfl_jax.examine import network  # JAX, which the workers do not need
 
             self._pixels = pool.start(network.pixels, path)
+        for line in EVIDENCE:
+            options = case.options.get(line, {})
+            self._futures[line] = pool.start(examine_line, line, str(path), options)
 
     def row(self) -> dict:
         """Waits for the lines, writes the photograph's folder, returns its row."""
@@ -190,16 +190,19 @@ class _Photograph:
         if self._kept:
             evidence = json.loads((target / EVIDENCE_FILE).read_text())
             return row_of(evidence) | {"kept": True}
-        lines, pictures = {}, {}
-        for name, future in self._futures.items():
-            lines[name] = self._line(future, pictures)
+        lines, pictures, of_network = {}, {}, {}
         verdict = {
             "verdict": "inconclusive",
             "score": None,
             "why": "No network was asked, so that no verdict can follow.",
         }
+        if self._pixels is not None:  # the workers draw up the other lines meanwhile
+            asked, verdict = self._network(of_network, verdict)
+        for name, future in self._futures.items():
+            lines[name] = self._line(future, pictures)
         if self._pixels is not None:
-            lines["network"], verdict = self._network(pictures, verdict)
+            lines["network"] = asked
+            pictures |= of_network
         after = log.sha256_of(self._path)
         evidence = {
             "schema": SCHEMA,
