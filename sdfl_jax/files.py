@@ -11,9 +11,11 @@ import re
 import shutil
 import socket
 import sys
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+from sdfl_jax import storage
 from sdfl_jax.errors import InputError
 
 _numbers = itertools.count()
@@ -23,7 +25,16 @@ HALF_WRITTEN = ".*.partial"  # what a process that was killed leaves behind
 
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike) -> Iterator[Path]:
-    """A path beside `path` to write a file to, renamed to it if all goes well."""
+    """A path beside `path` to write a file to, renamed to it if all goes well.
+
+    Of a file in a store (`storage.is_address`) it lies on this disk, and is sent there.
+    """
+    if storage.is_address(path):
+        with tempfile.TemporaryDirectory(prefix="sdfl-") as folder:
+            beside = Path(folder, os.path.basename(path))
+            yield beside
+            storage.put(beside, path)
+        return
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = _beside(path)

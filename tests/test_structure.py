@@ -14,12 +14,13 @@ PACKAGE = Path(__file__).parent.parent / "sdfl_jax"
 # file and folder of `data` is a room; rooms of one floor know nothing of each other.
 FLOORS = [
     {"errors", "devices.huge_pages"},
-    {"files", "trees"},
+    {"storage", "trees"},
+    {"files"},
     {"ops", "devices", "drawing", "metrics", "losses", "optim"},
     # Inside `data`: files, then examples, then streams of them, then the tools.
     {"data", "data.setup", "data.jpeg", "data.videos", "data.lists", "data.origins"},
     {"data.search", "data.workers", "data.parts", "data.whole"},
-    {"data.images"},
+    {"data.engine", "data.images"},
     {"data.coefficients"},
     {"data.planes", "data.records", "data.transforms"},
     {"data.mixing"},

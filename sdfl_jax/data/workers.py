@@ -21,6 +21,7 @@ The workers that feed a training are grain's own, which keep the order and posit
 its stream; `pipeline` starts them with the same `setup` and the same watch.
 """
 
+import abc
 import contextlib
 import dataclasses
 import fcntl
@@ -50,6 +51,19 @@ _PATIENCE = 2  # seconds that pebble gets to tell of a worker that is gone
 _BEGUN = struct.Struct("qqq")  # process, task, item: what a worker is about to do
 
 
+class Engine(abc.ABC):
+    """What does the work elsewhere, see `engine`."""
+
+    @abc.abstractmethod
+    def work(
+        self, function: Callable, tasks: Sequence[tuple], **how
+    ) -> Iterator[tuple[int, object]]:
+        """As the function `work`, without its `workers`."""
+
+
+Workers = int | Engine  # a number of processes, or what does their work elsewhere
+
+
 class WorkersDie(InputError):
     """Workers end for no reason that lies in what they work on."""
 
@@ -59,7 +73,7 @@ def work(
     tasks: Sequence[tuple],
     *,
     attempt: Callable,
-    workers: int,
+    workers: Workers,
     bar: tqdm,
     seconds: int | None = None,
 ) -> Iterator[tuple[int, object]]:
@@ -74,6 +88,10 @@ def work(
     Yields the index of each task and its result, in the order they are ready. The first
     error ends all; `WorkersDie` if workers die for no reason that lies in an item.
     """
+    if isinstance(workers, Engine):
+        how = {"attempt": attempt, "bar": bar, "seconds": seconds}
+        yield from workers.work(function, tasks, **how)
+        return
     if workers < 0:
         raise InputError(f"--workers={workers}: 0 or more is expected.")
     if workers == 0:
@@ -112,7 +130,7 @@ def each(
     items: Sequence,
     *,
     lost: Callable,
-    workers: int,
+    workers: Workers,
     chunk: int,
     bar: tqdm,
     seconds: int | None = None,

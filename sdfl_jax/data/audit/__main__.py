@@ -17,9 +17,9 @@ in train or val, 0 when none has, 2 for input that cannot be read.
 import argparse
 import contextlib
 import gc
-import os
 from collections.abc import Iterator, Sequence
 
+from sdfl_jax.data import engine
 from sdfl_jax.data.audit.auditor import run
 from sdfl_jax.data.audit.leaks import leaks
 from sdfl_jax.data.lists import SPLITS, add_list_arguments
@@ -53,13 +53,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     add_list_arguments(parser)
     parser.add_argument("--out", metavar="DIR", help="writes DIR/findings.csv")
     parser.add_argument("--fix", metavar="DIR", help="writes lists without leaks")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    engine.add_arguments(parser)
     reading = parser.add_mutually_exclusive_group()
     reading.add_argument(
         "--content", action="store_true", default=None, help="fail if no file is here"
     )
     reading.add_argument("--names_only", action="store_true", help="open no image")
-    flags = parser.parse_args(argv)
+    flags = engine.parse(parser, argv)
     setup()
     paths = {s: getattr(flags, s) for s in SPLITS if getattr(flags, s) is not None}
     if not paths:

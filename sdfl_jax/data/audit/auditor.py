@@ -25,7 +25,7 @@ from sdfl_jax.data.audit.leaks import (
     leaks,
 )
 from sdfl_jax.data.lists import Entry, nothing_usable, read_list
-from sdfl_jax.data.workers import each
+from sdfl_jax.data.workers import Workers, each
 from sdfl_jax.errors import InputError
 
 COLUMNS = ("finding", "split_a", "line", "path", "split_b", "line_b", "other", "detail")
@@ -35,7 +35,7 @@ def look(
     entries: Sequence[Line | Entry],
     *,
     mask_inverted: bool = False,
-    workers: int = 0,
+    workers: Workers = 0,
     progress: bool = True,
 ) -> tuple[dict[str, Looks], dict[str, str]]:
     """Reads every image and mask once: `Looks` by image, and of each mask by path
@@ -189,7 +189,7 @@ def run(
     replace: Sequence[str] = (),
     mask_inverted: bool = False,
     content: bool | None = None,
-    workers: int = 0,
+    workers: Workers = 0,
     progress: bool = True,
 ) -> list[Finding]:
     """Audits the lists at `paths` (by split), prints and writes what it finds.

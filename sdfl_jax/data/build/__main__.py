@@ -11,11 +11,10 @@ memory or forever, costs a worker process and is rejected; it does not end the b
 """
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 
-from sdfl_jax.data import records
+from sdfl_jax.data import engine, records
 from sdfl_jax.data.build.builder import STORAGE, build
 from sdfl_jax.data.build.shards import (
     COMPRESSION,
@@ -23,6 +22,7 @@ from sdfl_jax.data.build.shards import (
 from sdfl_jax.data.build.verify import verify
 from sdfl_jax.data.lists import add_list_arguments
 from sdfl_jax.data.setup import setup
+from sdfl_jax.data.workers import Workers
 from sdfl_jax.errors import InputError, one_line
 
 
@@ -42,16 +42,15 @@ def main(argv: Sequence[str] | None = None):
     add("--compression", choices=COMPRESSION, default="raw", help="of the shards")
     add_list_arguments(parser)
     add("--only", default="", metavar="COLUMN=VALUE", help="lines like label=1, kind=X")
-    add("--workers", type=int, default=os.cpu_count(), help="processes")
+    engine.add_arguments(parser)
     add("--strict", action="store_true", help="the first bad line is an error")
     add("--verify", action="store_true", help="read all of --out again; 1 if damaged")
-    arguments = vars(parser.parse_args(argv))
+    arguments = vars(engine.parse(parser, argv))
     setup()
-    for name, least in (("image_size", 1), ("workers", 0)):
-        if arguments[name] < least:
-            raise InputError(
-                f"--{name}={arguments[name]}: {least} or more is expected."
-            )
+    if arguments["image_size"] < 1:
+        raise InputError(
+            f"--image_size={arguments['image_size']}: 1 or more is expected."
+        )
     if arguments.pop("verify"):
         sys.exit(_verify(arguments["out"], arguments["workers"]))
     if arguments["paths_file"] is None:
@@ -67,11 +66,11 @@ def check(argv: Sequence[str] | None = None) -> int:
         description="Reads every record of some shards; exits with 1 if damaged.",
     )
     parser.add_argument("out", metavar="SHARDS", help="folder of the shards")
-    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes")
-    return _verify(**vars(parser.parse_args(argv)))
+    engine.add_arguments(parser)
+    return _verify(**vars(engine.parse(parser, argv)))
 
 
-def _verify(out: str, workers: int) -> int:
+def _verify(out: str, workers: Workers) -> int:
     problems = verify(out, workers=workers)
     for problem in problems:
         print(problem)

@@ -20,7 +20,7 @@ from sdfl_jax.data.build.shards import (
     write_shard,
 )
 from sdfl_jax.data.lists import Entry, Rejected, nothing_usable, read_list, repeated
-from sdfl_jax.data.workers import WorkersDie, work
+from sdfl_jax.data.workers import Workers, WorkersDie, work
 from sdfl_jax.errors import InputError, valid
 
 STORAGE = ("original", "resized")
@@ -52,7 +52,7 @@ def build(
     mask_inverted: bool = False,
     mask_as_stored: bool = False,
     only: str = "",
-    workers: int = 0,
+    workers: Workers = 0,
     strict: bool = False,
     lines_per_shard: int = LINES_PER_SHARD,
     progress: bool = True,

@@ -12,13 +12,13 @@ from array_record.python.array_record_data_source import ArrayRecordDataSource
 from tqdm import tqdm
 
 from sdfl_jax.data import records
-from sdfl_jax.data.workers import work
+from sdfl_jax.data.workers import Workers, work
 
 SHOWN = 5  # problems told of one shard
 
 
 def verify(
-    folder: str | os.PathLike, *, workers: int = 0, progress: bool = True
+    folder: str | os.PathLike, *, workers: Workers = 0, progress: bool = True
 ) -> list[str]:
     """What is wrong with a finished build, one line each; empty if all is well.
 

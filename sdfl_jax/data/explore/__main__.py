@@ -13,6 +13,7 @@ import argparse
 import os
 from collections.abc import Sequence
 
+from sdfl_jax.data import engine
 from sdfl_jax.data.lists import add_list_arguments
 from sdfl_jax.data.setup import setup
 from sdfl_jax.errors import InputError, one_line
@@ -33,8 +34,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     add_list_arguments(parser)
     parser.add_argument("--out", required=True, metavar="DIR")
     parser.add_argument("--sample", type=int, help="images to measure (default: 5000)")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
-    flags = parser.parse_args(argv)
+    engine.add_arguments(parser)
+    flags = engine.parse(parser, argv)
     # Imported late: help and mistakes are told within a second.
     from sdfl_jax.data.explore.explorer import (
         PAGE,

@@ -21,7 +21,7 @@ from sdfl_jax.data import images, records
 from sdfl_jax.data.explore import plots
 from sdfl_jax.data.lists import Entry, nothing_usable, read_list
 from sdfl_jax.data.planes import read_planes
-from sdfl_jax.data.workers import each
+from sdfl_jax.data.workers import Workers, each
 from sdfl_jax.drawing import page
 from sdfl_jax.drawing.overlay import thumbnail
 from sdfl_jax.errors import InputError
@@ -215,7 +215,7 @@ def _intensities(image) -> Float[np.ndarray, "3 256"]:
 
 
 def measure(
-    examples, indices: Sequence[int], *, workers: int = 0, progress: bool = True
+    examples, indices: Sequence[int], *, workers: Workers = 0, progress: bool = True
 ) -> list[Facts]:
     """`facts` of the examples at `indices`, in their order."""
     with tqdm(
@@ -276,7 +276,7 @@ def explore(
     *,
     title: str,
     sample: int = SAMPLE,
-    workers: int = 0,
+    workers: Workers = 0,
     progress: bool = True,
 ) -> Counter:
     """Writes the charts and the page to the folder `out`; images by source and label.

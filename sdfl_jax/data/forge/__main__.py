@@ -30,6 +30,7 @@ OUT when it is whole; an interrupted run goes on from there.
 import argparse
 from collections.abc import Sequence
 
+from sdfl_jax.data import engine
 from sdfl_jax.data.forge.dataset import forge
 from sdfl_jax.data.forge.manipulate import KINDS
 from sdfl_jax.data.setup import setup
@@ -53,11 +54,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--authentic", type=float, default=0.3, help="their share")
     parser.add_argument("--kinds", default=",".join(KINDS))
     parser.add_argument("--segments", help="folder of label maps, for splices")
-    parser.add_argument("--workers", type=int, help="default: all cores")
+    engine.add_arguments(parser)
     parser.add_argument(
         "--strict", action="store_true", help="stop at a file that cannot serve"
     )
-    settings = vars(parser.parse_args(argv))
+    settings = vars(engine.parse(parser, argv))
     setup()
     settings["kinds"] = [kind for kind in settings["kinds"].split(",") if kind]
     made = forge(**settings)

@@ -18,7 +18,7 @@ from sdfl_jax.data.forge.forger import Forger, Task
 from sdfl_jax.data.forge.manipulate import KINDS
 from sdfl_jax.data.images import encode_png
 from sdfl_jax.data.lists import SPLITS
-from sdfl_jax.data.workers import WorkersDie, each
+from sdfl_jax.data.workers import Workers, WorkersDie, each
 from sdfl_jax.errors import InputError
 from sdfl_jax.files import locked_output, write_csv, write_json
 
@@ -59,7 +59,7 @@ def forge(
     authentic: float = 0.3,
     kinds: Sequence[str] = tuple(KINDS),
     segments: str | Path | None = None,
-    workers: int | None = None,
+    workers: Workers | None = None,
     strict: bool = False,
     progress: bool = True,
 ) -> dict[str, Counter]:
@@ -71,7 +71,7 @@ def forge(
     """
     counts = {"train": count, "val": count_val, "test": count_test}
     counts |= {k: max(1, count // 8) for k, v in counts.items() if v is None}
-    _check_settings(counts, authentic, kinds, size, workers)
+    _check_settings(counts, authentic, kinds, size)
     workers = os.cpu_count() or 1 if workers is None else workers
     photographs, left_out = photo_folder.find_photographs(
         photos, size=size, workers=workers, progress=progress
@@ -158,7 +158,7 @@ def _make_and_write(task: Task, forger: Forger, folder: Path) -> dict:
     return record
 
 
-def _check_settings(counts, authentic, kinds, size, workers) -> None:
+def _check_settings(counts, authentic, kinds, size) -> None:
     for flag, value in zip(
         ("count", "count_val", "count_test"), counts.values(), strict=True
     ):
@@ -166,8 +166,6 @@ def _check_settings(counts, authentic, kinds, size, workers) -> None:
             raise InputError(
                 f"--{flag}={value}: give a number from {int(flag == 'count')}."
             )
-    if workers is not None and workers < 0:
-        raise InputError(f"--workers={workers}: give a number of processes from 0.")
     if not 0 <= authentic <= 1:
         raise InputError(f"--authentic={authentic}: give a share from 0 to 1.")
     if size != 0 and not 16 <= size <= 16384:

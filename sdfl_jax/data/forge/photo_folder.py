@@ -12,7 +12,7 @@ from tqdm import tqdm
 from sdfl_jax.data.images import read_image, read_labels
 from sdfl_jax.data.lists import SPLITS
 from sdfl_jax.data.search import SUFFIXES, files_below
-from sdfl_jax.data.workers import each
+from sdfl_jax.data.workers import Workers, each
 from sdfl_jax.errors import InputError
 
 SHARES = (8, 1, 1)  # of train, val and test
@@ -37,7 +37,7 @@ class Photograph:
 
 
 def find_photographs(
-    folder: str | Path, *, size: int, workers: int = 0, progress: bool = True
+    folder: str | Path, *, size: int, workers: Workers = 0, progress: bool = True
 ) -> tuple[list[Photograph], list[tuple[str, str]]]:
     """The photographs below `folder`, and (name, reason) of each file left out.
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from sdfl_jax.data import engine
 from sdfl_jax.data.layouts import DEEP, FORMS, LAYOUTS, STUDY, TEST_SETS, TRIED
 from sdfl_jax.data.layouts.common import Item, Options, Refused
 from sdfl_jax.data.layouts.dealing import (
@@ -30,7 +31,7 @@ from sdfl_jax.data.layouts.masks import Check
 from sdfl_jax.data.lists import COLUMNS, SPLITS
 from sdfl_jax.data.planes import WARNINGS
 from sdfl_jax.data.setup import setup
-from sdfl_jax.data.workers import each
+from sdfl_jax.data.workers import Workers, each
 from sdfl_jax.errors import InputError, one_line, valid
 from sdfl_jax.files import write_csv
 
@@ -46,7 +47,7 @@ def lay_out(
     split: str | None = None,
     lists: str | os.PathLike | None = None,
     strict: bool = False,
-    workers: int = 0,
+    workers: Workers = 0,
     progress: bool = True,
     **settings,
 ) -> dict[str, dict[str, int]]:
@@ -298,13 +299,13 @@ def main(argv: Sequence[str] | None = None):
     add("--lists", metavar="DIR", help="published lists, with --split=published")
     add("--replace", action="append", default=[], metavar="OLD=NEW", help="in lists")
     add("--strict", action="store_true", help="anything rejected is an error")
-    add("--workers", type=int, default=os.cpu_count(), help="processes")
+    engine.add_arguments(parser)
     faces = parser.add_argument_group("faceforensics")
     add = faces.add_argument
     add("--splits", type=Path, metavar="DIR", help="official train|val|test.json")
     add("--frames", type=int, default=8, help="of each original video")
     add("--compression", default="", help="c23 or the like (default: the best)")
-    settings = vars(parser.parse_args(argv))
+    settings = vars(engine.parse(parser, argv))
     setup()
     if settings["frames"] < 1:
         raise InputError(f"--frames={settings['frames']}: 1 or more is expected.")

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from sdfl_jax.data.search import files_below
+from sdfl_jax.data.workers import Workers
 from sdfl_jax.errors import InputError
 
 TRAIN_VAL = "train+val"  # published as training images, some of which shall validate
@@ -52,7 +53,7 @@ class Options:
 
     out: Path
     seed: int = 0
-    workers: int = 0
+    workers: Workers = 0
     progress: bool = True
     splits: Path | None = None
     frames: int = 8

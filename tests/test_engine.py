@@ -1,0 +1,143 @@
+"""Apache Beam does the workers' work, to the byte, and what goes wrong is one line."""
+
+import ctypes
+import functools
+import sys
+from pathlib import Path
+
+import pytest
+from tqdm import tqdm
+
+from sdfl_jax.data import engine, workers
+from sdfl_jax.data.build.__main__ import main as build_command
+from sdfl_jax.errors import InputError
+from tests.pictures import content, make_list
+
+pytest.importorskip("apache_beam")
+
+
+@pytest.fixture
+def no_pause(monkeypatch):
+    monkeypatch.setattr(engine, "_PAUSE", 0)
+
+
+def each(function, items, beam, chunk=2):
+    with tqdm(disable=True) as bar:
+        how = {"lost": lost, "workers": beam, "chunk": chunk, "bar": bar}
+        return list(workers.each(function, items, **how))
+
+
+def lost(item: int, reason: str) -> str:
+    return f"{item}: {reason}"
+
+
+def build(folder, out: str, *options: str):
+    given = [f"--paths_file={folder}/list.csv", f"--out={folder}/{out}", *options]
+    build_command(given)
+
+
+def test_a_build_by_beam_is_the_same_to_the_byte(tmp_path, monkeypatch):
+    monkeypatch.setattr("sdfl_jax.data.build.builder.LINES_PER_SHARD", 5)
+    make_list(tmp_path)
+    (tmp_path / "4.png").write_bytes(b"no image")
+    build(tmp_path, "here", "--workers=0")
+    build(tmp_path, "beam", "--workers=0", "--engine=beam")
+    assert content(tmp_path / "beam") == content(tmp_path / "here")
+    assert "4.png" in (tmp_path / "beam" / "rejected.csv").read_text()
+
+
+def crash(item: int) -> int:
+    """Squares; 3 crashes."""
+    if item == 3:
+        ctypes.string_at(0)
+    return item**2
+
+
+def test_an_item_that_crashes_is_named_and_the_rest_is_done():
+    results = each(crash, range(6), engine.Beam(workers=1))
+    assert results == [0, 1, 4, "3: its decoder crashes (SIGSEGV)", 16, 25]
+
+
+def falter(item: int, folder: Path, times: int) -> int:
+    """Notes each try; the first `times` of item 2 fail."""
+    with open(folder / str(item), "a") as file:
+        file.write(".")
+    if item == 2 and len((folder / "2").read_text()) <= times:
+        raise ConnectionError("the store does not answer")
+    return item
+
+
+def tried(folder) -> dict[str, int]:
+    return {path.name: len(path.read_text()) for path in folder.glob("[0-9]*")}
+
+
+def test_what_fails_for_a_while_is_tried_again(tmp_path, no_pause):
+    function = functools.partial(falter, folder=tmp_path, times=2)
+    assert each(function, range(4), engine.Beam(), chunk=1) == [0, 1, 2, 3]
+    assert tried(tmp_path) == {"0": 1, "1": 1, "2": 3, "3": 1}
+
+
+def test_a_run_that_failed_goes_on_and_does_nothing_twice(tmp_path, no_pause):
+    beam = engine.Beam(f"--temp_location={tmp_path}/between")
+    function = functools.partial(falter, folder=tmp_path, times=4)
+    with pytest.raises(ConnectionError, match="does not answer"):
+        each(function, range(4), beam, chunk=1)
+    assert each(function, range(4), beam, chunk=1) == [0, 1, 2, 3]
+    assert tried(tmp_path) == {"0": 1, "1": 1, "2": 5, "3": 1}
+    left = [path for path in (tmp_path / "between").rglob("*") if path.is_file()]
+    assert left == []
+
+
+def test_tasks_and_results_may_lie_in_a_store(no_pause):
+    store = "memory://between"
+    assert each(abs, range(-3, 0), engine.Beam(f"--temp_location={store}")) == [3, 2, 1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["--engine=bema"], "no such engine; there are .* did you mean 'beam'?"),
+        (["--engine_options=--runner=DirectRunner"], "they are for --engine=beam"),
+        (
+            ["--engine=beam", "--engine_options=--direct_num_workrs=2"],
+            "has no --direct_num_workrs; did you mean 'direct_num_workers'?",
+        ),
+        (
+            ["--engine=beam", "--engine_options=--direct_num_workers=two"],
+            "argument --direct_num_workers: invalid int value: 'two'",
+        ),
+        (["--engine=beam", "--engine_options=runner"], "'runner': --NAME=VALUE"),
+        (["--engine=beam", "--engine_options='"], "No closing quotation"),
+        (
+            ["--engine=beam", "--engine_options=--runner=FlinkRunner"],
+            "--runner=FlinkRunner needs --temp_location",
+        ),
+        (
+            ["--engine=beam", "--engine_options=--temp_location=nowhere://x"],
+            "nowhere://x.*: no such kind of store",
+        ),
+        (["--engine=beam", "--workers=-1"], "--workers=-1: 0 or more"),
+    ],
+)
+def test_wrong_arguments_are_one_line(tmp_path, capsys, arguments, reason):
+    make_list(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        build(tmp_path, "out", *arguments)
+    error = capsys.readouterr().err.strip()
+    assert ended.value.code == 2 and len(error.splitlines()) == 1
+    with pytest.raises(InputError, match=reason):
+        raise InputError(error)
+
+
+def test_a_runner_that_fails_is_one_line(tmp_path):
+    beam = engine.Beam(f"--runner=no.such.Runner --temp_location={tmp_path}")
+    with pytest.raises(InputError, match="the pipeline failed: .*no.*such"):
+        each(abs, range(2), beam)
+
+
+def test_without_apache_beam_the_extra_is_named(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "apache_beam.options", None)
+    with pytest.raises(SystemExit):
+        build(tmp_path, "out", "--engine=beam")
+    error = capsys.readouterr().err
+    assert "Apache Beam is not installed" in error and "sdfl-jax[beam]" in error
