@@ -1,6 +1,5 @@
 """Apache Beam does the workers' work, to the byte, and what goes wrong is one line."""
 
-import ctypes
 import functools
 import sys
 from pathlib import Path
@@ -12,6 +11,7 @@ from sdfl_jax.data import engine, workers
 from sdfl_jax.data.build.__main__ import main as build_command
 from sdfl_jax.errors import InputError
 from tests.pictures import content, make_list
+from tests.test_workers import crash, lost
 
 pytest.importorskip("apache_beam")
 
@@ -27,10 +27,6 @@ def each(function, items, beam, chunk=2):
         return list(workers.each(function, items, **how))
 
 
-def lost(item: int, reason: str) -> str:
-    return f"{item}: {reason}"
-
-
 def build(folder, out: str, *options: str):
     given = [f"--paths_file={folder}/list.csv", f"--out={folder}/{out}", *options]
     build_command(given)
@@ -44,13 +40,6 @@ def test_a_build_by_beam_is_the_same_to_the_byte(tmp_path, monkeypatch):
     build(tmp_path, "beam", "--workers=0", "--engine=beam")
     assert content(tmp_path / "beam") == content(tmp_path / "here")
     assert "4.png" in (tmp_path / "beam" / "rejected.csv").read_text()
-
-
-def crash(item: int) -> int:
-    """Squares; 3 crashes."""
-    if item == 3:
-        ctypes.string_at(0)
-    return item**2
 
 
 def test_an_item_that_crashes_is_named_and_the_rest_is_done():
@@ -106,6 +95,10 @@ def test_tasks_and_results_may_lie_in_a_store(no_pause):
             ["--engine=beam", "--engine_options=--direct_num_workers=two"],
             "argument --direct_num_workers: invalid int value: 'two'",
         ),
+        (
+            ["--engine=beam", "--engine_options=--runner=FlinkRunnr"],
+            "--runner=FlinkRunnr: Unexpected pipeline runner",
+        ),
         (["--engine=beam", "--engine_options=runner"], "'runner': --NAME=VALUE"),
         (["--engine=beam", "--engine_options='"], "No closing quotation"),
         (
@@ -129,10 +122,11 @@ def test_wrong_arguments_are_one_line(tmp_path, capsys, arguments, reason):
         raise InputError(error)
 
 
-def test_a_runner_that_fails_is_one_line(tmp_path):
-    beam = engine.Beam(f"--runner=no.such.Runner --temp_location={tmp_path}")
-    with pytest.raises(InputError, match="the pipeline failed: .*no.*such"):
-        each(abs, range(2), beam)
+def test_a_pipeline_that_fails_is_one_line(monkeypatch):
+    monkeypatch.setattr(engine, "setup", None)  # so that no element is done
+    with pytest.raises(workers.WorkersDie, match="the pipeline failed: .*") as error:
+        each(abs, range(2), engine.Beam())
+    assert len(str(error.value).splitlines()) == 1
 
 
 def test_without_apache_beam_the_extra_is_named(tmp_path, capsys, monkeypatch):

@@ -86,6 +86,7 @@ class Beam(processes.Engine):
     def __init__(self, options: str = "", *, workers: int = 0):
         try:
             from apache_beam.options import pipeline_options
+            from apache_beam.runners import runner
         except ImportError:
             raise InputError(
                 "--engine=beam: Apache Beam is not installed; pip install "
@@ -97,6 +98,10 @@ class Beam(processes.Engine):
         self._runner = self._options.view_as(view).runner or ""
         if self._runner in _DIRECT:
             self._runner = _HERE
+        try:
+            runner.create_runner(self._runner)
+        except (ImportError, AttributeError, ValueError) as error:
+            raise InputError(f"--runner={self._runner}: {error}") from None
         view = pipeline_options.GoogleCloudOptions
         self._folder = self._options.view_as(view).temp_location
         if self._runner != _HERE and not self._folder:
