@@ -19,7 +19,7 @@ from sdfl_jax.models.outputs import of_mask
 from sdfl_jax.predict import __main__ as predict_command
 from sdfl_jax.predict.exported import Exported
 from sdfl_jax.predict.predictor import Predictor
-from tests import tiny
+from tests import page, tiny
 
 pytest.importorskip("onnxruntime", reason="no onnxruntime: requirements-dev.txt")
 needs_jax2onnx = pytest.mark.skipif(
@@ -106,6 +106,18 @@ def test_predicting_from_a_file_imports_no_jax(written, photos, tmp_path):
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     assert [line["image"] for line in lines] == ["one.png", "wide.png"]
     assert cv2.imread(str(out / "masks/wide.png")).shape == (SIDE, 150, 3)
+
+
+@needs_jax2onnx
+def test_the_page_answers_from_the_file(written, photos):
+    """Of any size, as `predict` does."""
+    with page.serving(Exported([written])) as address:
+        for name in ("one", "wide"):
+            path = photos / f"{name}.png"
+            status, told = page.post(address, path.read_bytes())
+            expected = Exported([written]).predict(path)
+            assert status == 200 and told["verdict"] == expected.verdict
+            assert told["score"] == pytest.approx(expected.score, abs=1e-3)
 
 
 @needs_jax2onnx

@@ -2,7 +2,6 @@
 
 import base64
 import concurrent.futures
-import contextlib
 import http.client
 import json
 import queue
@@ -28,7 +27,8 @@ from sdfl_jax.metrics.calibration import VERDICTS
 from sdfl_jax.predict import __main__ as predict_command
 from sdfl_jax.predict import output_folder, serve, waiting
 from sdfl_jax.predict.predictor import Predictor
-from tests import tiny
+from tests import page, tiny
+from tests.page import post
 
 LIMIT_MB = 0.05
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
@@ -51,36 +51,14 @@ def address(workdir):
         yield address
 
 
-@contextlib.contextmanager
 def serving(workdir, routes=()):
-    """Where the page is served, on a free port of this machine."""
-    server = serve.server(
-        Predictor(str(workdir)), host="127.0.0.1", max_upload_mb=LIMIT_MB
-    )
-    server.config.app.router.routes += routes
-    listener = serve._listen("127.0.0.1", 0)
-    thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
-    thread.start()
-    yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-    server.should_exit = True
-    thread.join(20)
+    return page.serving(Predictor(str(workdir)), routes, max_upload_mb=LIMIT_MB)
 
 
 def photo(height: int, width: int, seed: int = 0) -> bytes:
     coarse = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), np.uint8)
     image = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
     return cv2.imencode(".png", image)[1].tobytes()
-
-
-def post(address: str, data, **headers) -> tuple[int, dict]:
-    request = urllib.request.Request(
-        f"{address}/predict", data=data, headers=headers, method="POST"
-    )
-    try:
-        with urllib.request.urlopen(request, timeout=60) as reply:
-            return reply.status, json.load(reply)
-    except urllib.error.HTTPError as error:
-        return error.code, json.load(error)
 
 
 def decoded(url: str) -> np.ndarray:

@@ -142,10 +142,14 @@ def cut(
 
 
 def shape_of_rows(
-    size: tuple[int, int], *, max_side: int = MAX_SIDE, canvas: bool
+    size: tuple[int, int],
+    *,
+    max_side: int = MAX_SIDE,
+    shapes: Sequence[tuple[int, int]] = (),
+    canvas: bool,
 ) -> tuple[int, int]:
     """Height and width that an image of that size has in a batch of a stream."""
-    row = _row(size, max_side, OVERLAP)
+    row = _row(size, max_side, OVERLAP, shapes)
     return _smallest(ladder(max_side), row) if canvas else row
 
 

@@ -121,6 +121,18 @@ class Answering:
         raise NotImplementedError
 
     @property
+    def batch_size(self) -> int:
+        """Images that are worth a program together: one on a CPU."""
+        raise NotImplementedError
+
+    def shape_of_rows(self, size: tuple[int, int]) -> tuple[int, int]:
+        """What an image of that height and width is computed as, in a stream."""
+        if self.settings["geometry"] == "resize":
+            return (self.settings["image_size"],) * 2
+        shapes = self.settings.get("shapes", ())
+        return tiling.shape_of_rows(size, shapes=shapes, canvas=self.canvas)
+
+    @property
     def _inputs(self) -> Sequence[str]:
         return self.settings.get("inputs", ("rgb",))
 

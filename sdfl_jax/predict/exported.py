@@ -54,6 +54,10 @@ class Exported(Answering):
         return dict(zip(names, session.run(names, {"image": image}), strict=True))
 
     def _rows(self, count: int) -> int:
+        return self.batch_size
+
+    @property
+    def batch_size(self) -> int:
         return self.about["batch"]
 
 

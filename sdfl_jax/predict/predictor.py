@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from sdfl_jax.checkpoints import checkpoint
-from sdfl_jax.data import pipeline, tiling
+from sdfl_jax.data import pipeline
 from sdfl_jax.devices import compiled, sharding
 from sdfl_jax.models import canvas
 from sdfl_jax.predict.answer import Answer, Answering
@@ -51,15 +51,8 @@ class Predictor(Answering):
 
     @property
     def batch_size(self) -> int:
-        """Images that are worth a program together: one on a CPU."""
         cpu = self._mesh.devices.flat[0].platform == "cpu"
         return sharding.fitting_batch_size(1 if cpu else 8, self._mesh)
-
-    def shape_of_rows(self, size: tuple[int, int]) -> tuple[int, int]:
-        """What an image of that height and width is computed as, in a stream."""
-        if self.settings["geometry"] == "resize":
-            return (self.settings["image_size"],) * 2
-        return tiling.shape_of_rows(size, canvas=self.canvas)
 
     def of_files(
         self,
