@@ -101,7 +101,7 @@ def write(plan: Plan) -> list[str]:
     judged = findings.found(_claims(plan, rows), plan.form.resamples)
     return [
         "The network without BayarConv under "
-        + ("every encoder" if plan.form.name != "quick" else "three encoders")
+        + ("every encoder" if plan.form.name != "quick" else "two encoders")
         + ", from fresh weights, trained on shallow and deep fakes together; pixel F1 "
         "over all images of both tests, in the reference's protocol. Speed is that of "
         "this machine while it trained, which may have had other work.",

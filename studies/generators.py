@@ -1,6 +1,5 @@
 """U-Net across generators: trained on each kind and on all but one, tested on each."""
 
-from sdfl_jax.data.forge.manipulate import KINDS
 from sdfl_jax.drawing.page import save
 from sdfl_jax.report import matrix
 from studies import findings
@@ -10,22 +9,15 @@ from studies.steps import Step
 
 TITLE = "U-Net across generators"
 
-# In the documents; forge's kinds stand for them where data are made.
-GENERATORS = ("repaint", "lama", "pluralistic", "ldm")
-
-
-def kinds(plan: Plan) -> tuple[str, ...]:
-    return tuple(KINDS) if plan.form.forged else GENERATORS
-
 
 def steps(plan: Plan) -> list[Step]:
     return [
         plan.score(
             plan.train("generators", data, "unet_inpainting", data, seed=seed),
-            kinds(plan),
+            plan.form.kinds,
         )
         for seed in plan.seeds
-        for data in (*kinds(plan), *(f"all_but_{kind}" for kind in kinds(plan)))
+        for data in (*plan.form.kinds, *(f"all_but_{kind}" for kind in plan.form.kinds))
     ]
 
 
@@ -49,7 +41,7 @@ def write(plan: Plan) -> list[str]:
                 "lower",
                 "standard",
             )
-            for kind in kinds(plan)
+            for kind in plan.form.kinds
         ],
         plan.form.resamples,
     )

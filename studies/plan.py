@@ -14,6 +14,8 @@ from studies.steps import Runner, Step
 SHALLOW = ("splice", "copymove", "inpainting", "object")
 DEEP = ("swap",)
 SIDE = 128  # of forged images
+# Of the documents' cross-generator study; forge's kinds stand for them.
+GENERATORS = ("repaint", "lama", "pluralistic", "ldm")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +31,7 @@ class Form:
     seeds: int
     images: Mapping[str, int] = dataclasses.field(default_factory=dict)
     kind_images: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    kinds: Sequence[str] = tuple(KINDS)
     steps: Mapping[str, int] = dataclasses.field(default_factory=dict)
     encoders: Sequence[str] = tuple(ENCODERS)
     seconds: float = 0  # of training, of the comparison at equal time
@@ -48,15 +51,16 @@ FORMS = {
         seeds=1,
         images={"train": 96, "val": 24, "test": 64},
         kind_images={"train": 48, "val": 12, "test": 32},
+        kinds=("splice", "inpainting", "swap"),
         steps={
             "nine": 10,
             "backbones": 6,
             "settings": 6,
             "finetuning": 6,
-            "generators": 15,
+            "generators": 10,
             "faces": 6,
         },
-        encoders=("resnet10_narrow", "resnet18", "resnet50_deep"),
+        encoders=("resnet10_narrow", "resnet50_deep"),
         seconds=5,
     ),
     "small": Form(
@@ -74,7 +78,9 @@ FORMS = {
         },
         seconds=40,
     ),
-    "full": Form("full", seeds=3, seconds=3600, narrow=False, limit=0),
+    "full": Form(
+        "full", seeds=3, kinds=GENERATORS, seconds=3600, narrow=False, limit=0
+    ),
 }
 
 
@@ -121,8 +127,6 @@ class Plan:
         """A split of several sets together."""
         parts = [self.shards(part, split) for part in names]
         out = self.folder / "shards" / name / split
-        if not self.form.forged and len(names) == 2:
-            return Step(out)
         flags = ("join", *(str(part.out) for part in parts), f"--out={out}")
         return Step(out, "studies.data", flags, tuple(parts))
 
@@ -200,7 +204,8 @@ class Plan:
     def shards_of(self, data: str, split: str) -> Step:
         """`shards`, or `joined` for a name such as `all_but_splice`."""
         if data.startswith("all_but_"):
-            others = [kind for kind in KINDS if kind != data.removeprefix("all_but_")]
+            left_out = data.removeprefix("all_but_")
+            others = [kind for kind in self.form.kinds if kind != left_out]
             return self.joined(data, others, split)
         return self.shards(data, split)
 

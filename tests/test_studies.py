@@ -24,7 +24,7 @@ from sdfl_jax.errors import InputError
 from sdfl_jax.files import write_json
 from sdfl_jax.report import Log
 from studies import __main__ as command
-from studies import data, findings, generators, page
+from studies import data, findings, page
 from studies.plan import FORMS, Plan
 from studies.steps import Runner, Step, ordered
 from tests import evaluations
@@ -90,7 +90,8 @@ def photos(tmp_path):
 
 
 def plan_of(tmp_path, photos, command, seeds=1) -> Plan:
-    form = dataclasses.replace(FORMS["quick"], seeds=seeds, resamples=9)
+    smaller = {"kinds": ("splice", "swap"), "resamples": 9}
+    form = dataclasses.replace(FORMS["quick"], seeds=seeds, **smaller)
     return Plan(form, Runner(tmp_path / "out", command), str(photos))
 
 
@@ -230,7 +231,6 @@ def test_the_page_holds_tables_sentences_and_charts_of_every_study(
     tmp_path, photos, seeds, names, monkeypatch
 ):
     monkeypatch.setattr(checkpoint, "load", weights_of)
-    monkeypatch.setattr(generators, "kinds", lambda plan: ("splice", "swap"))
     plan = plan_of(tmp_path, photos, Pretender(), seeds)
     studies = studies_of(*names)
     plan.runner.run(
@@ -257,7 +257,7 @@ def test_the_page_holds_tables_sentences_and_charts_of_every_study(
         assert cells[0][3::2] == ["6", "6", "0.500"]
     if "backbones" in names:
         # Five seconds at 16 images a second are ten steps of eight.
-        lines = [line for line in text.splitlines() if "| resnet18 " in line]
+        lines = [line for line in text.splitlines() if "| resnet50_deep " in line]
         assert lines[0].split("|")[-2].strip() == "10"
     row = next(line for line in text.splitlines() if "| BayarConv helps" in line)
     first, second, difference = map(float, row.split("|")[6:9])
