@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The documents' studies, from data to one page of tables, charts and findings.
 #   bash launch/studies.sh [DIR] --photos=FOLDER [--quick|--full] [--only=NAME,...]
-#       [--print] [--page=FILE]
+#       [--seeds=N] [--print] [--page=FILE]
 # All it writes but the environment lies under DIR (studies_out/ by default). It forges
 # its data from the photographs in FOLDER; --full takes shards in DIR/shards instead,
 # for GPUs. What is done already is skipped, and what was interrupted goes on.

@@ -1,7 +1,7 @@
 """Runs the studies and writes their page. See launch/studies.sh.
 
-python -m studies DIR --photos=FOLDER [--quick|--full] [--only=NAME,...] [--print]
-    [--page=FILE]
+python -m studies DIR --photos=FOLDER [--quick|--full] [--only=NAME,...] [--seeds=N]
+    [--print] [--page=FILE]
 
 The small form (without a flag) forges its data from FOLDER and trains narrow networks;
 --quick does everything within minutes, to see that it runs; --full trains what the
@@ -10,6 +10,7 @@ skipped, and what was interrupted goes on.
 """
 
 import argparse
+import dataclasses
 import importlib
 import os
 from collections.abc import Sequence
@@ -43,6 +44,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     from studies.plan import FORMS, Plan
 
     form = FORMS[args.form]
+    if args.seeds is not None:
+        if args.seeds < 1:
+            raise InputError(f"--seeds={args.seeds}: at least 1.")
+        form = dataclasses.replace(form, seeds=args.seeds)
     if form.forged and not args.photos:
         raise InputError("--photos=FOLDER: the photographs to forge from are expected.")
     if args.photos and not os.path.isdir(args.photos):
@@ -57,12 +62,24 @@ def main(argv: Sequence[str] | None = None) -> None:
             print(runner.shown(step))
         return
     _import_what_steps_need()
-    runner.run(steps)
-    left_out = [name for name in STUDIES if name not in studies]
-    written = page.write(plan, studies, left_out)
-    if args.page:
-        page.copy(written, Path(args.page))
-    print(f"Page: {args.page or written}")
+    failed = None
+    try:
+        runner.run(steps)
+    except InputError as error:
+        failed = error
+    finished = {
+        name: study
+        for name, study in studies.items()
+        if runner.done(ordered(study.steps(plan)))
+    }
+    if finished:
+        left_out = [name for name in STUDIES if name not in finished]
+        written = page.write(plan, finished, left_out)
+        if args.page:
+            page.copy(written, Path(args.page))
+        print(f"Page: {args.page or written}")
+    if failed:
+        raise failed
 
 
 def study(name: str):
@@ -88,6 +105,9 @@ def _arguments() -> argparse.ArgumentParser:
     add("dir", nargs="?", default="studies_out", metavar="DIR")
     add("--photos", metavar="FOLDER", help="photographs to forge from")
     add("--only", metavar="NAME,...", help=f"of {', '.join(STUDIES)}")
+    add(
+        "--seeds", type=int, metavar="N", help="of every training (default: the form's)"
+    )
     add("--print", action="store_true", help="the commands, and runs none of them")
     add("--page", metavar="FILE", help="copies the page there, its charts beside it")
     forms = parser.add_mutually_exclusive_group()

@@ -7,15 +7,15 @@ from types import ModuleType
 
 from sdfl_jax import __version__
 from sdfl_jax.files import replacing
-from studies.plan import SIDE, Plan
+from studies.plan import FORMS, SIDE, Plan
 from studies.steps import ordered
 
 _SAID = {
     "quick": "**This is the quick form: a few steps on a few images with one seed. It "
     "shows that a study runs from data to sentence, and where what stands; figures are "
     "those of networks that have hardly begun to learn.**",
-    "small": "This is the small form: narrow networks at 128x128, three seeds, forged "
-    "data. It can tell what is large; it is no repetition of the documents.",
+    "small": "This is the small form: narrow networks at 128x128, forged data. It "
+    "can tell what is large; it is no repetition of the documents.",
     "full": "This is the full form, on the shards that were given.",
 }
 
@@ -25,12 +25,12 @@ def write(
 ) -> Path:
     """Writes DIR/page/studies.md and its charts; returns its path.
 
-    `left_out` names studies that were not asked for, which the page says.
+    `left_out` names studies that were not asked for or failed, which the page says.
     """
     parts = [
         "# Studies",
         "<!-- Written by launch/studies.sh; changes here are lost. -->",
-        _SAID.get(plan.form.name, ""),
+        _SAID[plan.form.name],
         _how(plan, studies, f" --only={','.join(studies)}" * bool(left_out)),
     ]
     if left_out:
@@ -59,7 +59,8 @@ def _how(plan: Plan, studies, only: str) -> str:
     steps = ordered([step for study in studies.values() for step in study.steps(plan)])
     seconds = plan.runner.seconds(steps)
     processor = sum(plan.runner.seconds(steps, "processor")) / 60
-    form, said = plan.form, f"sdfl_jax {__version__}"
+    form = plan.form
+    said = f"sdfl_jax {__version__}; {form.seeds} seed{'s' * (form.seeds != 1)}"
     if form.forged:
         counts = " + ".join(f"{n} {split}" for split, n in form.images.items())
         said += (
@@ -97,4 +98,6 @@ def _commands(plan: Plan, name: str, study) -> str:
 
 
 def _flag(plan: Plan) -> str:
-    return "" if plan.form.name == "small" else f" --{plan.form.name}"
+    form = plan.form
+    seeds = f" --seeds={form.seeds}" * (form.seeds != FORMS[form.name].seeds)
+    return f" --{form.name}" * (form.name != "small") + seeds

@@ -132,14 +132,36 @@ class Runner:
     def run(self, steps: Sequence[Step]) -> None:
         """Runs what is not done, under one progress line.
 
-        `InputError` names the step that failed, and its log.
+        Where a step fails, those that need it are left out and the others go on;
+        `InputError` names the first in the end, and its log.
         """
+        failed: dict[Path, InputError] = {}
         with tqdm(total=len(steps), unit="step", dynamic_ncols=True) as bar:
             for step in steps:
                 bar.set_description_str(self._name(step))
-                self._run(step)
+                spoiled = [failed[n.out] for n in step.needs if n.out in failed]
+                try:
+                    if spoiled:
+                        raise spoiled[0]
+                    self._run(step)
+                except InputError as error:
+                    failed[step.out] = error
                 bar.update()
             bar.set_description_str("done")
+        for error in failed.values():
+            raise error
+
+    def done(self, steps: Iterable[Step]) -> bool:
+        """Whether all of the steps, in order, have run as they are."""
+        try:
+            return all(self._done(step, self.flags(step)) for step in steps)
+        except InputError:  # of flags that follow from what did not run
+            return False
+
+    def _done(self, step: Step, flags: Sequence[str]) -> bool:
+        told = _read(self._mark(step))
+        ran = told.get("key") == self.key(step, flags) and "seconds" in told
+        return (ran or not step.module) and step.out.exists()
 
     def _run(self, step: Step):
         if not step.module:
@@ -148,10 +170,9 @@ class Runner:
             return
         flags = self.flags(step)
         key, mark = self.key(step, flags), self._mark(step)
-        told = _read(mark)
-        if told.get("key") == key and "seconds" in told and step.out.exists():
+        if self._done(step, flags):
             return
-        if told.get("key") != key and step.out.exists():
+        if _read(mark).get("key") != key and step.out.exists():
             shutil.rmtree(step.out)
         write_json(mark, {"key": key})
         log = self.folder / "logs" / f"{self._name(step).replace('/', '-')}.txt"

@@ -113,10 +113,10 @@ def test_steps_run_after_what_they_need_once_and_go_on_after_a_failure(
     message = r"reports/nine/upernet_deep/0 failed \(.*txt\): Error: as it was told to"
     with pytest.raises(InputError, match=message):
         plan.runner.run(wanted)
+    assert failing.asked == [step.out for step in wanted]
     going_on = Pretender()
     Runner(plan.folder, going_on).run(wanted)
-    assert failing.asked[-1] == going_on.asked[0]
-    assert failing.asked[:-1] + going_on.asked == [step.out for step in wanted]
+    assert going_on.asked == [plan.folder / "reports/nine/upernet_deep/0"]
     nothing = Pretender()
     Runner(plan.folder, nothing).run(wanted)
     assert nothing.asked == []
@@ -285,11 +285,26 @@ def test_commands_are_printed_and_none_is_run(tmp_path, photos, capsys):
     assert len(trained) == 27 and not any(":small" in line for line in trained)
 
 
+def test_a_study_that_fails_is_left_out_of_the_page(
+    tmp_path, photos, capsys, monkeypatch
+):
+    monkeypatch.setattr(command, "_import_what_steps_need", lambda: None)
+    monkeypatch.setattr(command, "fork", Pretender("forged/deep"))
+    told = [str(tmp_path / "out"), f"--photos={photos}", "--quick"]
+    with pytest.raises(SystemExit):
+        command.main([*told, "--only=exploration,faces"])
+    assert "Error: forged/deep failed" in capsys.readouterr().err
+    text = (tmp_path / "out" / "page" / "studies.md").read_text()
+    assert f"## {command.study('faces').TITLE}" in text
+    assert "exploration" in text.split("Not run for this page: ")[1].split(".")[0]
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
         (["--only=nein"], "did you mean 'nine'?"),
         ([], "--photos=FOLDER"),
+        (["--seeds=0"], "at least 1"),
         (["--photos=/nowhere/at/all"], "no such folder"),
         (["--full", "--only=nine"], "shards/shallow/train: no such folder"),
     ],
