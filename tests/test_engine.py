@@ -1,6 +1,8 @@
 """Apache Beam does the workers' work, to the byte, and what goes wrong is one line."""
 
+import contextlib
 import functools
+import io
 import sys
 from pathlib import Path
 
@@ -10,6 +12,9 @@ from tqdm import tqdm
 from sdfl_jax.data import engine, workers
 from sdfl_jax.data.build.__main__ import main as build_command
 from sdfl_jax.errors import InputError
+from sdfl_jax.predict import output_folder
+from sdfl_jax.predict.__main__ import main as predict_command
+from tests import tiny
 from tests.pictures import content, make_list
 from tests.test_workers import crash, lost
 
@@ -80,6 +85,37 @@ def test_a_run_that_failed_goes_on_and_does_nothing_twice(tmp_path, no_pause):
 def test_tasks_and_results_may_lie_in_a_store(no_pause):
     store = "memory://between"
     assert each(abs, range(-3, 0), engine.Beam(f"--temp_location={store}")) == [3, 2, 1]
+
+
+def predict(workdir, photos, out, *options: str) -> list[dict]:
+    """The lines of a prediction, and that its files are there."""
+    given = [f"--workdir={workdir}", f"--out={out}", "--batch_size=2", *options]
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        with contextlib.suppress(SystemExit):
+            predict_command([*given, str(photos)])
+    return sorted(printed.getvalue().replace(str(out), "OUT").splitlines())
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def test_masks_by_beam_are_the_same(tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr(output_folder, "_PHOTOS", 2)
+    workdir = tiny.write_run(tmp_path / "run", data__geometry="crop")
+    tiny.write_images(tmp_path / "photos", 4)
+    (tmp_path / "photos" / "broken.png").write_bytes(b"no image")
+    here = predict(workdir, tmp_path / "photos", tmp_path / "here")
+    errors = capfd.readouterr().err
+    beam = predict(workdir, tmp_path / "photos", tmp_path / "beam", "--engine=beam")
+    assert beam == here and len(here) == 6
+    assert files(tmp_path / "beam") == files(tmp_path / "here")
+    for told in (errors, capfd.readouterr().err):
+        assert told.count("broken.png") == 1 and "1 of the files have no" in told
 
 
 @pytest.mark.parametrize(

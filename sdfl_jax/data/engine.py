@@ -48,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser, workers: int | None = None):
     """`--workers`, all cores by default, and the engine that may spread their work."""
     add = parser.add_argument
     workers = os.cpu_count() or 1 if workers is None else workers
-    add("--workers", type=int, default=workers, help="processes, of each machine")
+    add("--workers", type=int, default=workers, help="processes that read images")
     add("--engine", default="local", help="local (the default), or beam: many machines")
     options = "of Apache Beam, such as '--runner=FlinkRunner --flink_master=HOST:8081'"
     add("--engine_options", default="", metavar="OPTIONS", help=options)

@@ -11,22 +11,24 @@ import argparse
 import json
 import sys
 from collections.abc import Callable
+from functools import partial
 
 from tqdm import tqdm
 
+from sdfl_jax.data import engine
 from sdfl_jax.errors import InputError, one_line
 
 
 @one_line
 def main(argv=None):
     """Reads the command line; one JSON line per image goes to standard output."""
-    args = _arguments().parse_args(argv)
+    args = engine.parse(_arguments(), argv)
     if args.serve:
         _serve(args)
         return
     if args.out is None or not args.files:
         raise InputError("Give --out=DIR and images, folders or videos; or --serve.")
-    for name, least in (("batch_size", 1), ("workers", 0), ("every_frames", 1)):
+    for name, least in (("batch_size", 1), ("every_frames", 1)):
         if getattr(args, name) < least:
             raise InputError(
                 f"--{name}={getattr(args, name)}: {least} or more is expected."
@@ -89,19 +91,19 @@ def _network(args) -> Callable:
     if args.onnx:
         if args.workdir or args.checkpoint:
             raise InputError(f"--onnx={args.onnx[0]}: no --workdir or --checkpoint.")
-        if getattr(args, "workers", 0):
+        if getattr(args, "workers", 0) and isinstance(args.workers, int):
             raise InputError("--workers: --onnx decodes images as it computes.")
+    return partial(_load, args.onnx, args.workdir, args.checkpoint)
 
-    def load():
-        if args.onnx:
-            from sdfl_jax.predict.exported import Exported
 
-            return Exported(args.onnx)
-        from sdfl_jax.predict.predictor import Predictor
+def _load(onnx: list[str] | None, workdir: str | None, checkpoint: str | None):
+    if onnx:
+        from sdfl_jax.predict.exported import Exported
 
-        return Predictor(args.workdir or "starter", args.checkpoint or "best")
+        return Exported(onnx)
+    from sdfl_jax.predict.predictor import Predictor
 
-    return load
+    return Predictor(workdir or "starter", checkpoint or "best")
 
 
 def _arguments() -> argparse.ArgumentParser:
@@ -115,7 +117,7 @@ def _arguments() -> argparse.ArgumentParser:
     add("--out", help="folder for masks and overlays")
     add("files", nargs="*", help="images, videos, folders of both")
     add("--batch_size", type=int, default=8)
-    add("--workers", type=int, default=0, help="processes that decode")
+    engine.add_arguments(parser, workers=0)
     add("--every_frames", type=int, default=1, help="of a video: each n-th frame")
     seconds = "of a video: a frame in so many"
     add("--every_seconds", type=float, default=0, help=seconds)

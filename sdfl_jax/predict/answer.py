@@ -133,7 +133,8 @@ class Answering:
         return tiling.shape_of_rows(size, shapes=shapes, canvas=self.canvas)
 
     @property
-    def _inputs(self) -> Sequence[str]:
+    def inputs(self) -> Sequence[str]:
+        """What it reads of a file, see `data.batches.FileSource`."""
         return self.settings.get("inputs", ("rgb",))
 
     def predict(self, image: str | os.PathLike | np.ndarray | Sequence) -> Answer:
@@ -142,7 +143,7 @@ class Answering:
         Raises `InputError` for a file that cannot be read, for another array and where
         the network gives no number.
         """
-        example = _example(0, image, self._inputs)
+        example = _example(0, image, self.inputs)
         if isinstance(example, Unanswered):
             raise InputError(example.error)
         (answer,) = self._streamed([example], 1, canvas=self.canvas)
@@ -167,7 +168,7 @@ class Answering:
 
         def readable():
             for number, image in enumerate(stream):
-                example = _example(number, image, self._inputs)
+                example = _example(number, image, self.inputs)
                 if isinstance(example, Unanswered):
                     unread.append(example)
                 else:
@@ -193,10 +194,15 @@ class Answering:
         and `error`, one line. Raises `InputError` where nothing can be read. They are
         decoded here, one after the other; a subclass may do so in `workers` processes.
         """
-        source = streams.FileSource(paths, root, self._inputs)
+        source = streams.FileSource(paths, root, self.inputs)
         examples = (source[i] for i in range(len(source)))
-        rows = min(batch_size, len(source))
-        return self._streamed(examples, rows, canvas=self.canvas)
+        return self.of_examples(examples, batch_size=min(batch_size, len(source)))
+
+    def of_examples(
+        self, examples: Iterable[dict], *, batch_size: int = 8
+    ) -> Iterator[Answer | dict]:
+        """`of_files` of examples as `data.batches.FileSource` gives them."""
+        return self._streamed(examples, batch_size, canvas=self.canvas)
 
     def of_images(
         self,

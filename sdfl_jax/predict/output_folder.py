@@ -1,6 +1,9 @@
 """Writes masks and overlays of images and videos as they are predicted."""
 
+import dataclasses
+import functools
 import os
+import pickle
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -9,11 +12,15 @@ from tqdm import tqdm
 
 from sdfl_jax import metrics
 from sdfl_jax.data import batches, images, search, videos
+from sdfl_jax.data.workers import Engine, Workers
 from sdfl_jax.errors import InputError
 from sdfl_jax.predict import timeline
 from sdfl_jax.predict.answer import Answer, Answering
 
 FRAMES = 16  # of a video in a batch, at most
+
+_PHOTOS = 64  # of a task of an engine
+_SECONDS = 3600  # that it may take behind the last file that it read
 
 
 def predict(
@@ -22,13 +29,14 @@ def predict(
     files: Sequence[str],
     *,
     batch_size: int = 8,
-    workers: int = 0,
+    workers: Workers = 0,
     every_frames: int = 1,
     every_seconds: float = 0,
 ) -> Iterator[dict]:
     """Writes `OUT/masks/NAME.png` and `OUT/overlays/NAME.png` at each image's size.
 
-    `load` gives the network, once there is something to show it.
+    `load` gives the network, once there is something to show it. An engine calls it on
+    its machines (so it must pickle), and sees the same paths there.
 
     Of a network that says how far its mask is to be believed also
     `OUT/confidence/NAME.png`. Folders are searched for images and videos. Those of a
@@ -57,10 +65,24 @@ def predict(
     photos = [path for path in found if not videos.is_video(path)]
     films = [path for path in found if videos.is_video(path)]
     root = os.path.commonpath({path.absolute().parent for path in found})
-    predictor = load()
+    sampling = {"every_frames": every_frames, "every_seconds": every_seconds}
+    elsewhere = isinstance(workers, Engine)
+    predictor = None if elsewhere else load()
     for folder in _kept(out)[: 3 if films else 2]:
         search.mark_output(folder)
     bar = tqdm(unit="image", dynamic_ncols=True, file=sys.stderr)
+    if elsewhere:
+        part = _Part(load, out, root, batch_size, sampling)
+        tasks = [
+            (photos[start : start + _PHOTOS],)
+            for start in range(0, len(photos), _PHOTOS)
+        ]
+        tasks += [([film],) for film in films]
+        how = {"attempt": part.attempt, "bar": bar, "seconds": _SECONDS}
+        for _, lines in workers.work(part, tasks, **how):
+            yield from lines
+        bar.close()
+        return
     if photos:
         bar.total = len(photos) if not films else None
         answers = predictor.of_files(
@@ -69,24 +91,80 @@ def predict(
         try:
             for answer in answers:
                 bar.update()
-                if isinstance(answer, dict):
-                    yield {"image": answer["name"], "error": answer["error"]}
-                else:
-                    name = images.png_name(answer.name)
-                    yield {"image": answer.name} | _written(out, name, answer)
+                yield _line(out, answer)
         except batches.NothingRead as nothing:
             if not films:
                 raise
             for unread in nothing.examples:
                 bar.update()
-                yield {"image": unread["name"], "error": unread["error"]}
+                yield _line(out, unread)
     for path in films:
-        name = os.path.relpath(path.absolute(), root).replace(os.sep, "/")
-        sampling = {"every_frames": every_frames, "every_seconds": every_seconds}
-        for line in _film(predictor, out, path, name, sampling, batch_size):
+        for line in _film(predictor, out, path, root, sampling, batch_size):
             bar.update()
             yield line
     bar.close()
+
+
+@dataclasses.dataclass(frozen=True)
+class _Part:
+    """The lines of some photographs, or of one film, as an engine asks for them."""
+
+    load: Callable[[], Answering]
+    out: Path
+    root: str
+    batch_size: int
+    sampling: dict
+
+    def __call__(
+        self,
+        paths: Sequence[Path],
+        begin: Callable[[int], None],
+        rejected: dict[int, str],
+    ) -> list[dict]:
+        predictor = _loaded(pickle.dumps(self.load))
+        if videos.is_video(paths[0]):
+            begin(0)
+            if rejected:
+                return [_line(self.out, _unread(paths[0], self.root, rejected[0]))]
+            given = (self.root, self.sampling, self.batch_size)
+            return list(_film(predictor, self.out, paths[0], *given))
+        source = batches.FileSource(paths, self.root, predictor.inputs)
+
+        def read(index: int) -> dict:
+            begin(index)  # here, one after the other, so that a crash is its own
+            if index in rejected:
+                return _unread(paths[index], self.root, rejected[index])
+            return source[index]
+
+        examples = map(read, range(len(paths)))
+        rows = min(self.batch_size, len(paths))
+        try:
+            answers = predictor.of_examples(examples, batch_size=rows)
+            return [_line(self.out, answer) for answer in answers]
+        except batches.NothingRead as nothing:
+            return [_line(self.out, unread) for unread in nothing.examples]
+
+    def attempt(self, paths: Sequence[Path], index: int):
+        """Reads a file as a part does, to see whether the process survives."""
+        if videos.is_video(paths[index]):
+            for _ in videos.frames(paths[index], **self.sampling):
+                pass
+        else:
+            batches.FileSource(paths, self.root)[index]
+
+
+@functools.lru_cache(maxsize=1)
+def _loaded(load: bytes) -> Answering:
+    """The network of a process, which does one part after the other."""
+    return pickle.loads(load)()
+
+
+def _unread(path: Path, root: str, reason: str) -> dict:
+    return {"name": _name(path, root), "error": f"{path}: {reason}."}
+
+
+def _name(path: Path, root: str) -> str:
+    return os.path.relpath(path.absolute(), root).replace(os.sep, "/")
 
 
 def _kept(out: Path) -> list[Path]:
@@ -94,8 +172,9 @@ def _kept(out: Path) -> list[Path]:
     return [out / name for name in ("masks", "overlays", "timelines", "confidence")]
 
 
-def _film(predictor, out: Path, path: Path, name: str, sampling: dict, batch_size: int):
+def _film(predictor, out: Path, path: Path, root: str, sampling: dict, batch_size: int):
     """The lines of one video: its frames, then itself; an error line if it is cut."""
+    name = _name(path, root)
     frames, broken = {}, []
 
     def stream():
@@ -121,6 +200,14 @@ def _film(predictor, out: Path, path: Path, name: str, sampling: dict, batch_siz
         yield timeline.write(out / "timelines", name, rows, predictor.image_threshold)
     for error in broken:
         yield {"image": name, "error": error}
+
+
+def _line(out: Path, answer: Answer | dict) -> dict:
+    """What is told of a photograph, whose mask and overlay are written."""
+    if isinstance(answer, dict):
+        return {"image": answer["name"], "error": answer["error"]}
+    name = images.png_name(answer.name)
+    return {"image": answer.name} | _written(out, name, answer)
 
 
 def _written(out: Path, name: str, answer: Answer) -> dict:
