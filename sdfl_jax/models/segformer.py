@@ -65,7 +65,7 @@ class AllMlpHead(nn.Module):
             x = Dense(self.width, dtype=self.dtype, name=f"linear{i}")(x)
             resized.append(resize(x, *size))
         conv = functools.partial(Conv, kernel=1, dtype=self.dtype)
-        x = jnp.concatenate(maps, axis=-1)
+        x = jnp.concatenate(resized, axis=-1)
         x = conv(self.width, use_bias=self.fuse_bias, name="fuse")(x)
         x = nn.relu(self.norm(name="bn")(x, train=train))
         over = (1, 2) if self.drop_maps else ()
