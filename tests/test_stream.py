@@ -1,11 +1,13 @@
 """Forgeries that a run makes for itself: the same for every run, and no hint beside."""
 
 import csv
+import io
 import pickle
 
 import cv2
 import numpy as np
 import pytest
+from PIL import Image, JpegPresets
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import cross_val_predict
@@ -92,6 +94,29 @@ def test_a_kind_changes_what_its_mask_says(kind, text):
     assert np.mean(np.array(outside) == 0) > 0.9
 
 
+def test_what_repeats_is_filled_with_itself():
+    tile = np.random.default_rng(0).integers(0, 256, (24, 24, 3), np.uint8)
+    canvas = np.tile(tile, (6, 6, 1))
+    mask = np.zeros(canvas.shape[:2], np.uint8)
+    mask[50:60, 70:84] = 255
+    damaged = canvas.copy()
+    damaged[mask > 0] = 0
+    filled = stream._patched(damaged, mask)
+    core = cv2.erode(mask, np.ones((5, 5), np.uint8)) > 0
+    assert np.abs(filled.astype(int) - canvas)[core].mean() < 4
+    away = cv2.dilate(mask, np.ones((15, 15), np.uint8)) == 0
+    np.testing.assert_array_equal(filled[away], damaged[away])
+
+
+@pytest.mark.parametrize("quality", [50, 75, 95, 100])
+def test_editors_tables_are_those_of_photoshop(quality, photos):
+    image = cv2.imread(str(next(photos.glob("*/*"))))[:64, :64]
+    data = stream._saved_by_an_editor(image, quality).tobytes()
+    found = {tuple(t) for t in Image.open(io.BytesIO(data)).quantization.values()}
+    theirs = [preset["quantization"] for preset in JpegPresets.presets.values()]
+    assert found in [{tuple(table) for table in tables} for tables in theirs]
+
+
 def test_resumed_batches_are_those_of_the_whole_run(text):
     settings = dict(batch_size=4, image_size=SIDE, seed=1)
     whole = train_batches(text, **settings)
@@ -136,7 +161,8 @@ def global_statistics(image: np.ndarray) -> list[float]:
 def test_what_is_kept_aside_holds_photographs_as_the_web_spreads_them(text, tmp_path):
     out = tmp_path / "held_out"
     held_out.main([f"--photos={text}", f"--out={out}", "--count=3", "--size=64x64"])
-    rows = list(csv.DictReader((out / "photographs.csv").open()))
+    with (out / "photographs.csv").open() as file:
+        rows = list(csv.DictReader(file))
     aside = [name for folder in folders(text, "val") for name in folder.names]
     assert len(rows) == 3 * len(aside)
     assert {row["label"] for row in rows} == {"0"}

@@ -13,6 +13,7 @@ or twice.
 """
 
 import hashlib
+import io
 import os
 import threading
 from collections import OrderedDict
@@ -24,6 +25,7 @@ import cv2
 import grain
 import numpy as np
 from jaxtyping import UInt8
+from PIL import Image, JpegPresets
 from skimage.segmentation import felzenszwalb
 
 from sdfl_jax.data import pipeline, transforms
@@ -32,7 +34,7 @@ from sdfl_jax.data.forge.history import INTERPOLATIONS, SUBSAMPLINGS, encode_jpe
 from sdfl_jax.data.forge.objects import largest_part
 from sdfl_jax.data.forge.paste import Unsuitable
 from sdfl_jax.data.forge.regions import bounding_box, oval_region, random_region
-from sdfl_jax.data.forge.swaps import swap
+from sdfl_jax.data.forge.swaps import colour_transfer, swap
 from sdfl_jax.data.images import read_image
 from sdfl_jax.data.search import SUFFIXES
 from sdfl_jax.errors import InputError
@@ -53,6 +55,17 @@ RETAKEN = 0.2  # share of the canvases that show a collage taken again
 MIN_TEXTURE = 6.0  # deviation of the luminance (of 255): less shows nothing at all
 MIN_CHANGE = 4.0  # mean absolute change inside a mask; less is no manipulation
 
+# Shares of what is saved: as WebP, and as JPEG with an editor's tables. From a quality
+# on, the editor's strength of about that quality.
+_WEBP, _EDITORS = 0.07, 0.12
+_EDITORS_TABLES = (
+    (0, "low"),
+    (72, "web_high"),
+    (76, "medium"),
+    (82, "high"),
+    (88, "maximum"),
+    (96, "web_maximum"),
+)
 _HELD_OUT = 10  # one photograph in so many is kept for validation
 _SMALL_SIDE = 128  # of the pictures in which objects are looked for
 _CACHE_BYTES = 1536 << 20
@@ -305,6 +318,11 @@ class _Forger:
                 continue
             content, mask = self._cut_out(donor, canvas.shape[:2], share)
             content = _treated(content, rng)
+            if rng.random() < 0.2:  # matched to where it goes, by and large
+                around = cv2.resize(
+                    canvas, mask.shape[::-1], interpolation=cv2.INTER_AREA
+                )
+                content = colour_transfer(content, around, mask)
             canvas = self._place(canvas, region, content, mask)
         return canvas, region
 
@@ -327,10 +345,14 @@ class _Forger:
         return copied, region
 
     def removal(self, canvas):
-        """A region filled from its surroundings: by Telea, or by a soft clone."""
+        """A region filled from its surroundings: by Telea or Navier and Stokes, by the
+        patch that fits around it best, or by a soft clone of what lies beside."""
         rng = self._rng
         mask = self._own_mask(canvas, most=0.15)
-        if rng.random() < 0.4 and np.count_nonzero(mask) < 0.06 * mask.size:
+        draw = rng.random()
+        if draw < 0.35:
+            return _patched(canvas, mask), mask
+        if draw < 0.6 and np.count_nonzero(mask) < 0.06 * mask.size:
             mask = cv2.dilate(mask, np.ones((3, 3), np.uint8))
             method = cv2.INPAINT_TELEA if rng.random() < 0.5 else cv2.INPAINT_NS
             filled = cv2.inpaint(canvas, mask, int(rng.integers(3, 6)), method)
@@ -620,9 +642,66 @@ def _end(canvas, region, size: tuple[int, int], rng):
 
 
 def _saved(image, quality: int, rng):
-    how = str(rng.choice(list(SUBSAMPLINGS), p=[0.3, 0.2, 0.5]))
-    encoded = np.frombuffer(encode_jpeg(image, quality, how), np.uint8)
+    """As a JPEG of libjpeg's tables, at times of an editor's, or as a WebP."""
+    draw = rng.random()
+    if draw < _WEBP:
+        encoded = cv2.imencode(
+            ".webp", image[..., ::-1], [cv2.IMWRITE_WEBP_QUALITY, min(quality, 100)]
+        )[1]
+    elif draw < _WEBP + _EDITORS:
+        encoded = _saved_by_an_editor(image, quality)
+    else:
+        how = str(rng.choice(list(SUBSAMPLINGS), p=[0.3, 0.2, 0.5]))
+        encoded = np.frombuffer(encode_jpeg(image, quality, how), np.uint8)
     return cv2.cvtColor(cv2.imdecode(encoded, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+
+
+def _saved_by_an_editor(image, quality: int):
+    """With the tables of Photoshop's own scale, one for each of its strengths."""
+    named = [name for least, name in _EDITORS_TABLES if quality >= least][-1]
+    preset = JpegPresets.presets[named]
+    with io.BytesIO() as file:
+        Image.fromarray(image).save(
+            file,
+            "JPEG",
+            qtables=preset["quantization"],
+            subsampling=preset["subsampling"],
+        )
+        return np.frombuffer(file.getvalue(), np.uint8)
+
+
+def _patched(canvas, mask):
+    """The region filled with what fits its surroundings best, elsewhere in the canvas.
+
+    The step that exemplar-based filling repeats (Criminisi et al. 2004), once for the
+    whole region, blended over two pixels.
+    """
+    rim = 6
+    top, left, height, width = bounding_box(mask)
+    top, left = max(0, top - rim), max(0, left - rim)
+    down = min(canvas.shape[0], top + height + 2 * rim)
+    right = min(canvas.shape[1], left + width + 2 * rim)
+    box = np.s_[top:down, left:right]
+    hole = cv2.dilate(mask[box], np.ones((3, 3), np.uint8))
+    known = (hole == 0).astype(np.float32)
+    tall, wide = hole.shape
+    if not known.any() or min(canvas.shape[0] - tall, canvas.shape[1] - wide) < 8:
+        raise Unsuitable("no patch of that size elsewhere")
+    pixels, known = canvas.astype(np.float32), cv2.merge([known] * 3)
+    misfit = cv2.matchTemplate(pixels, pixels[box], cv2.TM_SQDIFF, mask=known)
+    # Patches that hold a part of what is to go are none.
+    holes = cv2.boxFilter(
+        mask.astype(np.float32), -1, (wide, tall), anchor=(0, 0),
+        borderType=cv2.BORDER_CONSTANT,
+    )[: misfit.shape[0], : misfit.shape[1]]  # fmt: skip
+    misfit[holes > 0] = np.inf
+    row, column = np.unravel_index(np.argmin(misfit), misfit.shape)
+    if not np.isfinite(misfit[row, column]):
+        raise Unsuitable("no patch without the region elsewhere")
+    image = canvas.copy()
+    patch = canvas[row : row + tall, column : column + wide]
+    _blend(image[box], patch, _soft(mask[box], 1.0))
+    return image
 
 
 def _resized(piece, height: int, width: int, rng):
