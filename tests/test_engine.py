@@ -12,6 +12,8 @@ from tqdm import tqdm
 from sdfl_jax.data import engine, workers
 from sdfl_jax.data.build.__main__ import main as build_command
 from sdfl_jax.errors import InputError
+from sdfl_jax.evaluate import scoring
+from sdfl_jax.evaluate.__main__ import main as evaluate_command
 from sdfl_jax.predict import output_folder
 from sdfl_jax.predict.__main__ import main as predict_command
 from tests import tiny
@@ -116,6 +118,20 @@ def test_masks_by_beam_are_the_same(tmp_path, monkeypatch, capfd):
     assert files(tmp_path / "beam") == files(tmp_path / "here")
     for told in (errors, capfd.readouterr().err):
         assert told.count("broken.png") == 1 and "1 of the files have no" in told
+
+
+def test_an_evaluation_by_beam_is_the_same(tmp_path, monkeypatch):
+    monkeypatch.setattr(scoring, "_PART", 2)
+    workdir = tiny.write_run(tmp_path / "run")
+    listed = tiny.write_images(tmp_path / "photos", 5)
+    (tmp_path / "photos" / "2.png").write_bytes(b"no image")
+    how = {"here": [], "beam": ["--engine=beam"]}
+    for out, options in how.items():
+        given = [f"--workdir={workdir}", f"--paths_file={listed}", *options]
+        evaluate_command([*given, f"--out={tmp_path / out}"])
+    for name in ("metrics.json", "per_image.csv", "masks/3.png"):
+        here, beam = ((tmp_path / out / name).read_bytes() for out in how)
+        assert here == beam, name
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,10 @@ _HERE = "apache_beam.runners.portability.fn_api_runner.FnApiRunner"
 _DIRECT = ("", "DirectRunner", "direct")
 
 
-def add_arguments(parser: argparse.ArgumentParser, workers: int | None = None):
+def add_arguments(
+    parser: argparse.ArgumentParser | argparse._ArgumentGroup,
+    workers: int | None = None,
+):
     """`--workers`, all cores by default, and the engine that may spread their work."""
     add = parser.add_argument
     workers = os.cpu_count() or 1 if workers is None else workers
@@ -244,7 +247,7 @@ class _Tried:
             try:
                 return begun, self.function(*task, counting, rejected)
             except InputError as error:  # would be so again
-                return begun, _Failed(error)
+                return begun, _Failed(InputError(str(error)))
             except Exception as error:
                 if tried == TRIES:
                     return begun, _Failed(_sendable(error))

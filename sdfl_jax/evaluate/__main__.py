@@ -10,6 +10,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from sdfl_jax.data import engine
 from sdfl_jax.data.lists import add_list_arguments
 from sdfl_jax.errors import InputError, one_line
 from sdfl_jax.files import printable
@@ -18,7 +19,7 @@ from sdfl_jax.files import printable
 @one_line
 def main(argv=None):
     """Reads the command line, writes the report, prints its table."""
-    args = vars(_arguments().parse_args(argv))
+    args = vars(engine.parse(_arguments(), argv))
     if "compare" not in args and "out" not in args:
         raise InputError("--out: the folder for the report is expected.")
     # Imported late: help and mistakes are told within a second.
@@ -125,9 +126,10 @@ def _arguments() -> argparse.ArgumentParser:
     unions = "unions of kinds to score on their own: splice+inpainting,..."
     add("--subsets", type=words, help=unions)
 
-    add = parser.add_argument_group("how it runs").add_argument
+    group = parser.add_argument_group("how it runs")
+    engine.add_arguments(group, workers=0)
+    add = group.add_argument
     add("--batch_size", type=int, help="over all devices (default: 8)")
-    add("--workers", type=int, help="processes that decode (default: 0)")
     add("--strict", action="store_true", help="what cannot be scored is an error")
     return parser
 

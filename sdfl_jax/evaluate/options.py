@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from sdfl_jax import metrics
 from sdfl_jax.data import degrade, eval_sources, tiling
+from sdfl_jax.data.workers import Workers
 from sdfl_jax.errors import InputError, valid
 from sdfl_jax.steps import IMAGE_LEVEL_MASKS
 
@@ -65,7 +66,7 @@ class Options:
     robustness: Sequence[str] = ()
     # How it runs.
     batch_size: int = 8
-    workers: int = 0
+    workers: Workers = 0
     strict: bool = False
 
     def __post_init__(self):
@@ -77,10 +78,9 @@ class Options:
         if not 0 < self.threshold < 1:
             raise InputError(f"--threshold={self.threshold}: must lie between 0 and 1.")
         for name, least in (("batch_size", 1), ("workers", 0), ("overlap", 0)):
-            if (getattr(self, name) or 0) < least:
-                raise InputError(
-                    f"--{name}={getattr(self, name)}: {least} or more is expected."
-                )
+            given = getattr(self, name)
+            if isinstance(given, int) and given < least:
+                raise InputError(f"--{name}={given}: {least} or more is expected.")
         if (self.workdir is None) == (self.predictions is None):
             raise InputError(
                 "Give --workdir=DIR to score a network or --predictions=DIR to score "

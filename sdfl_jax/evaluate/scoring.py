@@ -2,13 +2,18 @@
 
 import collections
 import dataclasses
+import functools
+import pickle
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 
 import jax
+from tqdm import tqdm
 
 from sdfl_jax import __version__, report
 from sdfl_jax.checkpoints import checkpoint
 from sdfl_jax.data import degrade, eval_sources, pipeline
+from sdfl_jax.data.workers import Engine
 from sdfl_jax.devices import processes
 from sdfl_jax.errors import InputError, valid
 from sdfl_jax.evaluate.options import Options
@@ -20,6 +25,9 @@ from sdfl_jax.metrics.calibration import log10_ratio, verdict
 from sdfl_jax.report import likelihood_ratios
 
 _LISTED = 1000  # names of one kind in `metrics.json`
+
+_PART = 64  # examples of a task of an engine
+_PART_SECONDS = 3600  # that may pass before the next of them is scored
 
 
 def evaluate(options: Options) -> dict | None:
@@ -38,24 +46,15 @@ def evaluate(options: Options) -> dict | None:
         be scored; an `out` that holds other files; with `strict`, an example that
         cannot be scored.
     """
-    if options.data is not None:
-        sets = eval_sources.shard_sets(options.data)
-    else:
-        sets = eval_sources.list_sets(
-            options.paths_file,
-            root=options.root,
-            replace=options.replace,
-            mask_inverted=options.mask_inverted,
-            mask_as_stored=options.mask_as_stored,
-        )
-    _check_subsets(options.subsets, sets)
-    if options.predictions is not None:
-        scorer = Saved(options, sets)
-    else:
-        trained = checkpoint.load(options.workdir, options.checkpoint)
-        scorer = Network(trained, options)
+    sets, scorer = _asked(options)
     with shared_folder(options.out) as folder:
-        writer = Writer(folder, sets, options.threshold)
+        writer = Writer(
+            folder,
+            sets,
+            options.threshold,
+            *_place(),
+            silent=isinstance(options.workers, Engine),
+        )
         with writer:
             result = score(scorer, sets, options, writer=writer)
         robustness = {
@@ -88,6 +87,29 @@ def evaluate(options: Options) -> dict | None:
             "n-th of them",
         )
     return scores
+
+
+def _asked(options: Options):
+    """The data sets, and who answers."""
+    if options.data is not None:
+        sets = eval_sources.shard_sets(options.data)
+    else:
+        sets = eval_sources.list_sets(
+            options.paths_file,
+            root=options.root,
+            replace=options.replace,
+            mask_inverted=options.mask_inverted,
+            mask_as_stored=options.mask_as_stored,
+        )
+    _check_subsets(options.subsets, sets)
+    if options.predictions is not None:
+        return sets, Saved(options, sets)
+    trained = checkpoint.load(options.workdir, options.checkpoint)
+    return sets, Network(trained, options)
+
+
+def _place() -> tuple[int, int]:
+    return jax.process_index(), jax.process_count()
 
 
 def _with_verdict(row: dict, known: Mapping | None) -> dict:
@@ -164,7 +186,7 @@ class Notes:
         seen = set()  # a tile is not an example
         for batch in batches:
             for example in batch.errors:
-                self._unfit(example)
+                self.unfit(example)
             for tile in batch.tiles:
                 if tile.index not in seen:
                     self._fit(tile.example)
@@ -172,7 +194,8 @@ class Notes:
                     seen.add(tile.index)
             yield batch
 
-    def _unfit(self, example: dict):
+    def unfit(self, example: dict):
+        """Notes an example that cannot be scored."""
         if self._options.strict:
             raise InputError(f"{example['name']}: {example['error']}")
         missing = example.get("missing", False)
@@ -207,23 +230,19 @@ def score(
 
     `change` is applied to every example; `writer` gets every example and its map.
     """
-    process, count = jax.process_index(), jax.process_count()
-    parts, notes = [], collections.defaultdict(list)
-    for data_set in sets:
-        source = eval_sources.Prepared(data_set.source, options.size_mismatch, change)
-        source = eval_sources.Part(source, process, count)
-        if len(source):
-            found = Notes(data_set.name, options)
-            parts.append(
-                _score_set(scorer, source, data_set.name, options, writer, found)
-            )
-            for what, names in found.names.items():
-                notes[what] += names
-    joined = _joined(parts, notes)
-    if joined is None:
+    if isinstance(options.workers, Engine):
+        found = _spread(sets, options, writer, change)
+    else:
+        part = score_part(scorer, sets, options, _place(), writer=writer, change=change)
+        found = processes.gather(part)
+    if not processes.is_first():
         return None
+    notes = collections.defaultdict(list)
+    for _, noted in found:
+        for what, names in noted.items():
+            notes[what] += names
     whole = dataclasses.replace(
-        joined,
+        Evaluation.merge(part for parts, _ in found for part in parts),
         calibrated=scorer.calibrated,
         empty_mask=options.empty_mask,
         permute=options.permute,
@@ -231,33 +250,109 @@ def score(
     return whole, notes
 
 
-def _score_set(scorer, source, name: str, options, writer, notes) -> Evaluation:
+def score_part(
+    scorer, sets, options, place, *, writer=None, change=None, begin=None
+) -> tuple[list[Evaluation], dict]:
+    """Every n-th example of each set, `place` being the first and n; what is noted.
+
+    `begin` is called with the place of each example that is scored.
+    """
+    parts, notes = [], collections.defaultdict(list)
+    for data_set in sets:
+        source = eval_sources.Prepared(data_set.source, options.size_mismatch, change)
+        source = eval_sources.Part(source, *place)
+        if len(source):
+            found = Notes(data_set.name, options)
+            part = _score_set(
+                scorer,
+                source,
+                data_set.name,
+                options,
+                writer=writer,
+                notes=found,
+                begin=begin,
+                may_be_empty=place[1] > 1,
+            )
+            parts.append(part.in_whole(*place))
+            for what, names in found.names.items():
+                notes[what] += names
+    return parts, dict(notes)
+
+
+def _score_set(
+    scorer, source, name, options, *, writer, notes, begin, may_be_empty
+) -> Evaluation:
+    def readable():
+        try:
+            yield from scorer.batches(source, name, keep_images=writer is not None)
+        except pipeline.NothingRead as nothing:
+            if not may_be_empty:
+                raise
+            for example in nothing.examples:
+                notes.unfit(example)
+
     evaluator = Evaluator(
         scorer.step,
-        lambda: notes.watch(
-            scorer.batches(source, name, keep_images=writer is not None)
-        ),
+        lambda: notes.watch(readable()),
         threshold=options.threshold,
         set_name=name,
-        may_be_empty=jax.process_count() > 1,
+        may_be_empty=may_be_empty,
     )
-    on_example = None
-    if writer:
-        on_example = lambda example, probs: writer.add(name, example, probs)
-    return evaluator.run(scorer.variables, on_example=on_example)
+
+    def on_example(example, probs):
+        if begin:
+            begin(example["index"])
+        if writer:
+            writer.add(name, example, probs)
+
+    watched = on_example if begin or writer else None
+    return evaluator.run(scorer.variables, on_example=watched)
 
 
-def _joined(parts: list[Evaluation], notes: dict) -> Evaluation | None:
-    """What all processes found, on the first of them; None on the others.
+def _spread(sets, options: Options, writer, change) -> list:
+    """What `score_part` finds in parts that an engine spreads over its machines."""
+    examples = sum(len(data_set.source) for data_set in sets)
+    count = -(-examples // _PART)
+    alone = dataclasses.replace(options, workers=0)
+    part = _Part(alone, writer and writer.folder, change)
+    how = {"attempt": part.attempt, "seconds": _PART_SECONDS}
+    found = []
+    with tqdm(total=examples, unit=" images", dynamic_ncols=True) as bar:
+        tasks = [(place, count) for place in range(count)]
+        for place, (scored, shown) in options.workers.work(part, tasks, bar=bar, **how):
+            found.append(scored)
+            if writer and place == 0:
+                writer.gallery, writer.pictures = shown
+    return found
 
-    The first one's `notes` get those of all.
-    """
-    place = jax.process_index(), jax.process_count()
-    parts = [part.in_whole(*place) for part in parts]
-    everyones = processes.gather((parts, dict(notes)))
-    if not processes.is_first():
-        return None
-    for _, others in everyones[1:]:
-        for what, names in others.items():
-            notes[what] += names
-    return Evaluation.merge(part for parts, _ in everyones for part in parts)
+
+@dataclasses.dataclass(frozen=True)
+class _Part:
+    """A part of an evaluation, as an engine asks for it."""
+
+    options: Options
+    folder: Path | None
+    change: degrade.Degradation | None
+
+    def __call__(self, first: int, step: int, begin, rejected):
+        for reason in rejected.values():
+            raise InputError(f"Part {first + 1} of {step}: {reason}.")
+        sets, scorer = _asked_before(pickle.dumps(self.options))
+        given = (scorer, sets, self.options, (first, step))
+        how = {"change": self.change, "begin": begin}
+        if self.folder is None:
+            return score_part(*given, **how), None
+        threshold = self.options.threshold
+        writer = Writer(self.folder, sets, threshold, first, step, silent=True)
+        with writer:
+            scored = score_part(*given, writer=writer, **how)
+        return scored, (writer.gallery, writer.pictures)
+
+    def attempt(self, first: int, step: int, index: int):
+        """Nothing: what is read ahead cannot be told from what is scored."""
+
+
+@functools.lru_cache(maxsize=1)
+def _asked_before(options: bytes):
+    """`_asked`, once in a process, which does one part after the other."""
+    return _asked(pickle.loads(options))

@@ -6,7 +6,6 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import jax
 import numpy as np
 from tqdm import tqdm
 
@@ -28,20 +27,29 @@ class Writer:
     """Encodes and writes maps beside the scoring, and keeps images for the report."""
 
     def __init__(
-        self, folder: Path, sets: Sequence[eval_sources.DataSet], threshold: float
+        self,
+        folder: Path,
+        sets: Sequence[eval_sources.DataSet],
+        threshold: float,
+        place: int,
+        count: int,
+        *,
+        silent: bool = False,
     ):
+        """`place` and `count`: of the part that is scored here, see `scoring`."""
+        self.folder = folder
         self._folder = folder / "masks"
         search.mark_output(self._folder)
         self._apart = len(sets) > 1
-        self._first = processes.is_first()
-        total = sum(len(part.source) for part in sets)
+        self._first = place == 0
+        total = -(-sum(len(part.source) for part in sets) // count)
         self._every = max(1, total // SHOWN_IMAGES)
         self._seen = 0
         self._bar = tqdm(
-            total=-(-total // jax.process_count()),
+            total=total,
             unit=" images",
             dynamic_ncols=True,
-            disable=not self._first,
+            disable=silent or not self._first,
         )
         self._threads = concurrent.futures.ThreadPoolExecutor(_WRITERS)
         self._waiting = collections.deque()
