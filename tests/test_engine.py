@@ -2,7 +2,9 @@
 
 import contextlib
 import functools
+import importlib
 import io
+import shutil
 import sys
 from pathlib import Path
 
@@ -14,11 +16,12 @@ from sdfl_jax.data.build.__main__ import main as build_command
 from sdfl_jax.errors import InputError
 from sdfl_jax.evaluate import scoring
 from sdfl_jax.evaluate.__main__ import main as evaluate_command
+from sdfl_jax.examine.case import Case, verify
 from sdfl_jax.predict import output_folder
 from sdfl_jax.predict.__main__ import main as predict_command
 from tests import tiny
 from tests.pictures import content, make_list
-from tests.test_workers import crash, lost
+from tests.test_workers import TOOLS, crash, lost
 
 pytest.importorskip("apache_beam")
 
@@ -132,6 +135,35 @@ def test_an_evaluation_by_beam_is_the_same(tmp_path, monkeypatch):
     for name in ("metrics.json", "per_image.csv", "masks/3.png"):
         here, beam = ((tmp_path / out / name).read_bytes() for out in how)
         assert here == beam, name
+
+
+def test_a_case_by_beam_holds_the_same(tmp_path):
+    tiny.write_images(tmp_path / "photos", 2)
+    found = []
+    for out, count in {"here": 1, "beam": engine.Beam(workers=1)}.items():
+        rows = list(
+            Case(tmp_path / out).examine([str(tmp_path / "photos")], workers=count)
+        )
+        assert not verify(tmp_path / out)["problems"]
+        assert all(row.pop("seconds") >= 0 for row in rows)
+        found.append((rows, files(tmp_path / out).keys()))
+    assert found[0] == found[1] and len(found[0][0]) == 3
+    again = list(Case(tmp_path / "beam").examine([str(tmp_path / "photos")]))
+    assert all(row["kept"] for row in again)
+
+
+@pytest.mark.parametrize("tool", ["audit", "layouts", "forge"])
+def test_other_tools_by_beam_write_the_same(tmp_path, tool):
+    make_list(tmp_path)
+    arguments, _ = TOOLS[tool]
+    main = importlib.import_module(f"sdfl_jax.data.{tool}.__main__").main
+    outs = []
+    for out, options in {"here": [], "beam": ["--engine=beam"]}.items():
+        given = [text.format(tmp_path).replace("/out", f"/{out}") for text in arguments]
+        main([*given, "--workers=0", *options])
+        outs.append(files(tmp_path / out))
+        shutil.rmtree(tmp_path / out)
+    assert outs[0] == outs[1] and outs[0]
 
 
 @pytest.mark.parametrize(

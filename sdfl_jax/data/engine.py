@@ -13,6 +13,7 @@ killed and is given again, does only what is missing.
 
 import argparse
 import contextlib
+import copy
 import dataclasses
 import hashlib
 import io
@@ -95,7 +96,7 @@ class Beam(processes.Engine):
                 "--engine=beam: Apache Beam is not installed; pip install "
                 '"sdfl-jax[beam]" brings it.'
             ) from None
-        self._workers = workers
+        self.workers = workers
         self._options = _parsed(options, pipeline_options)
         view = pipeline_options.StandardOptions
         self._runner = self._options.view_as(view).runner or ""
@@ -114,6 +115,11 @@ class Beam(processes.Engine):
             )
         if self._folder:
             storage.store(self._folder)
+
+    def alone(self) -> "Beam":
+        other = copy.copy(self)
+        other.workers = 0
+        return other
 
     def work(
         self,
@@ -141,9 +147,9 @@ class Beam(processes.Engine):
                 if key not in done
             }
             if todo:
-                how = _How(function, attempt, seconds, self._workers, results)
+                how = _How(function, attempt, seconds, self.workers, results)
                 _write(storage.join(run, "how"), how)
-                self._run(_elements(run, todo, _TASKS * max(1, self._workers)), run)
+                self._run(_elements(run, todo, _TASKS * max(1, self.workers)), run)
             failed = None
             for index, key in enumerate(keys):
                 path = storage.join(results, key)

@@ -52,7 +52,13 @@ _BEGUN = struct.Struct("qqq")  # process, task, item: what a worker is about to 
 
 
 class Engine(abc.ABC):
-    """What does the work elsewhere, see `engine`."""
+    """What does the work elsewhere, by `workers` processes a machine, see `engine`."""
+
+    workers: int
+
+    @abc.abstractmethod
+    def alone(self) -> "Engine":
+        """This one with no processes on its machines, for work that has its own."""
 
     @abc.abstractmethod
     def work(

@@ -14,13 +14,14 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from sdfl_jax.data import engine
 from sdfl_jax.errors import InputError, one_line, valid
 
 
 @one_line
 def main(argv: Sequence[str] | None = None) -> None:
     """Reads the command line; one JSON line per photograph goes to standard output."""
-    args = _arguments().parse_args(argv)
+    args = engine.parse(_arguments(), argv)
     if args.verify:
         _verify(args.verify)
         return
@@ -28,8 +29,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise InputError(
             "Give photographs or folders and --out=CASE; or --verify=CASE."
         )
-    if args.workers < 1:
-        raise InputError(f"--workers={args.workers}: 1 or more is expected.")
+    if args.workers == 0:
+        raise InputError("--workers=0: 1 or more is expected.")
     from sdfl_jax.data import search
     from sdfl_jax.examine.case import Case
 
@@ -111,7 +112,7 @@ def _arguments() -> argparse.ArgumentParser:
     parser.add_argument(
         "--trusted", metavar="PEM", help="authorities whose content credentials count"
     )
-    parser.add_argument("--workers", type=int, default=2, help="processes that parse")
+    engine.add_arguments(parser, workers=2)
     parser.add_argument(
         "--verify", metavar="CASE", help="checks a case's log and the hashes in it"
     )

@@ -1,24 +1,32 @@
 """A case: a folder of what was found about photographs, and the log of how."""
 
+import dataclasses
+import functools
 import hashlib
 import json
 import os
+import pickle
 import re
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
 from sdfl_jax import __version__
 from sdfl_jax.data import search
+from sdfl_jax.data.workers import Engine
+from sdfl_jax.data.workers import Workers as AnyWorkers
 from sdfl_jax.errors import InputError
 from sdfl_jax.examine import html_report, log, pdf
 from sdfl_jax.examine.evidence import EVIDENCE, examine_line
 from sdfl_jax.examine.finding import Finding, text
 from sdfl_jax.examine.isolation import Workers
 from sdfl_jax.files import replacing, write_csv, write_json
+
+_PHOTOGRAPHS = 8  # of a task of an engine
 
 SCHEMA = "sdfl-evidence-1"  # of evidence.json, see docs/examine.md
 INDEX, TABLE, EVIDENCE_FILE = "index.html", "case.csv", "evidence.json"
@@ -51,6 +59,42 @@ _FAILED = {
 }
 
 
+@dataclasses.dataclass
+class _Desk:
+    """What photographs are examined with; `note` takes what is to be said in the log.
+
+    `ways` are what an answer depends on beside the photograph, `done` the log's entries
+    of what was examined before, by folder.
+    """
+
+    folder: Path
+    predictor: object
+    options: dict
+    ways: dict
+    done: dict[str, dict]
+    note: Callable[[str, dict], None]
+
+    def kept(self, folder: str, sha256: str) -> bool:
+        """Whether the photograph was examined before, in the same way."""
+        entry = self.done.get(folder)
+        return (
+            entry is not None
+            and entry["sha256_before"] == sha256
+            and all(entry.get(key) == value for key, value in self.ways.items())
+            and not list(_changed(self.folder, entry["files"]))
+        )
+
+    def rows(self, named: dict[str, Path], workers: int) -> Iterator[dict]:
+        """The row of each photograph, one after the other."""
+        with Workers(workers) as pool:
+            waiting = []
+            for name, path in named.items():
+                waiting.append(_Photograph(name, path, pool, self))
+                if len(waiting) > 1:  # the next one's lines run beside the network
+                    yield waiting.pop(0).row()
+            yield waiting.pop().row()
+
+
 class Case:
     """Examines photographs into `folder`, going on where an earlier run ended.
 
@@ -71,60 +115,65 @@ class Case:
                 f"--out={folder}: holds something else already (no {log.NAME} in it); "
                 "give a new or an empty folder."
             )
-        self._predictor = predictor
-        self.options = {"provenance": {"trusted": trusted}}
-        # What an answer depends on, beside the photograph.
-        self.ways = {
+        ways = {
             "version": __version__,
             "network": predictor and predictor.sha256,
             "trusted": hashlib.sha256(trusted.encode()).hexdigest() if trusted else "",
             "lines": list(EVIDENCE),
         }
         self.log = log.Log(self.folder)
-        self._done = {
+        done = {
             entry["folder"]: entry
             for entry in self.log.entries
             if entry["action"] == "examined"
         }
+        options = {"provenance": {"trusted": trusted}}
+        self._desk = _Desk(self.folder, predictor, options, ways, done, self._note)
 
-    def examine(self, files: Sequence[str], *, workers: int = 2) -> Iterator[dict]:
+    def examine(
+        self, files: Sequence[str], *, workers: AnyWorkers = 2
+    ) -> Iterator[dict]:
         """A row of `case.csv` for each photograph, written as it is ready.
 
         Folders are searched for images. A photograph that was examined before, by the
         same version with the same network, is not looked at again while its files are
-        as they were. Raises `InputError` for a path that there is not.
+        as they were. An engine loads the predictor again on its machines, and sees the
+        same paths there. Raises `InputError` for a path that there is not.
         """
         found = [path.absolute() for path in search.find(files, skip=[self.folder])]
         root = os.path.commonpath({path.parent for path in found})
         named = {os.path.relpath(path, root): path for path in found}
-        self.log.write("opened", {**self.ways, "photographs": len(named)})
-        rows = []
-        with Workers(workers) as pool:
-            waiting = []
-            for name, path in named.items():
-                waiting.append(_Photograph(name, path, pool, self))
-                if len(waiting) > 1:  # the next one's lines run beside the network
-                    rows.append(waiting.pop(0).row())
-                    yield rows[-1]
-            rows.append(waiting.pop().row())
-            yield rows[-1]
+        self.log.write("opened", {**self._desk.ways, "photographs": len(named)})
+        if isinstance(workers, Engine):
+            yield from self._spread(named, workers)
+        else:
+            yield from self._desk.rows(named, workers)
         self._close()
 
-    def kept(self, folder: str, sha256: str) -> bool:
-        """Whether the photograph was examined before, in the same way."""
-        entry = self._done.get(folder)
-        return (
-            entry is not None
-            and entry["sha256_before"] == sha256
-            and all(entry.get(key) == value for key, value in self.ways.items())
-            and not list(_changed(self.folder, entry["files"]))
+    def _spread(self, named: dict[str, Path], engine: Engine) -> Iterator[dict]:
+        """The rows from an engine, in whose machines processes of their own parse."""
+        part = _Part(
+            pickle.dumps(self._desk.predictor), self._desk.options, engine.workers
         )
+        names = list(named)
+        tasks = []
+        for start in range(0, len(names), _PHOTOGRAPHS):
+            some = {name: named[name] for name in names[start : start + _PHOTOGRAPHS]}
+            folders = [folder_name(name) for name in some]
+            done = {f: self._desk.done[f] for f in folders if f in self._desk.done}
+            tasks.append((self.folder, some, self._desk.ways, done))
+        with tqdm(disable=True) as bar:
+            found = engine.alone().work(part, tasks, attempt=part.attempt, bar=bar)
+            for _, (rows, notes) in found:
+                for action, entry in notes:
+                    self._note(action, entry)
+                yield from rows
 
     def _close(self):
         """`case.csv` and `index.html` over all photographs that the log names."""
         rows = [
             row_of(json.loads((self.folder / folder / EVIDENCE_FILE).read_text()))
-            for folder in self._done
+            for folder in self._desk.done
         ]
         write_csv(self.folder / TABLE, rows, COLUMNS)
         pictures = {row["folder"]: self._small(row["folder"]) for row in rows}
@@ -142,21 +191,42 @@ class Case:
                 return html_report.smaller(path.read_bytes())
         return None
 
-    def record(self, entry: dict):
-        """Notes in the log that a photograph was examined."""
-        self.log.write("examined", entry)
-        self._done[entry["folder"]] = entry
+    def _note(self, action: str, entry: dict):
+        self.log.write(action, entry)
+        if action == "examined":
+            self._desk.done[entry["folder"]] = entry
 
-    @property
-    def predictor(self):
-        return self._predictor
+
+@dataclasses.dataclass(frozen=True)
+class _Part:
+    """Rows of some photographs and notes for the log, as an engine asks for them."""
+
+    predictor: bytes
+    options: dict
+    workers: int
+
+    def __call__(self, folder, named, ways, done, begin, rejected):
+        notes = []
+        note = lambda *said: notes.append(said)
+        predictor = _loaded(self.predictor)
+        desk = _Desk(folder, predictor, self.options, ways, done, note)
+        return list(desk.rows(named, max(1, self.workers))), notes
+
+    def attempt(self, *_):
+        """Nothing: what crashes a line's process is told in that line."""
+
+
+@functools.lru_cache(maxsize=1)
+def _loaded(predictor: bytes):
+    """The network of a process, which does one part after the other."""
+    return pickle.loads(predictor)
 
 
 class _Photograph:
     """One photograph in work: its lines run in workers from the start on."""
 
-    def __init__(self, name: str, path: Path, pool: Workers, case: Case):
-        self._name, self._path, self._pool, self._case = name, path, pool, case
+    def __init__(self, name: str, path: Path, pool: Workers, desk: _Desk):
+        self._name, self._path, self._pool, self._desk = name, path, pool, desk
         self.folder = folder_name(name)
         self._started = time.monotonic()
         self._futures, self._pixels, self._error, self._kept = {}, None, None, False
@@ -168,25 +238,25 @@ class _Photograph:
         except OSError as error:
             self._before, self._error = None, f"{error.strerror}."
             return
-        self._kept = case.kept(self.folder, self._before)
+        self._kept = desk.kept(self.folder, self._before)
         if self._kept:
             return
-        if case.predictor:  # first: the network takes longer than all other lines
+        if desk.predictor:  # first: the network takes longer than all other lines
             from sdfl_jax.examine import network  # JAX, which the workers do not need
 
             self._pixels = pool.start(network.pixels, path)
         for line in EVIDENCE:
-            options = case.options.get(line, {})
+            options = desk.options.get(line, {})
             self._futures[line] = pool.start(examine_line, line, str(path), options)
 
     def row(self) -> dict:
         """Waits for the lines, writes the photograph's folder, returns its row."""
         if self._error:
-            self._case.log.write(
+            self._desk.note(
                 "refused", {"image": text(self._name), "reason": self._error}
             )
             return {"image": text(self._name), "error": self._error}
-        target = self._case.folder / self.folder
+        target = self._desk.folder / self.folder
         if self._kept:
             evidence = json.loads((target / EVIDENCE_FILE).read_text())
             return row_of(evidence) | {"kept": True}
@@ -207,7 +277,7 @@ class _Photograph:
         evidence = {
             "schema": SCHEMA,
             "version": __version__,
-            "network": self._case.predictor and self._case.predictor.sha256,
+            "network": self._desk.predictor and self._desk.predictor.sha256,
             "image": text(self._name),
             "folder": self.folder,
             "sha256_before": self._before,
@@ -233,7 +303,7 @@ class _Photograph:
         try:
             image: np.ndarray = self._pool.result(self._pixels)
             start = time.monotonic()
-            finding, verdict = network.network(self._case.predictor, image)
+            finding, verdict = network.network(self._desk.predictor, image)
         except InputError as error:
             failed = "The network could not look at it, so that no verdict can follow."
             return _failed(error), verdict | {"why": failed}
@@ -255,7 +325,7 @@ class _Photograph:
         }
         keys = ("image", "folder", "sha256_before", "sha256_after")
         entry = {key: evidence[key] for key in keys}
-        self._case.record(entry | self._case.ways | {"files": files})
+        self._desk.note("examined", entry | self._desk.ways | {"files": files})
 
 
 def _as_json(finding: Finding, seconds: float, pictures: dict[str, bytes]) -> dict:

@@ -25,6 +25,7 @@ class Predictor(Answering):
     """
 
     def __init__(self, workdir: str | os.PathLike, checkpoint_name: str = "best"):
+        self._given = (workdir, checkpoint_name)
         compiled.keep()
         trained = checkpoint.load(workdir, checkpoint_name)
         self._mesh = sharding.data_mesh()
@@ -44,6 +45,10 @@ class Predictor(Answering):
         self.calibration = trained.calibration
         self.mask_source = mask_source(trained.model, _IMAGE_LEVEL_MASK)
         self.pixel_threshold, self.image_threshold = trained.thresholds
+
+    def __reduce__(self):
+        """Loaded again where it is unpickled."""
+        return type(self), self._given
 
     def _step(self, arrays: Mapping) -> Mapping:
         given = {name: arrays[name] for name in ("image", "extent") if name in arrays}
