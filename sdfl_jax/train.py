@@ -12,7 +12,13 @@ from sdfl_jax.checkpoints.checkpoint import Checkpoints
 from sdfl_jax.config import check, check_data
 from sdfl_jax.data.damaged import DamagedRecords
 from sdfl_jax.devices import sharding
-from sdfl_jax.devices.processes import first_decides, gather, is_first
+from sdfl_jax.devices.processes import (
+    Held,
+    first_does,
+    gather,
+    is_first,
+    together,
+)
 from sdfl_jax.report import Log
 from sdfl_jax.training import train_data
 from sdfl_jax.training.experiment import (
@@ -51,7 +57,7 @@ def train(config, workdir: str, *, allow_config_change: bool = False):
     config = check(config)
     check_data(config)
     with contextlib.ExitStack() as stack:
-        first_decides(lambda: stack.enter_context(only_user(workdir)))
+        first_does(lambda: stack.enter_context(only_user(workdir)))
         preemption = stack.enter_context(Preemption())
         opened = stack.enter_context(contextlib.ExitStack())
         return _train(config, workdir, preemption, opened, allow_config_change)
@@ -80,14 +86,14 @@ def _train(
         workdir, keep=config.keep, model_card=described, left_out=left_out
     )
     opened.callback(checkpoints.close)
-    first_decides(
+    first_does(
         lambda: agree_with_config(workdir, config, allow_change=allow_config_change)
     )
 
     experiment = build(config, total_steps)
     variables = first_variables(config, experiment.model)
     state = experiment.state(variables)
-    first_decides(lambda: show_parameters(variables["params"], workdir))
+    first_does(lambda: show_parameters(variables["params"], workdir))
     if is_first():
         memory = sharding.bytes_per_device(state) / 2**20
         print(f"Parameters, statistics and optimizer: {memory:,.0f} MiB on each device")
@@ -114,10 +120,12 @@ def _train(
     damaged = DamagedRecords(
         config.data.train, steps_per_epoch * config.batch_size // jax.process_count()
     )
-    log = Log(workdir if is_first() else None, resume_step=step)
+    log = first_does(lambda: Log(workdir, resume_step=step)) or Log(None)
     opened.callback(log.close)
+    held = Held()
     progress = Progress(
         log,
+        held,
         step=step,
         total_steps=total_steps,
         batch_size=config.batch_size,
@@ -150,7 +158,8 @@ def _train(
             profile.before_step()
             step += 1
             batch = progress.wait_for(batches)
-            damaged.see(batch.pop("damaged"))
+            with held.back():
+                damaged.see(batch.pop("damaged"))
             arrays = sharding.to_global(batch, experiment.mesh)
             # The first step compiles, which may read constants of the network.
             with profile.annotated(step), no_silent_copies(step > first):
@@ -158,12 +167,13 @@ def _train(
             unsaved, last = True, (batch, scalars["loss"])
             profile.after_step(scalars)
             progress.after_step(step, scalars, batch["index"])
-            checkpoints.check()
+            with held.back():
+                checkpoints.check()
     except Diverged as error:
         checkpoints.save(state, validation.progress)
         raise error.written(workdir) from None
 
-    opened.close()
+    together(opened.close)
     if not finished:
         raise Preempted(step, preemption.by)
     summary = progress.summary(step) | {

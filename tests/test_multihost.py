@@ -1,20 +1,36 @@
 """Two processes of four devices each, as one job, beside one process of eight."""
 
+import concurrent.futures
+import errno
 import json
 import os
 import re
 import shutil
 import socket
 import subprocess
+import threading
+import types
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+from jax.experimental import multihost_utils
 
 from sdfl_jax.checkpoints import checkpoint
-from sdfl_jax.devices import processes
+from sdfl_jax.data import images
+from sdfl_jax.data.records import RecordSource, decode
+from sdfl_jax.devices import processes, sharding
 from sdfl_jax.errors import InputError
+from sdfl_jax.evaluate import scoring
+from sdfl_jax.evaluate.options import Options
+from sdfl_jax.evaluate.scoring import evaluate
+from sdfl_jax.report import Log
+from sdfl_jax.state import TrainState
+from sdfl_jax.training import validation as validation_module
+from sdfl_jax.training.preemption import Preemption
+from sdfl_jax.training.progress import Diverged, Profile, Progress
+from sdfl_jax.training.validation import Validation
 from tests import tiny, tiny_config  # noqa: F401  (its network, for reading back)
 from tests.processes import Runs
 
@@ -152,6 +168,15 @@ def test_what_the_first_process_refuses_ends_both_with_the_same_line(
     )
 
 
+def test_a_log_that_the_first_process_cannot_open_ends_both(runs, shards, tmp_path):
+    """The second once waited in its first step, for as long as JAX lets it."""
+    (tmp_path / "metrics.jsonl").mkdir()
+    two = start_two(runs, tmp_path, shards)
+    assert [run.wait(120) for run in two] == [1, 1], [run.output for run in two]
+    assert all("metrics.jsonl" in run.output for run in two)
+    assert "context initialization failed" not in two[1].output
+
+
 def test_what_the_first_process_decides_or_raises_is_everyones():
     assert processes.first_decides(lambda: "here") == "here"
 
@@ -164,17 +189,277 @@ def test_what_the_first_process_decides_or_raises_is_everyones():
         processes.first_decides(lambda: 1 / 0)
 
 
-def test_the_others_hear_of_an_error_of_the_first(monkeypatch):
-    """As the second of two processes, which gets what the first one sent."""
-    monkeypatch.setattr(processes, "is_first", lambda: False)
-    for sent, kind in (
+# ----------------------------------------------- two processes, played by two threads
+
+
+@pytest.fixture
+def both(monkeypatch):
+    """Calls a function in two threads that stand for the two processes of a job.
+
+    Gives what came of each, a value or an error; one that waits for the other in vain
+    ends the test with a BrokenBarrierError.
+    """
+    place = threading.local()
+    barrier = threading.Barrier(2, timeout=60)
+    given = [None, None]
+
+    def allgather(value):
+        given[place.index] = np.asarray(value)
+        barrier.wait()
+        found = np.stack(given)
+        barrier.wait()
+        return found
+
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(jax, "process_index", lambda: getattr(place, "index", 0))
+    monkeypatch.setattr(multihost_utils, "process_allgather", allgather)
+
+    def run(act):
+        def as_process(index):
+            place.index = index
+            try:
+                return act(index)
+            except Exception as error:
+                return error
+
+        with concurrent.futures.ThreadPoolExecutor(2) as threads:
+            return list(threads.map(as_process, range(2)))
+
+    return run
+
+
+def refused(*_, **__):
+    raise PermissionError(errno.EACCES, "denied", "x")
+
+
+def assert_both_refused(ends):
+    assert [type(end) for end in ends] == [PermissionError] * 2, ends
+
+
+@pytest.mark.parametrize("where", [0, 1])
+def test_what_one_of_several_raises_all_raise(both, where):
+    def fail(error):
+        def act(index):
+            if index == where:
+                raise error
+            return index
+
+        return both(lambda index: processes.together(lambda: act(index)))
+
+    for error, kind in (
         (InputError("the folder is taken"), InputError),
         (PermissionError(13, "denied"), PermissionError),
-        ("The first process failed: KeyError: 1", RuntimeError),
+        (Diverged("step 4", {"step": 4}), InputError),  # which does not pickle
     ):
-        monkeypatch.setattr(processes, "gather", lambda _, s=sent: [(None, s), None])
-        with pytest.raises(kind):
-            processes.first_decides(lambda: pytest.fail("not for this process"))
+        ends = fail(error)
+        assert [str(end) for end in ends] == [str(error)] * 2
+        assert isinstance(ends[1 - where], kind)
+    ends = fail(KeyError("a"))
+    assert str(ends[1 - where]) == f"Process {where} failed: KeyError: 'a'"
+    assert isinstance(ends[where], KeyError)
+    assert both(lambda index: processes.together(lambda: index)) == [0, 1]
+    assert both(lambda index: processes.first_does(lambda: index)) == [0, None]
+    assert both(lambda index: processes.first_decides(lambda: index)) == [0, 0]
+
+
+@pytest.mark.parametrize("where", [0, 1])
+def test_errors_within_steps_are_kept_until_all_meet(both, where):
+    def act(index):
+        held, steps = processes.Held(), []
+        for step in range(4):
+            with held.back():
+                if index == where and step == 1:
+                    refused()
+            steps.append(step)
+        try:
+            held.meet()
+        except PermissionError:
+            return steps
+
+    assert both(act) == [[0, 1, 2, 3]] * 2
+
+
+def test_a_process_alone_keeps_no_error():
+    with pytest.raises(PermissionError):
+        with processes.Held().back():
+            refused()
+
+
+class FullLog(Log):
+    """A log whose disk is full. The other processes have one that writes nothing."""
+
+    def __init__(self, workdir):
+        super().__init__(None)
+        self.write = self.images = refused if workdir else lambda *_: None
+
+
+def test_a_log_that_cannot_be_written_ends_all_at_the_next_save(both):
+    scalars = {"loss": 1.0, "skipped_in_row": 0}
+
+    def act(index):
+        log = FullLog(None if index else "here")
+        progress = Progress(
+            log,
+            processes.Held(),
+            step=0,
+            total_steps=9,
+            batch_size=1,
+            log_every=1,
+            origin={},
+        )
+        for step in range(1, 4):
+            progress.after_step(step, scalars, np.zeros(1, int))
+        progress.flush()
+
+    assert_both_refused(both(act))
+
+
+def test_a_profile_that_cannot_be_written_ends_all(both, monkeypatch, tmp_path):
+    def act(index):
+        profile = Profile(str(tmp_path), 1)
+        for step in range(4):
+            profile.before_step()
+            with profile.annotated(step):
+                pass
+            profile.after_step({})
+
+    for name, other in (("start_trace", "stop_trace"), ("stop_trace", "start_trace")):
+        monkeypatch.setattr(jax.profiler, name, refused)
+        monkeypatch.setattr(jax.profiler, other, lambda *_, **__: None)
+        assert_both_refused(both(act))
+
+
+def test_a_validation_that_one_cannot_log_or_read_ends_all(both, shards, monkeypatch):
+    data = shards[1].partition("=")[2]
+
+    def validation(index):
+        return Validation(
+            None,
+            lambda variables, arrays: {
+                "mask_probs": arrays["mask"][..., 0] / np.float32(255),
+                "score": arrays["label"],
+                "loss": {},
+            },
+            sharding.data_mesh(),
+            data,
+            batch_size=4,
+            image_size=32,
+            geometry="resize",
+            workers=0,
+            every_steps=1,
+            total_steps=1,
+            best_metric="pixel_f1_manipulated",
+            plateau=None,
+        )
+
+    made = [validation(0), None]
+    monkeypatch.setattr(sharding, "local_copy", lambda tree, mesh: tree)
+    state = types.SimpleNamespace(variables={})
+
+    def run(log):
+        def act(index):
+            part = validation(index)
+            part.run(1, state, log(index), Preemption())
+
+        return both(act)
+
+    assert made[0].due(1)
+    assert_both_refused(run(lambda index: FullLog(None if index else "here")))
+    source = validation_module.Prepared
+    monkeypatch.setattr(source, "__getitem__", refused)
+    assert_both_refused(run(lambda index: FullLog(None)))
+
+
+def test_a_model_card_that_cannot_be_written_ends_all(both, monkeypatch, tmp_path):
+    monkeypatch.setattr(checkpoint.card, "write", refused)
+    monkeypatch.setattr(checkpoint.card, "with_scores", lambda card, *_: card)
+    made = checkpoint.Checkpoints.__new__(checkpoint.Checkpoints)
+    made._workdir, made._card, made._left_out = tmp_path, {"a": 1}, None
+    saver = types.SimpleNamespace(save=lambda *_: pytest.fail("never gets here"))
+    state = object.__new__(TrainState)
+    object.__setattr__(state, "step", 1)
+    assert_both_refused(both(lambda index: made._save(saver, state, {}, tell=True)))
+
+
+@pytest.mark.parametrize("where", [0, 1])
+def test_a_write_of_a_checkpoint_that_one_process_lost_ends_all(both, where):
+    class Manager:
+        directory = Path()
+
+        def __init__(self, index):
+            self.wait_until_finished = refused if index == where else lambda: None
+
+    def act(index):
+        saver = checkpoint._Saver.__new__(checkpoint._Saver)
+        saver._step, saver._unhashed, saver.manager = 1, None, Manager(index)
+        saver.save(None, {}, None)
+
+    assert_both_refused(both(act))
+
+
+def test_hashes_that_cannot_be_written_leave_nobody_at_orbax_barrier(
+    both, monkeypatch, tmp_path
+):
+    (tmp_path / "1.orbax-checkpoint-tmp-7").mkdir()
+    monkeypatch.setattr(checkpoint.hashes, "write", refused)
+    manager = types.SimpleNamespace(
+        directory=tmp_path, wait_until_finished=lambda: None
+    )
+
+    def act(index):
+        saver = checkpoint._Saver.__new__(checkpoint._Saver)
+        saver._step, saver._unhashed, saver.manager = 1, None, manager
+        if index == 0:
+            saver._write_hashes()
+        saver.save(None, {}, None)
+
+    assert_both_refused(both(act))
+
+
+@pytest.fixture
+def evaluation(shards, tmp_path):
+    """Options to score maps that were saved of the validation data."""
+    data = shards[1].partition("=")[2]
+    source = RecordSource(data)
+    maps = tmp_path / "maps"
+    for i in range(len(source)):
+        example = decode(source[i])
+        images.write_map(
+            maps / images.png_name(example["name"]), example["mask"][..., 0]
+        )
+    return Options(
+        out=str(tmp_path / "report"), predictions=str(maps), data=f"val={data}"
+    )
+
+
+def test_two_processes_evaluate_as_one(both, evaluation):
+    first, second = both(lambda index: evaluate(evaluation))
+    assert first["standard"]["pixel_f1_manipulated"] == 1 and second is None
+    assert first["setting"]["examples"] == 7
+
+
+@pytest.mark.parametrize(
+    "place, name, where",
+    [
+        (scoring.report, "write_report", 0),  # the first one writes it
+        (scoring, "write_json", 0),
+        (scoring.Notes, "watch", 1),
+        (scoring.Writer, "add", 1),
+        (scoring.Writer, "__enter__", 1),
+        (scoring.Writer, "__exit__", 1),
+    ],
+)
+def test_an_error_of_one_process_ends_the_evaluation_of_all(
+    both, evaluation, monkeypatch, place, name, where
+):
+    right = getattr(place, name)
+
+    def wrong(*args, **kwargs):
+        return (refused if jax.process_index() == where else right)(*args, **kwargs)
+
+    monkeypatch.setattr(place, name, wrong)
+    assert_both_refused(both(lambda index: evaluate(evaluation)))
+    assert not Path(evaluation.out).exists()
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,7 @@ class Checkpoints:
         self._workdir, self._card = workdir, model_card  # of `card.describe`
         self._left_out = left_out
         root = Path(workdir).absolute() / "checkpoints"
-        processes.first_decides(lambda: _set_damaged_aside(root))
+        processes.first_does(lambda: _set_damaged_aside(root))
         self._latest = _Saver(root / "latest", keep)
         self._best = _Saver(root / "best", 1)
 
@@ -64,7 +64,7 @@ class Checkpoints:
 
         The best is on the disk by then: `progress` may name it.
         """
-        self._best.wait()
+        processes.together(self._best.wait)
         self._save(self._latest, state, progress, tell=not progress.get("best"))
 
     def save_best(self, state: TrainState, progress: dict):
@@ -76,8 +76,8 @@ class Checkpoints:
         if self._card:
             carried = card.with_scores(self._card, int(state.step), progress)
             progress = progress | {"card": carried}
-            if tell and processes.is_first():
-                card.write(self._workdir, carried)
+            if tell:
+                processes.first_does(lambda: card.write(self._workdir, carried))
         # Of the checkpoint that was read, `progress` may still tell this.
         progress = {k: v for k, v in progress.items() if k != frozen.KEY}
         if self._left_out:
@@ -145,11 +145,15 @@ class _Saver:
     """Writes checkpoints with their hashes, and tells a full disk in one line."""
 
     def __init__(self, folder: Path, keep: int):
-        self._step = None
+        self._step = self._unhashed = None
         self.manager = _manager(folder, keep, before_commit=self._write_hashes)
 
     def save(self, state, progress, left_out: frozen.Frozen | None):
-        self.wait()  # the one before writes its hashes under its own number
+        # The one before writes its hashes under its own number.
+        processes.together(self.wait)
+        processes.together(lambda: self._save(state, progress, left_out))
+
+    def _save(self, state, progress, left_out):
         self._step = step = int(state.step)
         model, training = _taken_apart(state, left_out)
         with self._telling_of_the_disk():
@@ -168,10 +172,12 @@ class _Saver:
     def check(self):
         with self._telling_of_the_disk():
             self.manager.check_for_errors()
+            self._tell_of_hashes()
 
     def wait(self):
         with self._telling_of_the_disk():
             self.manager.wait_until_finished()
+            self._tell_of_hashes()
 
     def close(self):
         self.wait()
@@ -179,10 +185,19 @@ class _Saver:
 
     def _write_hashes(self):
         """Orbax calls this when all is written and the folder not yet renamed."""
-        for folder in self.manager.directory.glob(
-            f"{self._step}.orbax-checkpoint-tmp*"
-        ):
-            hashes.write(folder)
+        written = self.manager.directory.glob(f"{self._step}.orbax-checkpoint-tmp*")
+        try:
+            for folder in written:
+                hashes.write(folder)
+        except OSError as error:
+            if jax.process_count() == 1:
+                raise
+            self._unhashed = error  # the others are at orbax's barrier: told later
+
+    def _tell_of_hashes(self):
+        error, self._unhashed = self._unhashed, None
+        if error is not None:
+            raise error
 
     @contextlib.contextmanager
     def _telling_of_the_disk(self) -> Iterator[None]:

@@ -1,8 +1,10 @@
 """Several processes that are one job, each with its own devices."""
 
+import contextlib
 import os
 import pickle
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from typing import TypeVar
 
 import jax
@@ -56,30 +58,80 @@ def is_first() -> bool:
     return jax.process_index() == 0
 
 
-def first_decides(decide: Callable[[], T]) -> T:
-    """What `decide()`, which runs in the first process alone, returns: in all of them.
+def together(act: Callable[[], T]) -> T:
+    """What `act()`, which every process runs, returns here; what one raises, all raise.
 
-    For what one process does to shared files while the others wait for it. What it
-    raises there is raised in every process: an `InputError` or `OSError` as it is,
-    others as a `RuntimeError`, so that nobody waits for one that has ended.
+    For what can fail in one process while the others go on to a barrier, so that nobody
+    waits for one that has ended. An `InputError` or `OSError` of another process is
+    raised as it is, others as a `RuntimeError`; that of the first process goes first.
     """
-    decided, error = None, None
-    if is_first():
-        try:
-            decided = decide()
-        except Exception as raised:
-            error = raised
+    done, error = None, None
+    try:
+        done = act()
+    except Exception as raised:
+        error = raised
     told = error
-    if error is not None and not isinstance(error, InputError | OSError):
-        told = f"The first process failed: {type(error).__name__}: {error}"
-    decided, told = gather((decided, told))[0]
+    if isinstance(error, InputError):
+        told = InputError(str(error))  # which pickles, whatever its subclass takes
+    elif error is not None and not isinstance(error, OSError):
+        told = f"Process {jax.process_index()} failed: {type(error).__name__}: {error}"
+    others = next((other for other in gather(told) if other is not None), None)
     if error is not None:
         raise error
-    if isinstance(told, str):
-        raise RuntimeError(told)
-    if told is not None:
-        raise told
-    return decided
+    if isinstance(others, str):
+        raise RuntimeError(others)
+    if others is not None:
+        raise others
+    return done
+
+
+def first_does(act: Callable[[], T]) -> T | None:
+    """What `act()`, which the first process alone runs, returns there; elsewhere None.
+
+    What it raises is raised in all processes (`together`).
+    """
+    return together(lambda: act() if is_first() else None)
+
+
+def first_decides(decide: Callable[[], T]) -> T:
+    """What `decide()`, which the first process alone runs, returns: in all of them.
+
+    For what one process does to shared files while the others wait for it. What it
+    raises is raised in all processes (`together`).
+    """
+    return gather(first_does(decide))[0]
+
+
+class Held:
+    """Keeps what goes wrong in one process until all of them meet.
+
+    Within a step nobody can tell the others, which are at its barriers already. A
+    process that is alone has nobody to wait for: there, errors are raised at once.
+    """
+
+    def __init__(self):
+        self._error = None
+
+    @contextlib.contextmanager
+    def back(self) -> Iterator[None]:
+        """Keeps the first error of all that this holds."""
+        try:
+            yield
+        except Exception as error:
+            if jax.process_count() == 1:
+                raise
+            if self._error is None:
+                print(f"Error, to end with: {error}", file=sys.stderr, flush=True)
+            self._error = self._error or error
+
+    def meet(self):
+        """Raises, in every process, what was kept in any of them; all must call it."""
+
+        def tell():
+            if self._error is not None:
+                raise self._error
+
+        together(tell)
 
 
 def gather(value) -> list:

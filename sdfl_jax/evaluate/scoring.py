@@ -1,6 +1,7 @@
 """How an evaluation runs: every example once, what is noted of it, the report."""
 
 import collections
+import contextlib
 import dataclasses
 import functools
 import pickle
@@ -55,8 +56,7 @@ def evaluate(options: Options) -> dict | None:
             *_place(),
             silent=isinstance(options.workers, Engine),
         )
-        with writer:
-            result = score(scorer, sets, options, writer=writer)
+        result = score(scorer, sets, options, writer=writer)
         robustness = {
             kind: _robustness(kind, scorer, sets, options)
             for kind in options.robustness
@@ -233,7 +233,8 @@ def score(
     if isinstance(options.workers, Engine):
         found = _spread(sets, options, writer, change)
     else:
-        part = score_part(scorer, sets, options, _place(), writer=writer, change=change)
+        given, how = (scorer, sets, options, _place()), {"change": change}
+        part = processes.together(lambda: score_part(*given, writer=writer, **how))
         found = processes.gather(part)
     if not processes.is_first():
         return None
@@ -258,24 +259,26 @@ def score_part(
     `begin` is called with the place of each example that is scored.
     """
     parts, notes = [], collections.defaultdict(list)
-    for data_set in sets:
-        source = eval_sources.Prepared(data_set.source, options.size_mismatch, change)
-        source = eval_sources.Part(source, *place)
-        if len(source):
-            found = Notes(data_set.name, options)
-            part = _score_set(
-                scorer,
-                source,
-                data_set.name,
-                options,
-                writer=writer,
-                notes=found,
-                begin=begin,
-                may_be_empty=place[1] > 1,
-            )
-            parts.append(part.in_whole(*place))
-            for what, names in found.names.items():
-                notes[what] += names
+    with writer or contextlib.nullcontext():
+        for data_set in sets:
+            source = data_set.source
+            source = eval_sources.Prepared(source, options.size_mismatch, change)
+            source = eval_sources.Part(source, *place)
+            if len(source):
+                found = Notes(data_set.name, options)
+                part = _score_set(
+                    scorer,
+                    source,
+                    data_set.name,
+                    options,
+                    writer=writer,
+                    notes=found,
+                    begin=begin,
+                    may_be_empty=place[1] > 1,
+                )
+                parts.append(part.in_whole(*place))
+                for what, names in found.names.items():
+                    notes[what] += names
     return parts, dict(notes)
 
 
@@ -344,8 +347,7 @@ class _Part:
             return score_part(*given, **how), None
         threshold = self.options.threshold
         writer = Writer(self.folder, sets, threshold, first, step, silent=True)
-        with writer:
-            scored = score_part(*given, writer=writer, **how)
+        scored = score_part(*given, writer=writer, **how)
         return scored, (writer.gallery, writer.pictures)
 
     def attempt(self, first: int, step: int, index: int):

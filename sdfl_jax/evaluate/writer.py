@@ -39,7 +39,6 @@ class Writer:
         """`place` and `count`: of the part that is scored here, see `scoring`."""
         self.folder = folder
         self._folder = folder / "masks"
-        search.mark_output(self._folder)
         self._apart = len(sets) > 1
         self._first = place == 0
         total = -(-sum(len(part.source) for part in sets) // count)
@@ -79,6 +78,7 @@ class Writer:
         self._seen += 1
 
     def __enter__(self):
+        search.mark_output(self._folder)
         return self
 
     def __exit__(self, kind, error, trace):
@@ -95,8 +95,20 @@ def _write_map(path: Path, mask_probs: np.ndarray):
 
 @contextlib.contextmanager
 def shared_folder(out: str) -> Iterator[Path]:
-    """`new_folder`, made by the first process and filled by all of them."""
+    """`new_folder`, made by the first process and filled by all of them.
+
+    An error within it, in any of them, is raised in all.
+    """
     with contextlib.ExitStack() as stack:
         made = lambda: stack.enter_context(new_folder(out, made_by="metrics.json"))
-        yield processes.first_decides(made)
-        processes.gather("written")  # the first must not rename it before
+        folder, error = processes.first_decides(made), None
+        try:
+            yield folder
+        except Exception as raised:
+            error = raised
+
+        def tell():
+            if error is not None:
+                raise error
+
+        processes.together(tell)  # the first must not rename the folder before

@@ -12,6 +12,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from tqdm import tqdm
 
+from sdfl_jax.devices.processes import Held, first_does, is_first
 from sdfl_jax.errors import InputError
 from sdfl_jax.files import write_json
 from sdfl_jax.report import Log
@@ -40,6 +41,7 @@ class Progress:
 
     Args:
       log: gets the scalars of every `log_every`-th step.
+      held: keeps what goes wrong there until `flush`, where all processes are.
       step, total_steps: where the run stands, and where it ends.
       batch_size: images of a step, over all processes.
       origin: what else says which examples a step took, for `Diverged.trace`.
@@ -48,6 +50,7 @@ class Progress:
     def __init__(
         self,
         log: Log,
+        held: Held,
         *,
         step: int,
         total_steps: int,
@@ -55,7 +58,7 @@ class Progress:
         log_every: int,
         origin: dict,
     ):
-        self._log = log
+        self._log, self._held = log, held
         self._batch_size, self._log_every = batch_size, log_every
         self._origin = origin
         self._first = step
@@ -91,9 +94,13 @@ class Progress:
         self._steady.lap()
 
     def flush(self):
-        """Waits for the step under way and shows it; training pauses here."""
+        """Waits for the step under way and shows it; training pauses here.
+
+        Raises, in every process, what was held back in any of them.
+        """
         self._show()
         self._steady.pause()
+        self._held.meet()
 
     def _show(self):
         if self._pending is None:
@@ -113,7 +120,8 @@ class Progress:
             now = time.perf_counter()
             scalars["wait_share"] = self._waited / (now - self._since)
             self._waited, self._since = 0.0, now
-            self._log.write(step, scalars)
+            with self._held.back():
+                self._log.write(step, scalars)
 
     def _diverged(self, step: int) -> Diverged:
         steps = [
@@ -195,7 +203,7 @@ class Profile:
 
     def __init__(self, workdir: str, steps: int):
         self._folder = str(Path(workdir) / "profile")
-        self._left = steps if jax.process_index() == 0 else 0
+        self._left = steps
         self._before = 2
         self._on = False
 
@@ -203,7 +211,8 @@ class Profile:
         """Starts the trace when it is time."""
         if self._left and not self._on:
             if self._before == 0:
-                jax.profiler.start_trace(self._folder, create_perfetto_trace=True)
+                start = jax.profiler.start_trace
+                first_does(lambda: start(self._folder, create_perfetto_trace=True))
                 self._on = True
             self._before -= 1
 
@@ -217,11 +226,12 @@ class Profile:
             self._left -= 1
             if self._left == 0:
                 jax.block_until_ready(scalars)
-                self.close()
+                first_does(self.close)
+                self._on = False
 
     def close(self):
         """Ends a trace that the run's end cut short."""
-        if self._on:
+        if self._on and is_first():
             jax.profiler.stop_trace()
             self._on, self._left = False, 0
             tqdm.write(f"Profile: {self._folder} (tensorboard --logdir shows it)")

@@ -15,7 +15,7 @@ from sdfl_jax.data.damaged import DamagedRecords
 from sdfl_jax.data.eval_sources import Part, Prepared
 from sdfl_jax.data.records import RecordSource
 from sdfl_jax.devices import sharding
-from sdfl_jax.devices.processes import gather, is_first
+from sdfl_jax.devices.processes import first_does, gather, is_first, together
 from sdfl_jax.errors import InputError
 from sdfl_jax.evaluators import Evaluation, Evaluator
 from sdfl_jax.metrics import DECISIVE
@@ -134,14 +134,12 @@ class Validation:
 
         variables = sharding.local_copy(state.variables, self._mesh)
         try:
-            result = self._evaluator.run(variables, on_example=show)
+            result = together(lambda: self._evaluator.run(variables, on_example=show))
         except _Left:
             return state, False
         result = Evaluation.merge(gather(result.in_whole(*self._part)))
         scalars = result.loss | result.by_protocol["standard"]
-        log.write(step, {f"val/{name}": value for name, value in scalars.items()})
-        if shown:  # a process may have no part of few images
-            log.images(step, "val", np.stack(shown))
+        first_does(lambda: _log(log, step, scalars, shown))
 
         signs = self._signs(state, scalars, last)
         if self._plateau:
@@ -218,6 +216,12 @@ class Validation:
                 "a network that has it."
             )
         return value
+
+
+def _log(log: Log, step: int, scalars: dict, shown: list[np.ndarray]):
+    log.write(step, {f"val/{name}": value for name, value in scalars.items()})
+    if shown:  # a process may have no part of few images
+        log.images(step, "val", np.stack(shown))
 
 
 def is_better(metric: str, value: float, best: dict | None) -> bool:
