@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from sdfl_jax import storage
+from sdfl_jax import stores
 from sdfl_jax.errors import InputError
 
 _numbers = itertools.count()
@@ -27,13 +27,13 @@ HALF_WRITTEN = ".*.partial"  # what a process that was killed leaves behind
 def replacing(path: str | os.PathLike) -> Iterator[Path]:
     """A path beside `path` to write a file to, renamed to it if all goes well.
 
-    Of a file in a store (`storage.is_address`) it lies on this disk, and is sent there.
+    Of a file in a store (`stores.is_address`) it lies on this disk, and is sent there.
     """
-    if storage.is_address(path):
+    if stores.is_address(path):
         with tempfile.TemporaryDirectory(prefix="sdfl-") as folder:
             beside = Path(folder, os.path.basename(path))
             yield beside
-            storage.put(beside, path)
+            stores.put(beside, path)
         return
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -171,7 +171,13 @@ def locked(lock: str | os.PathLike, name: str, instead: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def locked_output(out: str | os.PathLike) -> Iterator[None]:
-    """`locked` for what is made at `out`; the lock lies beside it and goes with it."""
+    """`locked` for what is made at `out`; the lock lies beside it and goes with it.
+
+    A store keeps no locks: there two commands at once do the same work twice.
+    """
+    if stores.is_address(out):
+        yield
+        return
     out = Path(out).absolute()
     lock = out.with_name(f".{out.name}.lock")
     with locked(lock, str(out), "--out"):

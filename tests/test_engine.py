@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from tqdm import tqdm
 
+from sdfl_jax import stores
 from sdfl_jax.data import engine, workers
 from sdfl_jax.data.build.__main__ import main as build_command
 from sdfl_jax.errors import InputError
@@ -28,7 +29,7 @@ pytest.importorskip("apache_beam")
 
 @pytest.fixture
 def no_pause(monkeypatch):
-    monkeypatch.setattr(engine, "_PAUSE", 0)
+    monkeypatch.setattr(stores, "PAUSE", 0)
 
 
 def each(function, items, beam, chunk=2):

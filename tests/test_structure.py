@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parent.parent / "sdfl_jax"
 # file and folder of `data` is a room; rooms of one floor know nothing of each other.
 FLOORS = [
     {"errors", "devices.huge_pages"},
-    {"storage", "trees"},
+    {"stores", "trees"},
     {"files"},
     {"ops", "devices", "drawing", "metrics", "losses", "optim"},
     # Inside `data`: files, then examples, then streams of them, then the tools.

@@ -28,16 +28,14 @@ from functools import partial
 
 from tqdm import tqdm
 
-from sdfl_jax import storage
+from sdfl_jax import stores
 from sdfl_jax.data import workers as processes
 from sdfl_jax.data.setup import setup
 from sdfl_jax.errors import InputError, valid
 from sdfl_jax.files import replacing
 
 ENGINES = ("local", "beam")
-TRIES = 3  # of a task that fails: networks and their file systems do for a while
 
-_PAUSE = 2  # seconds before a task is tried again, then twice as many
 _TASKS = 4  # of each process in an element, for processes start with each
 
 # Runs in this process; `DirectRunner` itself would first fetch another from the net.
@@ -114,7 +112,7 @@ class Beam(processes.Engine):
                 "folder that all machines see."
             )
         if self._folder:
-            storage.store(self._folder)
+            stores.store(self._folder)
 
     def alone(self) -> "Beam":
         other = copy.copy(self)
@@ -136,11 +134,11 @@ class Beam(processes.Engine):
             if not folder:
                 temporary = tempfile.TemporaryDirectory(prefix="sdfl-beam-")
                 folder = stack.enter_context(temporary)
-            results = storage.join(folder, "sdfl-results")
-            run = storage.join(folder, f"sdfl-run-{uuid.uuid4().hex}")
-            stack.callback(storage.remove, run)
+            results = stores.join(folder, "sdfl-results")
+            run = stores.join(folder, f"sdfl-run-{uuid.uuid4().hex}")
+            stack.callback(stores.remove, run)
             keys = _keys(function, tasks)
-            done = set(storage.names(results))
+            done = set(stores.names(results))
             todo = {
                 key: task
                 for key, task in zip(keys, tasks, strict=True)
@@ -148,22 +146,22 @@ class Beam(processes.Engine):
             }
             if todo:
                 how = _How(function, attempt, seconds, self.workers, results)
-                _write(storage.join(run, "how"), how)
+                _write(stores.join(run, "how"), how)
                 self._run(_elements(run, todo, _TASKS * max(1, self.workers)), run)
             failed = None
             for index, key in enumerate(keys):
-                path = storage.join(results, key)
-                count, outcome = pickle.loads(storage.read(path))
+                path = stores.join(results, key)
+                count, outcome = pickle.loads(stores.read(path))
                 if isinstance(outcome, _Failed):
                     failed = failed or outcome.error
-                    storage.remove(path)  # the next run tries again
+                    stores.remove(path)  # the next run tries again
                 else:
                     bar.update(count)
                     yield index, outcome
             if failed:
                 raise failed
             for key in keys:
-                storage.remove(storage.join(results, key))
+                stores.remove(stores.join(results, key))
 
     def _run(self, elements: list[str], run: str):
         import apache_beam as beam
@@ -248,16 +246,16 @@ class _Tried:
             begun += 1
             begin(item)
 
-        for tried in range(1, TRIES + 1):
+        for tried in range(1, stores.TRIES + 1):
             begun = 0
             try:
                 return begun, self.function(*task, counting, rejected)
             except InputError as error:  # would be so again
                 return begun, _Failed(InputError(str(error)))
             except Exception as error:
-                if tried == TRIES:
+                if tried == stores.TRIES:
                     return begun, _Failed(_sendable(error))
-                time.sleep(_PAUSE * 2 ** (tried - 1))
+                time.sleep(stores.PAUSE * 2 ** (tried - 1))
 
 
 def _sendable(error: Exception) -> Exception:
@@ -278,7 +276,7 @@ def _elements(run: str, todo: dict[str, tuple], size: int) -> list[str]:
     """Writes the tasks, `size` of them to a file; the files' paths."""
     keys, paths = list(todo), []
     for start in range(0, len(keys), size):
-        paths.append(storage.join(run, f"{start:09d}"))
+        paths.append(stores.join(run, f"{start:09d}"))
         _write(paths[-1], [(key, todo[key]) for key in keys[start : start + size]])
     return paths
 
@@ -291,12 +289,12 @@ def _write(path: str, value):
 def _do(element: str, run: str):
     """Does the tasks of an element that are not done, on the machine that got it."""
     setup()
-    how: _How = pickle.loads(storage.read(storage.join(run, "how")))
+    how: _How = pickle.loads(stores.read(stores.join(run, "how")))
     path = {}
     todo = []
-    for key, task in pickle.loads(storage.read(element)):
-        result = storage.join(how.results, key)
-        if not storage.exists(result):
+    for key, task in pickle.loads(stores.read(element)):
+        result = stores.join(how.results, key)
+        if not stores.exists(result):
             path[len(todo)] = result
             todo.append(task)
     with tqdm(disable=True) as bar:

@@ -34,7 +34,7 @@ import tifffile
 from jaxtyping import Integer, UInt8
 from PIL import Image
 
-from sdfl_jax import files
+from sdfl_jax import files, stores
 from sdfl_jax.data import jpeg, whole
 from sdfl_jax.data.search import SUFFIXES
 from sdfl_jax.errors import InputError
@@ -188,8 +188,9 @@ def upright_size(path: str | os.PathLike) -> tuple[tuple[int, int], int]:
 
     Of its head alone, where that tells; `InputError` where it is no image.
     """
+    where = io.BytesIO(read_bytes(path)) if stores.is_address(path) else path
     try:
-        with Image.open(path, formats=FORMATS) as picture:
+        with Image.open(where, formats=FORMATS) as picture:
             width, height = picture.size
             if picture.format == "TIFF":  # whose size is upright already
                 return (height, width), picture.tag_v2.get(_ORIENTATION, 1)
@@ -298,6 +299,8 @@ def resize_map(saved_map: UInt8[np.ndarray, "H W"], height: int, width: int):
 
 def read_bytes(path: str | os.PathLike) -> bytes:
     """A file's content; `InputError` if there is no such file, or none of an image."""
+    if stores.is_address(path):
+        return _of_an_image(path, _downloaded(os.fspath(path)))
     if not os.path.exists(path):
         raise InputError(f"{path}: no such file.")
     if not os.path.isfile(path):  # a pipe would be waited for
@@ -307,6 +310,21 @@ def read_bytes(path: str | os.PathLike) -> bytes:
             data = file.read(MAX_FILE_BYTES + 1)
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}.") from None
+    return _of_an_image(path, data)
+
+
+def _downloaded(path: str) -> bytes:
+    try:
+        if (stores.size(path) or 0) > MAX_FILE_BYTES:
+            raise InputError(f"{path}: a file of more than {MAX_FILE_BYTES:,} bytes.")
+        return stores.read(path)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file.") from None
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror or error}.") from None
+
+
+def _of_an_image(path: str | os.PathLike, data: bytes) -> bytes:
     if not data:
         raise InputError(f"{path}: the file is empty (0 bytes).")
     if len(data) > MAX_FILE_BYTES:
@@ -319,8 +337,9 @@ def size_of(path: str | os.PathLike) -> tuple[int, int]:
 
     Decodes what does not tell them. Raises `InputError` as `read_image` does.
     """
+    where = io.BytesIO(read_bytes(path)) if stores.is_address(path) else path
     try:
-        with Image.open(path, formats=FORMATS) as picture:
+        with Image.open(where, formats=FORMATS) as picture:
             width, height = picture.size
             if picture.format != "TIFF":
                 sideways = _orientation(picture) > 4

@@ -21,6 +21,7 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
+from sdfl_jax import stores
 from sdfl_jax.errors import InputError
 from sdfl_jax.files import plain_cell
 
@@ -129,10 +130,12 @@ class _Read:
 
 def _texts(path: str) -> list[tuple[str, str]]:
     """The content of a list in every encoding that it may have, by its name."""
-    if not os.path.isfile(path):
+    if not stores.is_address(path) and not os.path.isfile(path):
         raise InputError(f"{path}: no such list of images.")
-    with open(path, "rb") as file:
-        data = file.read()
+    try:
+        data = stores.read(path)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such list of images.") from None
     marked = [name for mark, name in _MARKS.items() if data.startswith(mark)][:1]
     if not marked and data[:2].count(0) == 1:
         marked = ["utf-16-be" if data[0] == 0 else "utf-16-le"]
@@ -300,7 +303,7 @@ def _entry(number, row, root, pairs) -> Entry | Rejected:
     if _missing(row["image"]):
         return Rejected(line=number, path="", reason="no image path")
     label = _label(row["label"])
-    if re.match("(https?|ftp|s3|gs)://", row["image"], re.IGNORECASE):
+    if re.match("(https?|ftp)://", row["image"], re.IGNORECASE):
         reason = "an address on the net; download it first"
         return Rejected(line=number, path=row["image"], reason=reason)
     if label is None:
@@ -359,7 +362,7 @@ def nothing_usable(
         f"{first.line}: {first.reason.removesuffix('.')}"
     )
     for entry in entries:
-        if not os.path.exists(entry.image):
+        if not stores.is_address(entry.image) and not os.path.exists(entry.image):
             message += f"; looked for {os.path.abspath(entry.image)}"
             message += _elsewhere(entry.image, os.path.dirname(os.path.abspath(path)))
             break
@@ -397,8 +400,15 @@ def _locate(path: str, root: str, pairs) -> str:
         if path.replace("\\", "/").startswith(old.replace("\\", "/")):
             path = new + path[len(old) :]
             break
+    if stores.is_address(path):
+        return path
     path = os.path.join(root, os.path.expanduser(path) if path[:2] == "~/" else path)
-    if path.isascii() and "\\" not in path or os.path.exists(path):
+    if (
+        stores.is_address(path)
+        or path.isascii()
+        and "\\" not in path
+        or os.path.exists(path)
+    ):
         return path
     # As Windows writes paths and macOS composes letters; a path may be so in earnest.
     path = path.replace("\\", "/")
@@ -411,6 +421,8 @@ def _locate(path: str, root: str, pairs) -> str:
 def _name(path: str, root: str) -> str:
     """Where outputs for the image go below a folder of their own."""
     inside = os.path.relpath(path, root or ".").replace(os.sep, "/")
-    if inside.split("/")[0] == "..":
+    if inside.split("/")[0] == ".." and stores.is_address(path):
+        inside = path.partition("://")[2]
+    elif inside.split("/")[0] == "..":
         inside = os.path.abspath(path).replace(os.sep, "/").lstrip("/")
     return posixpath.normpath(inside)

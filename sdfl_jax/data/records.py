@@ -14,6 +14,7 @@ import msgpack
 import numpy as np
 from array_record.python.array_record_data_source import ArrayRecordDataSource
 
+from sdfl_jax import stores
 from sdfl_jax.data import images
 from sdfl_jax.errors import InputError
 from sdfl_jax.files import write_json
@@ -118,7 +119,7 @@ def load_manifest(folder: str | os.PathLike) -> dict:
     for shard in manifest["shards"]:
         file = os.path.join(folder, shard["file"])
         # A cut-off shard reads as an empty one, so sizes are compared here.
-        size = os.path.getsize(file) if os.path.exists(file) else 0
+        size = stores.size(file) or 0
         if size != shard["bytes"]:
             raise InputError(
                 f"{file}: {size} bytes where the manifest says {shard['bytes']}; "
@@ -131,10 +132,10 @@ def read_manifest(folder: str | os.PathLike) -> dict:
     """`load_manifest` without a look at the shards."""
     folder = os.fspath(folder)
     path = os.path.join(folder, MANIFEST)
-    if not os.path.isdir(folder):
+    if not stores.is_address(folder) and not os.path.isdir(folder):
         raise InputError(f"{folder}: no such folder of shards.")
-    if not os.path.exists(path):
-        if os.path.exists(os.path.join(folder, UNFINISHED)):
+    if not stores.exists(path):
+        if stores.exists(os.path.join(folder, UNFINISHED)):
             raise InputError(
                 f"{folder}: its build is unfinished; the same build command goes on."
             )
@@ -143,8 +144,7 @@ def read_manifest(folder: str | os.PathLike) -> dict:
             "python -m sdfl_jax.data.build makes one."
         )
     try:
-        with open(path, encoding="utf-8") as file:
-            manifest = json.load(file)
+        manifest = json.loads(stores.read(path))
         version, _ = manifest["version"], manifest["shards"]
     except (ValueError, KeyError, TypeError):
         raise InputError(f"{path}: damaged, not a manifest of shards.") from None
@@ -208,6 +208,10 @@ class RecordSource:
 
     def __init__(self, folder_or_glob: str | os.PathLike):
         self._where = where = os.fspath(folder_or_glob)
+        if stores.is_address(where):
+            raise InputError(
+                f"{where}: shards are read from a disk; copy the folder to one."
+            )
         if glob.has_magic(where) and not os.path.isdir(where):
             files = sorted(glob.glob(where))
             if not files:

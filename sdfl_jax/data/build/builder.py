@@ -11,7 +11,7 @@ from collections.abc import Collection, Sequence
 
 from tqdm import tqdm
 
-from sdfl_jax import files
+from sdfl_jax import files, stores
 from sdfl_jax.data import planes, records
 from sdfl_jax.data.build.shards import (
     read_note,
@@ -100,7 +100,7 @@ def build(
         manifest = _finished(out, settings)  # by another process, meanwhile
         if manifest is not None:
             return manifest
-        fresh = not os.path.exists(out)
+        fresh = not stores.exists(out)
         _make_folder(out)
         files.write_json(os.path.join(out, records.UNFINISHED), settings)
         _remove(out, files.HALF_WRITTEN)
@@ -139,7 +139,8 @@ def _digest(entries: list[Entry], rejected: list[Rejected]) -> str:
         known = (entry.line, entry.name, entry.label)
         known += (entry.source, entry.group, entry.kind)
         paths = [path for path in (entry.image, entry.mask) if path is not None]
-        sizes = [os.path.getsize(p) if os.path.exists(p) else None for p in paths]
+        # Those in a store are not asked for: millions of questions to a network.
+        sizes = [None if stores.is_address(p) else stores.size(p) for p in paths]
         digest.update(repr((known, sizes)).encode(errors="backslashreplace"))
     return digest.hexdigest()
 
@@ -148,11 +149,10 @@ def _finished(out: str, settings: dict) -> dict | None:
     """The manifest of an equal build that is done; None if there is work to do."""
     for name in (records.MANIFEST, records.UNFINISHED):
         path = os.path.join(out, name)
-        if not os.path.exists(path):
+        if not stores.exists(path):
             continue
         try:
-            with open(path, encoding="utf-8") as file:
-                stored = json.load(file)
+            stored = json.loads(stores.read(path))
         except ValueError:
             raise InputError(f"{path}: damaged; delete {out}.") from None
         done = name == records.MANIFEST
@@ -188,9 +188,11 @@ def _check_space(entries: list[Entry], out: str, settings: dict):
         if settings["compression"] == "zstd":
             detail += " before compression"
     else:
-        paths = (entry.image for entry in entries)
-        need = sum(os.path.getsize(path) for path in paths if os.path.exists(path))
+        paths = [e.image for e in entries if not stores.is_address(e.image)]
+        need = sum(stores.size(path) or 0 for path in paths)
         detail = f"{len(entries)} image files as they are"
+    if stores.is_address(out):  # has no end, or none that it tells
+        return
     print(f"{out}: about {_gigabytes(need)} on disk ({detail}).")
     have = sum(
         os.path.getsize(path)
@@ -214,13 +216,15 @@ def _gigabytes(size: int) -> str:
 def _make_folder(out: str):
     """Makes the folder, or takes an empty one or that of a build that broke off."""
     ours = (_SHARDS, files.HALF_WRITTEN, records.UNFINISHED, REJECTED)
-    there = sorted(os.listdir(out)) if os.path.isdir(out) else []
+    there = sorted(stores.names(out))
     others = [n for n in there if not any(fnmatch.fnmatch(n, own) for own in ours)]
     if others:
         raise InputError(
             f"--out={out}: holds other files already ({others[0]}); give a new or an "
             "empty folder."
         )
+    if stores.is_address(out):  # where folders are there with their files
+        return
     try:
         os.makedirs(out, exist_ok=True)
     except FileExistsError:
@@ -321,7 +325,7 @@ def _tidy(out: str, manifest: dict):
 def _clear(out: str, fresh: bool):
     """Removes what this build wrote, and its folder if the build made it."""
     _remove(out, _SHARDS, files.HALF_WRITTEN, records.UNFINISHED, REJECTED)
-    if fresh:
+    if fresh and not stores.is_address(out):
         os.rmdir(out)
 
 
@@ -329,7 +333,7 @@ _SHARDS = "data-*.array_record*"  # and their notes
 
 
 def _remove(out: str, *patterns: str, keep: Collection[str] = ()):
-    for pattern in patterns:
-        for path in glob.glob(os.path.join(glob.escape(out), pattern)):
-            if path not in keep:
-                os.remove(path)
+    for name in stores.names(out):
+        path = os.path.join(out, name)
+        if path not in keep and any(fnmatch.fnmatchcase(name, p) for p in patterns):
+            stores.remove(path)

@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 from array_record.python.array_record_module import ArrayRecordWriter
 
+from sdfl_jax import stores
 from sdfl_jax.data import images, records
 from sdfl_jax.data.lists import Entry, Rejected
 from sdfl_jax.data.planes import read_planes
@@ -54,14 +55,13 @@ def write_shard(
 
 def read_note(path: str) -> dict | None:
     """What the shard at `path` holds; None if it is not written whole."""
-    if not os.path.exists(f"{path}.json") or not os.path.exists(path):
+    if not stores.exists(f"{path}.json") or not stores.exists(path):
         return None
     try:
-        with open(f"{path}.json", encoding="utf-8") as file:
-            note = json.load(file)
+        note = json.loads(stores.read(f"{path}.json"))
     except ValueError:  # the machine went down before it was on the disk
         return None
-    return note if note["bytes"] == os.path.getsize(path) else None
+    return note if note["bytes"] == stores.size(path) else None
 
 
 def try_entry(path: str, entries: list[Entry], settings: dict, strict: bool, line: int):

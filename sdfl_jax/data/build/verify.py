@@ -3,7 +3,6 @@
 python -m sdfl_jax.data.build --verify --out=shards/train
 """
 
-import glob
 import hashlib
 import os
 from collections import Counter
@@ -11,6 +10,7 @@ from collections import Counter
 from array_record.python.array_record_data_source import ArrayRecordDataSource
 from tqdm import tqdm
 
+from sdfl_jax import stores
 from sdfl_jax.data import records
 from sdfl_jax.data.workers import Workers, work
 
@@ -53,9 +53,14 @@ def verify(
 
 def _check_shard(path, shard, settings, begin, rejected) -> dict:
     """Problems of one shard, and what its records say: sources by label, and kinds."""
+    begin(0)  # opening is part of the first record
+    with stores.local(path) as path:
+        return _check_file(path, shard, settings, begin, rejected)
+
+
+def _check_file(path, shard, settings, begin, rejected) -> dict:
     check = {"problems": [], "sources": Counter(), "kinds": Counter()}
     tell = check["problems"].append
-    begin(0)  # opening is part of the first record
     size = os.path.getsize(path) if os.path.exists(path) else None
     if size != shard["bytes"]:
         tell(
@@ -113,7 +118,8 @@ def _oddity(example: dict, label: str, settings: dict) -> str | None:
 
 
 def _try_record(path: str, shard: dict, settings: dict, index: int):
-    records.decode(ArrayRecordDataSource([path])[index])
+    with stores.local(path) as path:
+        records.decode(ArrayRecordDataSource([path])[index])
 
 
 def _check_counts(manifest: dict, checks: list[dict]) -> list[str]:
@@ -139,8 +145,7 @@ def _check_counts(manifest: dict, checks: list[dict]) -> list[str]:
 
 def _check_files(folder: str, manifest: dict) -> list[str]:
     known = {shard["file"] for shard in manifest["shards"]}
-    pattern = os.path.join(glob.escape(folder), "*.array_record")
-    names = {os.path.basename(path) for path in glob.glob(pattern)}
+    names = {n for n in stores.names(folder) if n.endswith(".array_record")}
     return [f"{name}: not in the manifest." for name in sorted(names - known)]
 
 

@@ -4,14 +4,21 @@ A disk goes through the operating system, an address with `://` through fsspec, 
 says what to install where it lacks a store.
 """
 
+import contextlib
 import os
 import posixpath
 import re
+import tempfile
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import fsspec
 
 from sdfl_jax.errors import InputError
+
+TRIES = 3  # of what a network may do for a while: fail
+PAUSE = 2  # seconds before it is tried again, then twice as many
 
 
 def is_address(path: str | os.PathLike) -> bool:
@@ -45,11 +52,27 @@ def exists(path: str) -> bool:
 
 
 def read(path: str) -> bytes:
-    """The whole file; an `OSError` where it cannot be read."""
+    """The whole file; an `OSError` where it cannot be read, of a store thrice."""
     if is_address(path):
         files, inside = store(path)
-        return files.cat_file(inside)
+        for tried in range(1, TRIES + 1):
+            try:
+                return files.cat_file(inside)
+            except (FileNotFoundError, PermissionError):
+                raise
+            except OSError:
+                if tried == TRIES:
+                    raise
+                time.sleep(PAUSE * 2 ** (tried - 1))
     return Path(path).read_bytes()
+
+
+def size(path: str) -> int | None:
+    """The bytes of a file; None where there is no such file."""
+    if is_address(path):
+        files, inside = store(path)
+        return files.size(inside) if files.isfile(inside) else None
+    return os.path.getsize(path) if os.path.exists(path) else None
 
 
 def remove(path: str):
@@ -57,6 +80,20 @@ def remove(path: str):
     files, inside = store(path)
     if files.exists(inside):
         files.rm(inside, recursive=True)
+
+
+@contextlib.contextmanager
+def local(path: str) -> Iterator[str]:
+    """A file as one of this disk, for what reads no other."""
+    if not is_address(path):
+        yield path
+        return
+    files, inside = store(path)
+    with tempfile.TemporaryDirectory(prefix="sdfl-") as folder:
+        copy = os.path.join(folder, posixpath.basename(inside))
+        if files.exists(inside):
+            files.get_file(inside, copy)
+        yield copy
 
 
 def put(local: str | os.PathLike, path: str):
