@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from sdfl_jax import report
+from sdfl_jax.report import tables
 from sdfl_jax.report.training_log import grid
 
 
@@ -101,6 +102,16 @@ def test_score_table_sets_the_network_beside_its_baselines():
     assert len({len(line) for line in text.splitlines()}) == 1
     only = {"standard": figures, "reference": {"threshold": 0.5}}
     assert len(report.score_table(only).splitlines()) == 3
+
+
+def test_of_images_without_masks_only_metrics_of_images_are_shown():
+    figures = {key: None for key in tables.SUMMARY} | {"image_auc": 0.75}
+    scores = {"standard": figures, "reference": {"threshold": 0.5}}
+    head, _, row = report.score_table(scores).splitlines()
+    assert head.split("|")[2:-1] == [" image AUC "] and "0.750" in row
+    assert [row["key"] for row in tables.metric_rows(scores, "standard")] == [
+        "image_auc"
+    ]
 
 
 def test_overlay_reddens_what_is_called_manipulated_and_leaves_the_rest():

@@ -43,7 +43,8 @@ def markdown(scores: Mapping, evaluation: Evaluation) -> str:
         f"# {facts.title(scores)}",
         "\n".join(f"- {term}: {text}" for term, text in said.items()),
         tables.score_table(scores),
-        "Pixel metrics are means over manipulated images with a mask.",
+        "Pixel metrics are means over manipulated images with a mask. Metrics that "
+        "have no value on these images are left out.",
     ]
     for name, words in facts.protocols(scores).items():
         parts += [f"## Protocol: {name}", words]

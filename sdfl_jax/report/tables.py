@@ -114,12 +114,21 @@ def score_table(scores: Mapping, protocol: str = "standard") -> str:
         columns = ("metric", "value", "interval")
         columns = {key: METRIC_COLUMNS[key] for key in columns}
         return table(metric_rows(scores, protocol), columns)
-    columns = {"what": ""} | {key: heading(key) for key in SUMMARY}
-    return table(summary_rows(scores), columns)
+    rows = summary_rows(scores)
+    return table(rows, summary_columns(rows))
+
+
+def summary_columns(rows: Sequence[Mapping]) -> dict[str, str]:
+    """Headings of `summary_rows`, without metrics that no row has.
+
+    Where no image has a mask, those of pixels have no value.
+    """
+    known = [key for key in SUMMARY if any(row.get(key) is not None for row in rows)]
+    return {"what": ""} | {key: heading(key) for key in known}
 
 
 def metric_rows(scores: Mapping, protocol: str) -> list[dict]:
-    """A row for each metric of a protocol, in the order of the file.
+    """A row for each metric of a protocol that has a value, in the order of the file.
 
     Keys: `metric`, `value`, `interval` (95 %, text), `calibrated` (at the thresholds
     of the validation data), `meaning` and `key`.
@@ -139,6 +148,7 @@ def metric_rows(scores: Mapping, protocol: str) -> list[dict]:
         for key, value in scores[protocol].items()
         if isinstance(value, float | None)  # counts and settings stand elsewhere
         and key != "threshold"
+        and (value is not None or calibrated.get(key) is not None)
     ]
 
 

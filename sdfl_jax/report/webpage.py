@@ -93,14 +93,15 @@ def _pair(drawn: Mapping[str, object]) -> str:
 
 
 def _metrics(scores: Mapping) -> list[str]:
-    columns = {"what": ""} | {key: tables.heading(key) for key in tables.SUMMARY}
+    rows = tables.summary_rows(scores)
     said = (
         "Standard protocol. Pixel metrics are means over manipulated images with a "
-        "mask, image metrics are counted over all images; those of a kind or a mask "
+        "mask, and left out where there is none; image metrics are counted over all "
+        "images; those of a kind or a mask "
         "area set its manipulated images against all authentic ones. In brackets: "
         "manipulated images. Baselines have not looked at the image."
     )
-    return [_table(tables.summary_rows(scores), columns), _said(said)]
+    return [_table(rows, tables.summary_columns(rows)), _said(said)]
 
 
 def _all_metrics(scores: Mapping) -> list[str]:
