@@ -21,6 +21,13 @@ CATNET = (
 CASIA2 = 12_614  # images of CASIA v2, 5,123 of them manipulated
 
 
+def cosine(config, examples: int, *, epochs: int, warmup: int):
+    """A cosine over so many epochs of `examples`, the first of them a warm-up."""
+    config.total_epochs = epochs
+    config.schedule.name = "cosine"
+    config.schedule.warmup_steps = warmup * (examples // config.batch_size)
+
+
 def mixed(names: tuple[str, ...], count: int) -> str:
     """`config.data.train` of so many from each set."""
     return ",".join(f"{name}=shards/{name}:{count}" for name in names)
@@ -56,11 +63,9 @@ def dinov3_iml(protocol, encoder: str, rank: int):
     config = of_network("vit_lora", **settings)
     examples = protocol(config)
     config.batch_size, config.accumulate_steps = 480, 10
-    config.total_epochs = 100
+    cosine(config, examples, epochs=100, warmup=5)
     config.optimizer.lr = 3e-4
     config.optimizer.weight_decay = 0.05
-    config.schedule.name = "cosine"
-    config.schedule.warmup_steps = 5 * (examples // config.batch_size)
     config.precision = "auto"
     config.save_frozen = False
     return config

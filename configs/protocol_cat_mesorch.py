@@ -22,10 +22,8 @@ def get_config(arg: str = ""):
     examples = _protocols.cat(config)
     config.seed = 42
     config.batch_size, config.accumulate_steps = 96, 2
-    config.total_epochs = 150
+    _protocols.cosine(config, examples, epochs=150, warmup=2)
     config.optimizer.lr = 1e-4
     config.optimizer.weight_decay = 0.05
-    config.schedule.name = "cosine"
-    config.schedule.warmup_steps = 2 * (examples // config.batch_size)
     config.precision = "auto"
     return config

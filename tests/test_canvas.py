@@ -231,6 +231,54 @@ def test_tiles_are_few_and_no_larger_than_that_takes(size, overlap):
     assert tiles * math.prod(row) <= 1.7 * math.prod(size)
 
 
+@pytest.mark.parametrize("sizes", [[(600, 600)] * 9, [(90, 90), (600, 400)] * 5])
+def test_a_sample_of_sizes_leaves_room_for_what_it_does_not_foresee(sizes):
+    found = tiling.canvases(sizes, 1024, every=20)
+    assert (1024, 1024) in found and len(found) <= tiling.CANVASES
+    rows = {tiling.shape_of_rows(size, canvas=False) for size in sizes}
+    smallest = {min(c for c in found if c[0] >= h and c[1] >= w) for h, w in rows}
+    assert (1024, 1024) not in smallest
+    many = [(128 * i, 1024) for i in range(1, 9)] * 1000
+    assert len(tiling.canvases(many, 1024, every=2)) <= tiling.CANVASES
+
+
+def test_of_many_images_a_sample_of_headers_is_read(folder, monkeypatch):
+    where, _, _ = folder
+    paths = sorted((where / "images").glob("?.png")) * 4
+    read, size = [], pipeline.FileSource.size
+
+    def counted(source, index):
+        read.append(index)
+        return size(source, index)
+
+    monkeypatch.setattr(pipeline.FileSource, "size", counted)
+
+    def rows(sizes):
+        read.clear()
+        monkeypatch.setattr(pipeline, "_SIZES", sizes)
+        source = pipeline.FileSource(paths)
+        settings = {"image_size": 64, "geometry": "crop", "max_side": 256}
+        batches = pipeline.eval_batches(source, batch_size=2, canvas=True, **settings)
+        found, shapes = {}, set()
+        for batch in batches:
+            image = batch.arrays["image"]
+            shapes.add(image.shape[1:3])
+            extents = batch.arrays["extent"]
+            for row, tile in enumerate(batch.tiles):
+                height, width = extents[row]
+                found[tile.index] = image[row, :height, :width]
+        return found, shapes
+
+    known, _ = rows(len(paths))
+    assert sorted(read) == list(range(len(paths)))
+    sampled, shapes = rows(2)  # of one size: the others are not foreseen
+    assert sorted(read) == [0, 10]
+    assert len(shapes) <= tiling.CANVASES and (256, 256) in shapes
+    assert sampled.keys() == known.keys()
+    for index, image in known.items():
+        np.testing.assert_array_equal(sampled[index], image)
+
+
 def test_one_size_needs_no_canvas():
     assert tiling.canvases([(600, 600)] * 9, 1024) == []
 

@@ -5,7 +5,9 @@ for any number of workers and processes, and from any step on, so that a resumed
 sees what an uninterrupted one would have seen.
 """
 
+import concurrent.futures
 import dataclasses
+import itertools
 import os
 from collections.abc import Iterator, Sequence
 
@@ -46,6 +48,9 @@ __all__ = [
 ]
 
 GEOMETRIES = ("resize", "crop")
+
+# Of whose sizes canvases are chosen, evenly spaced, and the threads that read them.
+_SIZES, _THREADS = 4096, 16
 
 
 def train_batches(
@@ -269,7 +274,7 @@ def eval_batches(
     Batches hold one shape. To keep them full, rows wait for others of their shape, but
     never longer than eight batches of rows. `keep_images` leaves the image in the
     tile's example; `inputs` as for `train_batches`. With `canvas` rows of several sizes
-    share a few canvases, chosen by the sizes of all examples (`tiling.canvases`), and
+    share a few canvases, chosen by the sizes of the examples (`tiling.canvases`), and
     say what of it is theirs.
     """
     if geometry not in GEOMETRIES:
@@ -301,17 +306,26 @@ def eval_batches(
 
 
 def _canvases(source, max_side: int, overlap: int) -> list[tuple[int, int]]:
-    """For rows of all examples; for any rows where the source does not know sizes."""
-    sizes = []
-    for index in range(len(source)):
+    """For the rows of all examples, by the sizes of some thousand of them.
+
+    For any rows where the source does not know sizes.
+    """
+    every = -(-len(source) // _SIZES) or 1
+
+    def sizes(index: int) -> list[tuple[int, int] | None]:
         try:
-            size = source.size(index) if hasattr(source, "size") else None
+            return [source.size(index)]
         except UNREADABLE:  # told when its turn comes
-            continue
-        if size is None:
-            return tiling.ladder(max_side)
-        sizes.append(size)
-    return tiling.canvases(sizes, max_side, overlap)
+            return []
+
+    if not hasattr(source, "size"):
+        return tiling.ladder(max_side)
+    with concurrent.futures.ThreadPoolExecutor(_THREADS) as threads:
+        found = threads.map(sizes, range(0, len(source), every))
+        found = list(itertools.chain.from_iterable(found))
+    if None in found:
+        return tiling.ladder(max_side)
+    return tiling.canvases(found, max_side, overlap, every=every)
 
 
 class _Rows:

@@ -213,25 +213,34 @@ def ladder(max_side: int) -> list[tuple[int, int]]:
 
 
 def canvases(
-    sizes: Iterable[tuple[int, int]], max_side: int, overlap: int = OVERLAP
+    sizes: Iterable[tuple[int, int]],
+    max_side: int,
+    overlap: int = OVERLAP,
+    *,
+    every: int = 1,
 ) -> list[tuple[int, int]]:
     """At most `CANVASES` that hold the rows of images of these heights and widths.
 
     Two canvases become one that holds both as long as there are too many, or it adds
     fewer pixels than a program is worth; the cheapest pair first. Their order makes no
     difference. Empty where all rows have one size: these need no canvas.
+
+    `every`: the sizes are of every n-th image alone. The largest canvas of `ladder` is
+    there for what these do not foresee.
     """
     counts = collections.Counter(_row(size, max_side, overlap) for size in sizes)
-    if len(counts) < 2:
+    others = ladder(max_side)[-1:] if every > 1 else []
+    if len(counts) < 2 and not others:
         return []
-    shapes = dict(sorted(counts.items()))
+    shapes = {shape: every * count for shape, count in sorted(counts.items())}
+    most = CANVASES - len(others)
     while len(shapes) > 1:
         added, pair, union = min(map(_joining(shapes), _pairs(shapes)))
-        if len(shapes) <= CANVASES and added > _PROGRAM_PIXELS:
+        if len(shapes) <= most and added > _PROGRAM_PIXELS:
             break
         joined = sum(shapes.pop(shape) for shape in pair)
         shapes[union] = shapes.get(union, 0) + joined
-    return sorted(shapes)
+    return sorted({*shapes, *others})
 
 
 def _pairs(shapes):

@@ -74,6 +74,17 @@ class AllMlpHead(nn.Module):
         return x.astype(jnp.float32)
 
 
+def confidence_head(
+    maps: Sequence[Float[Array, "B _ _ _"]], *, train: bool, **settings
+) -> Float[Array, "B h w 1"]:
+    """An `AllMlpHead` that says where a mask is to be believed, beside the mask's own.
+
+    It learns on features that it does not move.
+    """
+    head = AllMlpHead(**settings, name="confidence_head")
+    return head(jax.lax.stop_gradient(maps), train=train)
+
+
 class SegFormer(nn.Module):
     """Made by `build`, which says what the settings mean."""
 
@@ -91,20 +102,15 @@ class SegFormer(nn.Module):
     def __call__(self, image: Float[Array, "B H W 3"], *, train: bool) -> Outputs:
         """Logits for RGB in [0, 1]; the label's is the highest of the mask's."""
         maps = self.encoder(normalised(image, self.encoder), train=train)
-        head = functools.partial(
-            AllMlpHead,
-            self.width,
-            dropout=self.dropout,
-            norm=self.norm,
-            dtype=self.dtype,
+        parts = dict(
+            width=self.width, dropout=self.dropout, norm=self.norm, dtype=self.dtype
         )
         at_image_size = lambda logits: resize(logits, *image.shape[1:3])
-        mask_logits = head(name="head")(maps, train=train)
+        mask_logits = AllMlpHead(**parts, name="head")(maps, train=train)
         outputs = of_mask(at_image_size(mask_logits))
         if not self.confidence:
             return outputs
-        maps = jax.lax.stop_gradient(maps)
-        confidence = head(name="confidence_head")(maps, train=train)
+        confidence = confidence_head(maps, train=train, **parts)
         return with_confidence(outputs, at_image_size(confidence), self.score)
 
 

@@ -18,7 +18,7 @@ from sdfl_jax.models.encoders.noiseprint import Noiseprint
 from sdfl_jax.models.layers import BatchNorm, Dense, normalised, resize
 from sdfl_jax.models.names import TorchNames
 from sdfl_jax.models.outputs import Outputs
-from sdfl_jax.models.segformer import AllMlpHead
+from sdfl_jax.models.segformer import AllMlpHead, confidence_head
 
 _HEADS = (("decode_head", "head"), ("decode_head_conf", "confidence_head"))
 TORCH_NAMES = TorchNames(
@@ -85,23 +85,23 @@ class TruFor(nn.Module):
         maps = self.encoder(
             normalised(image, self.encoder), jnp.repeat(noise, 3, -1), train=locating
         )
-        head = functools.partial(
-            AllMlpHead,
-            self.width,
+        parts = dict(
+            width=self.width,
             dropout=self.dropout,
             drop_maps=True,
             fuse_bias=True,
             dtype=self.dtype,
         )
         norm = functools.partial(self.norm, eps=1e-3)
-        anomaly = head(classes=2, norm=norm, name="head")(maps, train=locating)
+        head = AllMlpHead(**parts, classes=2, norm=norm, name="head")
+        anomaly = head(maps, train=locating)
         if train and self.phase == 3:
-            maps, anomaly = jax.lax.stop_gradient((maps, anomaly))
+            anomaly = jax.lax.stop_gradient(anomaly)
         anomaly = resize(anomaly, *size)
         mask_logits = anomaly[..., 1:] - anomaly[..., :1]
         norm = functools.partial(self.norm, eps=self.confidence_eps)
-        confidence = head(classes=1, norm=norm, name="confidence_head")
-        confidence_logits = resize(confidence(maps, train=judging), *size)
+        confidence = confidence_head(maps, train=judging, norm=norm, **parts)
+        confidence_logits = resize(confidence, *size)
         score = self._score(confidence_logits, mask_logits, judging)
         if train and self.phase == 2:
             confidence_logits, score = jax.lax.stop_gradient((confidence_logits, score))

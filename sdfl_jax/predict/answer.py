@@ -191,12 +191,18 @@ class Answering:
         """An `Answer` for each image, in the order given as far as sizes allow.
 
         What cannot be read, or gets an answer that is no number, is a dict of `name`
-        and `error`, one line. Raises `InputError` where nothing can be read. They are
-        decoded here, one after the other; a subclass may do so in `workers` processes.
+        and `error`, one line. Raises `InputError` where nothing can be read. A network
+        in JAX decodes in threads, or in `workers` processes; others one after another.
         """
         source = streams.FileSource(paths, root, self.inputs)
+        return self._answers(self._batches(source, batch_size, workers))
+
+    def _batches(
+        self, source: streams.FileSource, batch_size: int, workers: int
+    ) -> Iterator[tiling.Batch]:
         examples = (source[i] for i in range(len(source)))
-        return self.of_examples(examples, batch_size=min(batch_size, len(source)))
+        rows = min(batch_size, len(source))
+        return self._stream_batches(examples, rows, canvas=self.canvas)
 
     def of_examples(
         self, examples: Iterable[dict], *, batch_size: int = 8
@@ -223,10 +229,14 @@ class Answering:
     def _streamed(
         self, examples: Iterable[dict], batch_size: int, *, canvas: bool
     ) -> Iterator[Answer | dict]:
-        batches = streams.stream_batches(
+        return self._answers(self._stream_batches(examples, batch_size, canvas=canvas))
+
+    def _stream_batches(
+        self, examples: Iterable[dict], batch_size: int, *, canvas: bool
+    ) -> Iterator[tiling.Batch]:
+        return streams.stream_batches(
             examples, batch_size=self._rows(batch_size), canvas=canvas, **self.settings
         )
-        return self._answers(batches)
 
     def _answers(self, batches: Iterable[tiling.Batch]) -> Iterator[Answer | dict]:
         for found in self._assembled(batches):

@@ -1,7 +1,7 @@
 """A trained network, loaded once, that answers for any images."""
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 
 import jax
 import numpy as np
@@ -10,7 +10,7 @@ from sdfl_jax.checkpoints import checkpoint
 from sdfl_jax.data import pipeline
 from sdfl_jax.devices import compiled, sharding
 from sdfl_jax.models import canvas
-from sdfl_jax.predict.answer import Answer, Answering
+from sdfl_jax.predict.answer import Answering
 from sdfl_jax.steps import inputs_of, make_evaluate_step, mask_source
 
 _IMAGE_LEVEL_MASK = "grad_cam"
@@ -59,17 +59,8 @@ class Predictor(Answering):
         cpu = self._mesh.devices.flat[0].platform == "cpu"
         return sharding.fitting_batch_size(1 if cpu else 8, self._mesh)
 
-    def of_files(
-        self,
-        paths: Sequence[str | os.PathLike],
-        *,
-        root: str | os.PathLike | None = None,
-        batch_size: int = 8,
-        workers: int = 0,
-    ) -> Iterator[Answer | dict]:
-        """`Answering.of_files`, decoding in threads or in `workers` processes."""
-        source = pipeline.FileSource(paths, root, self.settings["inputs"])
-        batches = pipeline.eval_batches(
+    def _batches(self, source, batch_size: int, workers: int = 0):
+        return pipeline.eval_batches(
             source,
             batch_size=self._rows(min(batch_size, len(source))),
             workers=workers,
@@ -77,7 +68,6 @@ class Predictor(Answering):
             canvas=self.canvas,
             **self.settings,
         )
-        return self._answers(batches)
 
     def _rows(self, count: int) -> int:
         """A power of two that fits the devices: few sizes, so few programs."""
@@ -89,14 +79,7 @@ class Predictor(Answering):
     ) -> Iterator[tuple[dict, np.ndarray, float]]:
         """Each example of an evaluation's source with its mask's probabilities (float32
         H W) and its score; what cannot be read is left out."""
-        batches = pipeline.eval_batches(
-            source,
-            batch_size=self._rows(min(batch_size, len(source))),
-            keep_images=True,
-            canvas=self.canvas,
-            **self.settings,
-        )
-        for found in self._assembled(batches):
+        for found in self._assembled(self._batches(source, batch_size)):
             if not isinstance(found, dict):
                 yield found[:3]
 
