@@ -1,6 +1,7 @@
 """Stores that fsspec knows serve as disks do: images, shards, masks."""
 
 import itertools
+import json
 
 import fsspec
 import numpy as np
@@ -12,6 +13,8 @@ from sdfl_jax.data.build.__main__ import check
 from sdfl_jax.data.build.__main__ import main as build_command
 from sdfl_jax.data.records import RecordSource
 from sdfl_jax.errors import InputError
+from sdfl_jax.predict.__main__ import main as predict_command
+from tests import tiny
 from tests.pictures import build_here, content, make_list
 
 _numbers = itertools.count()
@@ -92,3 +95,29 @@ def test_a_store_that_nobody_knows_is_one_line(path):
     with pytest.raises(InputError, match="no such kind of store|gcsfs") as error:
         images.read_image(path)
     assert len(str(error.value).splitlines()) == 1
+
+
+def test_masks_of_photographs_in_a_store_lie_in_a_store(tmp_path, store, capsys):
+    workdir = tiny.write_run(tmp_path / "run")
+    photos = tmp_path / "photos"
+    tiny.write_images(photos, 2)
+    (photos / "broken.png").write_bytes(b"no image")
+    upload(photos, f"{store}/photos")
+    for where, out in (
+        (photos, tmp_path / "here"),
+        (f"{store}/photos", f"{store}/out"),
+    ):
+        with pytest.raises(SystemExit, match="1"):  # for the broken one
+            predict_command([f"--workdir={workdir}", f"--out={out}", str(where)])
+    printed = capsys.readouterr()
+    lines = [json.loads(line) for line in printed.out.splitlines()]
+    assert [line["image"] for line in lines] == ["0.png", "1.png", "1_mask.png"] * 2
+    assert lines[-1]["mask"] == f"{store}/out/masks/1_mask.png"
+    assert f"{store}/photos/broken.png: not an image" in printed.err
+    masks = {p.name: p.read_bytes() for p in (tmp_path / "here/masks").glob("*.png")}
+    assert masks == {
+        name: stores.read(f"{store}/out/masks/{name}")
+        for name in stores.names(f"{store}/out/masks")
+        if name.endswith(".png")
+    }
+    assert len(masks) == 3

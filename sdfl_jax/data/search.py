@@ -1,11 +1,14 @@
 """Folders searched for images: what is in them is read, named, or no image at all."""
 
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+from sdfl_jax import stores
 from sdfl_jax.errors import InputError
+from sdfl_jax.files import replacing
 
 # What a folder is searched for; a file that is named is read whatever its ending.
 SUFFIXES = (
@@ -33,15 +36,21 @@ def find(
     paths: Iterable[str | os.PathLike],
     suffixes: tuple[str, ...] = SUFFIXES,
     skip: Iterable[str | os.PathLike] = (),
-) -> list[Path]:
+    *,
+    in_stores: bool = False,
+) -> list[stores.AnyPath]:
     """The files among `paths`, and those of `suffixes` anywhere below its folders.
 
-    Nothing below a folder of `skip` is found. `InputError` for a path that there is not
-    and for a folder without any such file.
+    Nothing below a folder of `skip` is found, and an address (`stores`) is one of a
+    store only with `in_stores`. `InputError` for a path that there is not and for a
+    folder without any such file.
     """
     found = []
     for path in paths:
-        if str(path).lower().startswith(("http:", "https:", "ftp:", "s3:", "gs:")):
+        if in_stores and stores.is_address(path) and not _WEB.match(str(path)):
+            found += _in_store(str(path), suffixes, skip)
+            continue
+        if stores.is_address(path):
             raise InputError(f"{path}: an address on the net; download it first.")
         path = Path(path).expanduser()
         if path.is_dir():
@@ -53,6 +62,30 @@ def find(
             found.append(path)
         else:
             raise InputError(f"{path}: no such file or folder.")
+    return found
+
+
+_WEB = re.compile("(https?|ftp):", re.IGNORECASE)
+
+
+def _in_store(address: str, suffixes, skip) -> list[stores.Address]:
+    """`files_below` of a store, or the file that is there."""
+    everything = stores.below(address)
+    if not everything:
+        raise InputError(f"{address}: no such file or folder.")
+    if everything == [address]:
+        return [stores.Address(address)]
+    closed = [f"{path}/" for path in map(str, skip)]
+    closed += [
+        path.removesuffix(OUTPUT) for path in everything if path.endswith(OUTPUT)
+    ]
+    found = [
+        stores.Address(path)
+        for path in everything
+        if path.lower().endswith(suffixes) and not path.startswith(tuple(closed))
+    ]
+    if not found:
+        raise InputError(f"{address}: no image in it ({', '.join(suffixes)}).")
     return found
 
 
@@ -97,6 +130,10 @@ def files_below(
 
 def mark_output(folder: str | os.PathLike):
     """Has `find` pass a folder by, which is made if need be."""
+    if stores.is_address(folder):
+        with replacing(os.path.join(folder, OUTPUT)) as beside:
+            beside.touch()
+        return
     os.makedirs(folder, exist_ok=True)
     Path(folder, OUTPUT).touch()
 

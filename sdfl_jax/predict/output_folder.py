@@ -6,11 +6,10 @@ import os
 import pickle
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 
 from tqdm import tqdm
 
-from sdfl_jax import metrics
+from sdfl_jax import metrics, stores
 from sdfl_jax.data import batches, images, search, videos
 from sdfl_jax.data.workers import Engine, Workers
 from sdfl_jax.errors import InputError
@@ -60,8 +59,11 @@ def predict(
       InputError: no such file, no image among them, none that can be read, no
         checkpoint.
     """
-    out = Path(out).expanduser()
-    found = search.find(files, search.SUFFIXES + videos.SUFFIXES, skip=_kept(out))
+    out = stores.path(out)
+    endings = search.SUFFIXES + videos.SUFFIXES
+    found = search.find(files, endings, skip=_kept(out), in_stores=True)
+    if len({stores.is_address(path) for path in found}) > 1:
+        raise InputError("Give files of the disk or of a store, not of both.")
     photos = [path for path in found if not videos.is_video(path)]
     films = [path for path in found if videos.is_video(path)]
     root = os.path.commonpath({path.absolute().parent for path in found})
@@ -110,14 +112,14 @@ class _Part:
     """The lines of some photographs, or of one film, as an engine asks for them."""
 
     load: Callable[[], Answering]
-    out: Path
+    out: stores.AnyPath
     root: str
     batch_size: int
     sampling: dict
 
     def __call__(
         self,
-        paths: Sequence[Path],
+        paths: Sequence[stores.AnyPath],
         begin: Callable[[int], None],
         rejected: dict[int, str],
     ) -> list[dict]:
@@ -144,11 +146,12 @@ class _Part:
         except batches.NothingRead as nothing:
             return [_line(self.out, unread) for unread in nothing.examples]
 
-    def attempt(self, paths: Sequence[Path], index: int):
+    def attempt(self, paths: Sequence[stores.AnyPath], index: int):
         """Reads a file as a part does, to see whether the process survives."""
         if videos.is_video(paths[index]):
-            for _ in videos.frames(paths[index], **self.sampling):
-                pass
+            with stores.local(paths[index]) as local:
+                for _ in videos.frames(local, **self.sampling):
+                    pass
         else:
             batches.FileSource(paths, self.root)[index]
 
@@ -159,30 +162,38 @@ def _loaded(load: bytes) -> Answering:
     return pickle.loads(load)()
 
 
-def _unread(path: Path, root: str, reason: str) -> dict:
+def _unread(path: stores.AnyPath, root: str, reason: str) -> dict:
     return {"name": _name(path, root), "error": f"{path}: {reason}."}
 
 
-def _name(path: Path, root: str) -> str:
+def _name(path: stores.AnyPath, root: str) -> str:
     return os.path.relpath(path.absolute(), root).replace(os.sep, "/")
 
 
-def _kept(out: Path) -> list[Path]:
+def _kept(out: stores.AnyPath) -> list[stores.AnyPath]:
     """The folders of an output, where nothing is to be predicted."""
     return [out / name for name in ("masks", "overlays", "timelines", "confidence")]
 
 
-def _film(predictor, out: Path, path: Path, root: str, sampling: dict, batch_size: int):
+def _film(
+    predictor,
+    out: stores.AnyPath,
+    path: stores.AnyPath,
+    root: str,
+    sampling: dict,
+    batch_size: int,
+):
     """The lines of one video: its frames, then itself; an error line if it is cut."""
     name = _name(path, root)
     frames, broken = {}, []
 
     def stream():
         try:
-            for frame in videos.frames(path, **sampling):
-                key = f"{name}/frame_{frame.number:06d}"
-                frames[key] = {"frame": frame.number, "seconds": frame.seconds}
-                yield key, frame.image
+            with stores.local(path) as local:
+                for frame in videos.frames(local, **sampling):
+                    key = f"{name}/frame_{frame.number:06d}"
+                    frames[key] = {"frame": frame.number, "seconds": frame.seconds}
+                    yield key, frame.image
         except InputError as error:
             broken.append(str(error))
 
@@ -202,7 +213,7 @@ def _film(predictor, out: Path, path: Path, root: str, sampling: dict, batch_siz
         yield {"image": name, "error": error}
 
 
-def _line(out: Path, answer: Answer | dict) -> dict:
+def _line(out: stores.AnyPath, answer: Answer | dict) -> dict:
     """What is told of a photograph, whose mask and overlay are written."""
     if isinstance(answer, dict):
         return {"image": answer["name"], "error": answer["error"]}
@@ -210,7 +221,7 @@ def _line(out: Path, answer: Answer | dict) -> dict:
     return {"image": answer.name} | _written(out, name, answer)
 
 
-def _written(out: Path, name: str, answer: Answer) -> dict:
+def _written(out: stores.AnyPath, name: str, answer: Answer) -> dict:
     """The numbers of an image and the paths of its mask and overlay."""
     mask, overlay = out / "masks" / name, out / "overlays" / name
     images.write_map(mask, answer.grey)

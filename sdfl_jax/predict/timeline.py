@@ -1,17 +1,17 @@
 """The scores of a video over time, as a table and as a chart."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
+from sdfl_jax import stores
 from sdfl_jax.files import write_csv
 
 COLUMNS = ("frame", "seconds", "score", "manipulated", "manipulated_area")
 
 
 def write(
-    folder: str | Path, video: str, rows: Sequence[dict], threshold: float
+    folder: stores.AnyPath, video: str, rows: Sequence[dict], threshold: float
 ) -> dict:
     """Writes `VIDEO.csv` and `VIDEO.png` to `folder`; returns the video's summary.
 
@@ -20,7 +20,7 @@ def write(
     mean reaches `threshold`), `manipulated_frames`, `manipulated_seconds` (from and
     to, of each stretch of frames that are), `timeline` and `chart`.
     """
-    table, chart = (Path(folder) / f"{video}.{kind}" for kind in ("csv", "png"))
+    table, chart = (folder / f"{video}.{kind}" for kind in ("csv", "png"))
     write_csv(table, rows, COLUMNS)
     _draw(chart, video, rows, threshold)
     scores = [row["score"] for row in rows]
@@ -48,7 +48,7 @@ def stretches(rows: Sequence[dict]) -> list[tuple[float, float]]:
     return found
 
 
-def _draw(path: Path, video: str, rows: Sequence[dict], threshold: float):
+def _draw(path: stores.AnyPath, video: str, rows: Sequence[dict], threshold: float):
     from sdfl_jax.drawing import page  # matplotlib, which a photo does not need
 
     seconds = np.array([row["seconds"] for row in rows])
