@@ -51,6 +51,17 @@ def test_a_threshold_of_zero_stays_zero_and_an_unknown_one_is_a_half():
     assert trained.calibrated == (0.0, None)
 
 
+def test_reading_a_run_changes_nothing_of_it(tmp_path):
+    """Once it was opened as for writing, with room for a million checkpoints."""
+    run = tiny.write_run(tmp_path / "run")
+    state = lambda: {
+        p: (p.stat().st_mtime_ns, p.stat().st_size) for p in run.rglob("*")
+    }
+    before = state()
+    assert before and checkpoint.load(run, "best").step == checkpoint.load(run).step
+    assert state() == before
+
+
 # ------------------------------------------------------- frozen parts, left out of it
 
 

@@ -1,6 +1,7 @@
 """The map of rooms: imports point down, and data touches no device."""
 
 import ast
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -99,6 +100,34 @@ def test_no_two_files_have_one_name():
     names = Counter(path.name for path in FILES)
     twice = {name for name, count in names.items() if count > 1}
     assert twice <= {"__init__.py", "__main__.py"}
+
+
+@pytest.mark.parametrize(
+    ("what", "where"),
+    [
+        ("cv2.VideoCapture(", {"data/videos.py"}),
+        ("os.replace(", {"files.py"}),
+        ("pebble.ProcessPool(", {"data/workers.py", "examine/isolation.py"}),
+        ("def init_variables(", {"models/__init__.py"}),
+        ("mallopt", {"data/setup.py"}),
+    ],
+)
+def test_what_is_written_once_stands_once(what, where):
+    found = {
+        path.relative_to(PACKAGE).as_posix()
+        for path in FILES
+        if what in path.read_text()
+    }
+    assert found == where
+
+
+def test_each_encoder_s_file_owns_its_names():
+    encoders = {path.stem for path in (PACKAGE / "models" / "encoders").glob("*.py")}
+    encoders -= {"__init__", "base"}
+    assert len(encoders) > 5
+    for path in (PACKAGE / "weights").glob("*.py"):
+        words = set(re.findall(r"\b\w+\b", path.read_text()))
+        assert not words & encoders, path
 
 
 def test_data_starts_no_device():

@@ -11,6 +11,8 @@ import sdfl_jax.train as train_module
 from sdfl_jax import main
 from sdfl_jax.checkpoints import checkpoint
 from sdfl_jax.errors import InputError
+from sdfl_jax.evaluate.options import Options
+from sdfl_jax.evaluate.scoring import evaluate
 from sdfl_jax.train import train
 from sdfl_jax.training import progress
 from tests import tiny
@@ -58,6 +60,21 @@ def test_a_run_trains_validates_logs_and_saves(run):
     assert rates == pytest.approx(4 * [1e-3])
     assert list(workdir.glob("**/events.out.tfevents*"))
     assert "encoder" in (workdir / "parameters.txt").read_text()
+
+
+def test_a_report_s_loss_is_that_of_the_validation(run, shards, tmp_path):
+    _, workdir = run
+    scores = evaluate(
+        Options(
+            out=str(tmp_path / "report"),
+            workdir=str(workdir),
+            checkpoint="latest",
+            data=f"val={shards[1]}",
+            batch_size=4,  # not what validation took
+        )
+    )
+    logged = lines_of(workdir)[-1]
+    assert logged["val/loss"] == pytest.approx(scores["loss"]["loss"], rel=1e-5)
 
 
 def test_a_checkpoint_is_all_that_evaluation_needs(run):
