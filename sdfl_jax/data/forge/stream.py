@@ -6,10 +6,8 @@ of the seed and its position alone, so a resumed run, and any number of workers 
 processes, see the same stream.
 
 A canvas is a part of a photograph, resized, with a past (a JPEG, sharpening, tones,
-lettering). One in five shows a collage taken again: its seams are in the scene, not in
-the traces, so that an unlikely scene alone is no evidence. Three in five are then
-manipulated, and all go through the same end: they may be resized, sharpened, saved once
-or twice.
+lettering). Three in five are then manipulated, and all go through the same end: they
+may be resized, sharpened, saved once or twice.
 """
 
 import hashlib
@@ -51,7 +49,6 @@ KINDS = {
     "edit": 0.06,
     "swap": 0.04,
 }
-RETAKEN = 0.2  # share of the canvases that show a collage taken again
 MIN_TEXTURE = 6.0  # deviation of the luminance (of 255): less shows nothing at all
 MIN_CHANGE = 4.0  # mean absolute change inside a mask; less is no manipulation
 
@@ -164,10 +161,7 @@ class Stream:
 
     def _make(self, kind: str, rng) -> dict | None:
         host = self._draw(rng)
-        shrink = float(rng.uniform(1.4, 2.2)) if rng.random() < RETAKEN else 1.0
-        canvas, view = self._canvas(host, rng, shrink)
-        if shrink > 1:
-            canvas = self._taken_again(canvas, shrink, _Forger(self, host, view, rng))
+        canvas, view = self._canvas(host, rng)
         if cv2.meanStdDev(cv2.cvtColor(canvas, cv2.COLOR_RGB2GRAY))[1] < MIN_TEXTURE:
             return None
         canvas = _past(canvas, rng)
@@ -202,32 +196,15 @@ class Stream:
         name = folder.names[int(rng.integers(len(folder.names)))]
         return os.path.join(folder.path, name)
 
-    def _taken_again(self, canvas, shrink: float, forger: "_Forger"):
-        """A collage upon `canvas`, as a smaller photograph of it would show it.
-
-        Averaging pixels and noise of its own leave one history for all of it. Nothing
-        of the canvas is copied: two equal parts are evidence however they were taken.
-        """
-        rng = forger._rng
-        try:
-            how = forger.splice if rng.random() < 0.8 else forger.swap
-            canvas, _ = how(canvas)
-        except Unsuitable:
-            pass
-        size = [8 * round(n / shrink / 8) for n in canvas.shape[1::-1]]
-        canvas = cv2.resize(canvas, size, interpolation=cv2.INTER_AREA)
-        noise = rng.normal(0, float(rng.uniform(0.5, 3.0)), canvas.shape)
-        return np.clip(np.rint(canvas + noise), 0, 255).astype(np.uint8)
-
-    def _canvas(self, host: str, rng, shrink: float = 1.0):
+    def _canvas(self, host: str, rng):
         """Part of a photograph, larger than an example by one of a few factors.
 
-        `shrink`: by how much it will be made smaller before it is used. Beside it the
-        box that it shows (top, left, height, width) and whether it is mirrored.
+        Beside it the box that it shows (top, left, height, width) and whether it is
+        mirrored.
         """
         grow = float(rng.choice([1.0, 4 / 3, 5 / 3], p=[0.6, 0.25, 0.15]))
         extra = float(rng.choice([1.0, 1.25, 1.6, 0.8], p=[0.7, 0.12, 0.08, 0.10]))
-        tall, wide = (8 * round(n * grow * extra * shrink / 8) for n in self.size)
+        tall, wide = (8 * round(n * grow * extra / 8) for n in self.size)
         pixels = self._read.pixels(host)
         most = min(pixels.shape[0] / tall, pixels.shape[1] / wide)
         if most >= 1 and rng.random() < 0.25:
