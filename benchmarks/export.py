@@ -30,7 +30,8 @@ from sdfl_jax import models
 from sdfl_jax.data import images, lists
 from sdfl_jax.data.setup import setup
 from sdfl_jax.errors import InputError
-from sdfl_jax.export import onnx, subject, web
+from sdfl_jax.export import onnx as onnx_format
+from sdfl_jax.export import subject, web
 from sdfl_jax.files import write_json
 from sdfl_jax.predict.exported import Exported
 
@@ -54,7 +55,7 @@ def measure(name: str, size: tuple[int, int], turns: int, work: Path) -> dict:
     row = {"network": name, "size": list(whole.shape[1:3])}
     path = work / f"{name}.onnx"
     try:
-        row |= onnx.write(path, whole)
+        row |= onnx_format.write(path, whole)
     except InputError as error:
         return row | {"error": str(error)}
     small = quantised(path)
@@ -62,8 +63,8 @@ def measure(name: str, size: tuple[int, int], turns: int, work: Path) -> dict:
     compiled = jax.jit(whole.call)
     forms = {
         "jax": lambda image: jax.block_until_ready(compiled(image)),
-        "onnx": onnx.runner(path.read_bytes()),
-        "int8": onnx.runner(small.read_bytes()),
+        "onnx": onnx_format.runner(path.read_bytes()),
+        "int8": onnx_format.runner(small.read_bytes()),
     }
     image = whole.examples[-1][1]
     seconds = {form: [] for form in forms}
@@ -81,10 +82,15 @@ def measure(name: str, size: tuple[int, int], turns: int, work: Path) -> dict:
 
 def quantised(path: Path) -> Path:
     """The file with its weights as int8, activations quantised as they come."""
+    import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     small = path.with_suffix(".int8.onnx")
     quantize_dynamic(path, small, weight_type=QuantType.QUInt8)
+    network = onnx.load(small)
+    del network.metadata_props[:]  # the quantiser adds its own, which is no JSON
+    network.metadata_props.extend(onnx.load(path).metadata_props)
+    onnx.save(network, small)
     return small
 
 
