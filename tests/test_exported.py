@@ -15,6 +15,7 @@ from sdfl_jax import models
 from sdfl_jax.errors import InputError
 from sdfl_jax.export import __main__ as command
 from sdfl_jax.export import onnx, stablehlo, subject
+from sdfl_jax.models import layers
 from sdfl_jax.models.outputs import of_mask
 from sdfl_jax.predict import __main__ as predict_command
 from sdfl_jax.predict.exported import Exported
@@ -160,6 +161,19 @@ def strange(odd, about: dict | None = None) -> subject.Subject:
     shape = (1, SIDE, SIDE, 3)
     variables = models.init_variables(model, SIDE, jax.random.key(0))
     return subject.of_model(model, variables, shape, about or {"network": "strange"})
+
+
+@needs_jax2onnx
+def test_the_layers_of_every_network_are_converted(tmp_path):
+    """ReLU before padding, pooling, resizing and concatenation."""
+
+    def layered(x):
+        y = layers.max_pool(layers.relu(x - 0.5), 3, 2, 1)
+        y = layers.resize(layers.relu(y), *x.shape[1:3])
+        y = jnp.concatenate([layers.relu(x), y], axis=-1)
+        return jnp.sum(y, axis=-1, keepdims=True)
+
+    onnx.write(tmp_path / "net.onnx", strange(layered))
 
 
 @needs_jax2onnx

@@ -334,7 +334,8 @@ def relu(x: Float[ArrayLike, "..."]) -> Float[Array, "..."]:
     JAX's own asks the input, which is then kept beside the result that the next layer
     keeps anyway. Reverse-mode gradients only, of any order.
     """
-    return jnp.maximum(x, 0)
+    # A zero of Python's own becomes a double where the network is exported.
+    return jnp.maximum(x, jnp.zeros((), jnp.result_type(x)))
 
 
 def _relu_forward(x):
