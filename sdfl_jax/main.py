@@ -1,9 +1,9 @@
-"""Trains a network as a config says, and goes on where an interrupted run stopped.
+"""Trains a network from a config, and resumes an interrupted run.
 
 python -m sdfl_jax.main --config=configs/sdfl.py --workdir=runs/sdfl
 python -m sdfl_jax.main --config=configs/sdfl.py --dry_run
 
-Every field of a config stands in `sdfl_jax/config.py`, with its default and meaning.
+`sdfl_jax/config.py` lists every field of a config, with its default and meaning.
 """
 
 import re
@@ -22,20 +22,22 @@ from sdfl_jax.errors import InputError, one_line
 _CONFIG = config_flags.DEFINE_config_file(
     "config",
     None,
-    "A config that ships (as sdfl) or a file with get_config(arg); NAME:ARG passes "
-    "arguments, --config.KEY=VALUE overrides.",
+    "The name of a config that ships (such as sdfl), or a file with get_config(arg); "
+    "NAME:ARG passes arguments, --config.KEY=VALUE overrides a field.",
     lock_config=True,
 )
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of everything the run writes.")
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Folder for everything that the run writes."
+)
 _ALLOW_CONFIG_CHANGE = flags.DEFINE_bool(
     "allow_config_change",
     False,
-    "Lets a run go on with a config that is not the one it began with.",
+    "Resume although the config differs from the one that the run began with.",
 )
 _DRY_RUN = flags.DEFINE_bool(
     "dry_run",
     False,
-    "Tells what a training step takes (work, memory, traffic), and trains nothing.",
+    "Print what a training step costs (compute, memory, communication) and stop.",
 )
 
 

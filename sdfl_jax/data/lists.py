@@ -339,13 +339,19 @@ def repeated(entries: Iterable[Entry]) -> set[int]:
 def add_list_arguments(parser: argparse.ArgumentParser | argparse._ArgumentGroup):
     """How a command is told what a list means."""
     add = parser.add_argument
-    add("--root", help="what relative paths count from (default: the list's folder)")
-    add("--replace", action="append", default=[], metavar="OLD=NEW", help="of prefixes")
-    add("--mask_inverted", action="store_true", help="masks hold 0 = manipulated")
+    add("--root", help="base of relative paths (default: the list's folder)")
+    add(
+        "--replace",
+        action="append",
+        default=[],
+        metavar="OLD=NEW",
+        help="change a prefix of paths",
+    )
+    add("--mask_inverted", action="store_true", help="0 means manipulated in masks")
     add(
         "--mask_as_stored",
         action="store_true",
-        help="masks are drawn on the pixels before EXIF turns them, if no size tells",
+        help="masks lie on the pixels as stored, before EXIF orientation is applied",
     )
 
 

@@ -1,4 +1,4 @@
-"""Scores a network, or masks that any program saved, and says what it rests on.
+"""Scores a network, or masks saved by any program, and writes a report.
 
 python -m sdfl_jax.evaluate --workdir=DIR --data=NAME=SHARDS[,NAME=SHARDS] --out=DIR
 python -m sdfl_jax.evaluate --workdir=DIR --paths_file=FILE --out=DIR
@@ -82,25 +82,29 @@ def _arguments() -> argparse.ArgumentParser:
 
     group = parser.add_argument_group("what is scored")
     add = group.add_argument
-    run = "folder of a training run, or a network of the package's (starter)"
+    run = "working directory of a run, or the name of a network that ships (starter)"
     add("--workdir", "--network", help=run)
-    add("--checkpoint", help="best (default), latest or a step")
-    add("--predictions", help="folder of masks (PNG) and scores.csv, instead")
-    add("--data", help="SHARDS, or NAME=SHARDS[,NAME=SHARDS]")
-    add("--paths_file", help="a list of image files (see data/lists.py), likewise")
+    add("--checkpoint", help="best (default), latest or a step number")
+    add("--predictions", help="score these masks (PNG, and scores.csv) instead")
+    add("--data", help="folder of shards, or NAME=SHARDS[,NAME=SHARDS]")
+    add("--paths_file", help="or a list of image files (see data/lists.py)")
     add_list_arguments(group)
     add("--out", help="folder for the report")
     compared = (
-        "test the difference between two such folders (paired bootstrap), or between "
-        "two lists of them, A1,A2,A3 B1,B2,B3: runs of one experiment each"
+        "test the difference between two reports (paired bootstrap), or between the "
+        "repeated runs of two experiments: A1,A2,A3 B1,B2,B3"
     )
     add("--compare", nargs=2, metavar="DIR", help=compared)
 
     add = parser.add_argument_group("how a network sees an image").add_argument
-    add("--tile", type=int, help="at native resolution, in tiles of this side")
-    add("--overlap", type=int, help="of tiles, which are blended (default: 64)")
-    add("--tta", help="average over mirror images: none (default) or flips")
-    baseline = "baseline map of a network that makes none: grey (default) or grad_cam"
+    add("--tile", type=int, help="native resolution, in tiles of this many pixels")
+    add(
+        "--overlap", type=int, help="pixels that neighbouring tiles share (default: 64)"
+    )
+    add("--tta", help="test-time augmentation: none (default) or flips")
+    baseline = (
+        "map for image-level networks, which have none: grey (default) or grad_cam"
+    )
     add("--image_level_mask", metavar="KIND", help=baseline)
     add(
         "--robustness",
@@ -108,29 +112,31 @@ def _arguments() -> argparse.ArgumentParser:
         const=("all",),
         type=words,
         metavar="KIND,...",
-        help="degrade the images before the network sees them, at several strengths, "
-        "in all ways or in some: jpeg, blur, ...",
+        help="also score degraded images, at several strengths: all degradations, or "
+        "some of them (jpeg,blur,...)",
     )
 
     add = parser.add_argument_group("how it is scored").add_argument
-    add("--scoring", help="resolution of scoring: original (default) or network")
-    protocols = "whose metrics are printed: standard (default), reference, benco, "
-    add("--protocol", metavar="NAME", help=f"{protocols}trufor; the report has all")
-    add("--threshold", type=float, help="of map and score (default: 0.5)")
-    sizes = "masks of another size than the image: resize (default), skip or error"
+    add("--scoring", help="resolution to score at: original (default) or network")
+    protocols = "protocol to print: standard (default), reference, benco, "
+    add("--protocol", metavar="NAME", help=f"{protocols}trufor; reports hold all")
+    add("--threshold", type=float, help="for pixels and image scores (default: 0.5)")
+    sizes = "if mask and image differ in size: resize (default), skip or error"
     add("--size_mismatch", metavar="HOW", help=sizes)
-    empty = "F1 and IoU where the true mask is empty, in metrics over all images"
+    empty = "F1 and IoU of images with an empty mask, in metrics over all images"
     add("--empty_mask", metavar="VALUE", help=f"{empty}: one (default), zero or skip")
-    add("--permute", action="store_true", help="also F1 of the better of map, inverse")
-    add("--videos", action="store_true", help="also metrics by video, of its frames")
-    unions = "unions of kinds to score on their own: splice+inpainting,..."
+    add("--permute", action="store_true", help="also F1 of the map or its inverse")
+    add("--videos", action="store_true", help="also video-level metrics")
+    unions = "subsets to score separately, by kind: splice+inpainting,..."
     add("--subsets", type=words, help=unions)
 
     group = parser.add_argument_group("how it runs")
     engine.add_arguments(group, workers=0)
     add = group.add_argument
-    add("--batch_size", type=int, help="over all devices (default: 8)")
-    add("--strict", action="store_true", help="what cannot be scored is an error")
+    add(
+        "--batch_size", type=int, help="images at a time, over all devices (default: 8)"
+    )
+    add("--strict", action="store_true", help="stop at an image that cannot be scored")
     return parser
 
 

@@ -100,21 +100,27 @@ def _arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="sdfl examine", description=__doc__.splitlines()[0]
     )
-    parser.add_argument("files", nargs="*", help="photographs, folders of them")
-    parser.add_argument("--out", metavar="CASE", help="folder of the case")
-    parser.add_argument("--workdir", metavar="DIR", help="of the run that is asked")
-    parser.add_argument("--checkpoint", default="best", help="best, latest or a step")
+    parser.add_argument("files", nargs="*", help="photographs or folders")
+    parser.add_argument("--out", metavar="CASE", help="folder for the case file")
+    parser.add_argument(
+        "--workdir", metavar="DIR", help="working directory of the run to use"
+    )
+    parser.add_argument(
+        "--checkpoint", default="best", help="best, latest or a step number"
+    )
     parser.add_argument(
         "--network",
         metavar="NAME",
-        help="one that ships (default: starter); none: the other lines alone",
+        help="network that ships (default: starter), or none to do without",
     )
     parser.add_argument(
-        "--trusted", metavar="PEM", help="authorities whose content credentials count"
+        "--trusted",
+        metavar="PEM",
+        help="certificates of trusted content-credential issuers",
     )
     engine.add_arguments(parser, workers=2)
     parser.add_argument(
-        "--verify", metavar="CASE", help="checks a case's log and the hashes in it"
+        "--verify", metavar="CASE", help="check a case's log and its file hashes"
     )
     return parser
 

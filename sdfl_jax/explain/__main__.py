@@ -1,4 +1,4 @@
-"""Explains the predictions of a network: attribution maps and maps of its layers.
+"""Explains the predictions of a network: attribution maps and feature maps.
 
 python -m sdfl_jax.explain --workdir=DIR --out=DIR FILE|FOLDER...
 python -m sdfl_jax.explain --workdir=DIR --out=DIR --data=SHARDS
@@ -90,35 +90,39 @@ def _arguments() -> argparse.ArgumentParser:
         "--workdir",
         "--network",
         required=True,
-        help="folder of a training run, or a network of the package's (starter)",
+        help="working directory of a run, or a network that ships (starter)",
     )
     parser.add_argument("--out", help="folder for the pictures")
-    parser.add_argument("files", nargs="*", help="images, folders of images")
-    parser.add_argument("--data", help="shards instead: their true classes are known")
-    parser.add_argument("--paths_file", help="or a list of images, likewise")
+    parser.add_argument("files", nargs="*", help="images or folders")
+    parser.add_argument("--data", help="or shards, which tell the true classes")
+    parser.add_argument("--paths_file", help="or a list of images with labels")
     parser.add_argument(
         "--methods",
         type=names,
         default=list(METHODS),
-        help=f"of {','.join(METHODS)}; all by default",
+        help=f"any of {','.join(METHODS)} (default: all)",
     )
     parser.add_argument(
-        "--cam_layer", help="of Grad-CAM; the last stage of the encoder by default"
+        "--cam_layer", help="layer for Grad-CAM (default: the encoder's last stage)"
     )
     parser.add_argument(
         "--layers",
         type=names,
         default=[],
-        help="shows what these layers see; main takes those of the study's figures",
+        help="draw the feature maps of these layers; main: those the study shows",
     )
     parser.add_argument(
-        "--list_layers", action="store_true", help="prints every layer's name and size"
+        "--list_layers", action="store_true", help="print every layer's name and size"
     )
-    parser.add_argument("--steps", type=int, default=32, help="of integrated gradients")
-    parser.add_argument("--checkpoint", default="best", help="best, latest or a step")
+    parser.add_argument(
+        "--steps", type=int, default=32, help="for integrated gradients"
+    )
+    parser.add_argument(
+        "--checkpoint", default="best", help="best, latest or a step number"
+    )
     parser.add_argument("--batch_size", type=int, default=4)
     parser.add_argument(
-        "--max_side", type=int, default=512, help="of a tile of a larger image"
+        "--max_side", type=int, default=512, help="tile larger images to this side"
     )
     return parser
 

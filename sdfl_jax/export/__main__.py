@@ -66,17 +66,17 @@ def _arguments() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    run = "folder of a training run, or a network of the package's (default: starter)"
+    run = "working directory of a run, or a network that ships (default: starter)"
     add("--workdir", "--network", default="starter", help=run)
-    add("--checkpoint", default="best", help="best, latest or a step")
+    add("--checkpoint", default="best", help="best, latest or a step number")
     add("--format", choices=FORMATS, required=True)
-    add("--out", required=True, help="what to write")
+    add("--out", required=True, help="file or folder to write")
     size = "H,W in pixels, multiples of 32 (default: as predict shows images to it)"
     add("--image_size", help=size)
-    add("--batch", type=int, default=1, help="images at a time")
+    add("--batch", type=int, default=1, help="batch size of the exported network")
     package = "of --format=web: npm's package as tarball or folder (default: fetched)"
     add("--onnxruntime_web", metavar="PATH", help=package)
-    add("--force", action="store_true", help="replace what is there")
+    add("--force", action="store_true", help="overwrite an existing file or folder")
     return parser
 
 

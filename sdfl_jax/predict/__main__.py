@@ -115,25 +115,23 @@ def _arguments() -> argparse.ArgumentParser:
     _add_network(parser)
     add = parser.add_argument
     add("--out", help="folder for masks and overlays")
-    add("files", nargs="*", help="images, videos, folders of both")
+    add("files", nargs="*", help="images, videos, or folders of them")
     add("--batch_size", type=int, default=8)
     engine.add_arguments(parser, workers=0)
-    add("--every_frames", type=int, default=1, help="of a video: each n-th frame")
-    seconds = "of a video: a frame in so many"
+    add("--every_frames", type=int, default=1, help="videos: take each n-th frame")
+    seconds = "videos: take one frame in this many"
     add("--every_seconds", type=float, default=0, help=seconds)
-    page = "open a page to drop photographs on instead"
+    page = "serve a page to drop photographs on instead"
     add("--serve", action="store_true", help=page)
     _add_page(parser)
     return parser
 
 
 def _add_network(parser: argparse.ArgumentParser):
-    run = "folder of a training run, or a network of the package's (default: starter)"
+    run = "working directory of a run, or a network that ships (default: starter)"
     parser.add_argument("--workdir", "--network", help=run)
-    parser.add_argument("--checkpoint", help="best (the default), latest or a step")
-    onnx = (
-        "instead, a file of `sdfl export`, run without JAX; once more for other sizes"
-    )
+    parser.add_argument("--checkpoint", help="best (default), latest or a step number")
+    onnx = "run a file of `sdfl export` without JAX instead; repeat it for other sizes"
     parser.add_argument("--onnx", action="append", metavar="FILE", help=onnx)
 
 
@@ -141,7 +139,7 @@ def _add_page(parser: argparse.ArgumentParser):
     add = parser.add_argument_group("the page").add_argument
     host = "address it is served at (default: this machine alone)"
     add("--host", default="127.0.0.1", help=host)
-    add("--port", type=int, default=8000, help="0 takes a free one")
+    add("--port", type=int, default=8000, help="0 picks a free port")
     upload = "of a photograph that is dropped"
     add("--max_upload_mb", type=float, default=50, help=upload)
 

@@ -1,4 +1,4 @@
-"""Sums up several evaluations in tables.
+"""Summarises several evaluations in tables.
 
 python -m sdfl_jax.report table RUN...                 the study's tables
 python -m sdfl_jax.report runs RUN...                  N runs of one experiment
@@ -94,17 +94,19 @@ def _arguments() -> argparse.ArgumentParser:
         required=True, metavar="table | runs | matrix | calibrate"
     )
 
-    table = commands.add_parser("table", help="networks by groups of data sets")
+    table = commands.add_parser("table", help="networks against groups of data sets")
     table.set_defaults(command=_table)
     table.add_argument("runs", nargs="+", metavar="RUN")
-    table.add_argument("--csv", metavar="FILE", help="the metrics in full")
+    table.add_argument("--csv", metavar="FILE", help="write all metrics to this file")
     table.add_argument(
         "--intervals",
         action="store_true",
-        help="a second table, of runs of one experiment together, with intervals",
+        help="add a table that pools repeated runs, with intervals",
     )
 
-    summed = commands.add_parser("runs", help="mean, deviation and worst of N runs")
+    summed = commands.add_parser(
+        "runs", help="mean, standard deviation and worst of N runs"
+    )
     summed.set_defaults(command=_runs)
     summed.add_argument("runs", nargs="+", metavar="RUN")
     summed.add_argument("--csv", metavar="FILE")
@@ -112,37 +114,45 @@ def _arguments() -> argparse.ArgumentParser:
         "--protocol", default="standard", help="reference, benco or trufor"
     )
 
-    grid = commands.add_parser("matrix", help="trained on one, tested on each")
+    grid = commands.add_parser(
+        "matrix", help="train on each data set, test on every one"
+    )
     grid.set_defaults(command=_matrix)
     grid.add_argument("runs", nargs="*", metavar="[ROW=]RUN")
     grid.add_argument("--out", required=True, metavar="DIR")
-    grid.add_argument("--run", action="store_true", help="trains and scores")
-    grid.add_argument("--config", metavar="FILE", help="of each training")
+    grid.add_argument(
+        "--run", action="store_true", help="train and evaluate what is missing"
+    )
+    grid.add_argument("--config", metavar="FILE", help="config for each training run")
     grid.add_argument(
         "--data", action="append", default=[], metavar="NAME=TRAIN:VAL:TEST"
     )
     grid.add_argument("--leave_one_out", action="store_true")
     grid.add_argument(
-        "--metrics", help="standard metrics, divided by commas (default: IoU and F1)"
+        "--metrics", help="standard metrics, comma-separated (default: IoU and F1)"
     )
 
-    calibrated = commands.add_parser("calibrate", help="what a network's scores say")
+    calibrated = commands.add_parser(
+        "calibrate", help="calibrate a network's scores to likelihood ratios"
+    )
     calibrated.set_defaults(command=_calibrate)
     calibrated.add_argument("run", metavar="RUN")
     calibrated.add_argument(
         "--out",
         required=True,
         metavar="FILE",
-        help="beside a run's checkpoints as calibration.json, predictions use it",
+        help="as calibration.json in a working directory, predictions use it",
     )
     calibrated.add_argument(
         "--false_alarms",
         type=float,
         default=0.05,
-        help="share of authentic images that may be called manipulated",
+        help="accepted false-alarm rate on authentic images",
     )
     calibrated.add_argument(
-        "--test", metavar="RUN", help="other images of the same network, to measure on"
+        "--test",
+        metavar="RUN",
+        help="evaluation on other images, to test the calibration on",
     )
     return parser
 

@@ -1,15 +1,15 @@
-"""Reads other people's weights into a working directory, or writes them to a file.
+"""Imports published weights into a working directory, or exports a run's weights.
 
 python -m sdfl_jax.weights --model=sdfl --weights=FILE --workdir=DIR
 python -m sdfl_jax.weights --workdir=DIR --export=FILE.safetensors
 python -m sdfl_jax.weights --workdir=DIR --merge_lora=OTHER
 python -m sdfl_jax.weights --check=FILE
 
-DIR then serves `sdfl_jax.evaluate` and `sdfl_jax.predict` as that of a training run
-does, and `sdfl_jax.main --config.init_from=DIR` goes on from it in another --workdir.
-Exported are the best weights of a working directory, under the reference's names.
-OTHER holds them with the adapters worked into the kernels: the same results, without
-their cost. A check says which network a file belongs to.
+`sdfl_jax.evaluate` and `sdfl_jax.predict` then use DIR like that of a training run, and
+`sdfl_jax.main --config.init_from=DIR` starts from it in another --workdir. An export
+holds the best weights of a working directory, under the reference's names. OTHER gets
+them with LoRA adapters merged into the kernels: the same results at no extra cost.
+--check tells which network a file belongs to.
 """
 
 import argparse
@@ -83,27 +83,27 @@ def _arguments() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("--model", help="network, as sdfl; a wrong name lists all of them")
+    add("--model", help="name of the network, such as sdfl; a wrong name lists all")
     add("--weights", help=".pth, .safetensors or .npz, by PyTorch's names")
-    add("--workdir", help="to write, or to export from")
+    add("--workdir", help="working directory to write, or to export from")
     add(
         "--keep",
         action="append",
         default=[],
         metavar="PATTERN",
-        help="what is drawn afresh, as label_head/*; may be given again",
+        help="leave at its initial values (label_head/*); may be repeated",
     )
     add(
         "--set",
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="a setting of the network, as encoder=resnet18; may be given again",
+        help="a setting of the network (encoder=resnet18); may be repeated",
     )
     add("--image_size", type=int, default=0, help="default: the network's own")
-    add("--merge_lora", metavar="DIR", help="a working directory to write")
-    add("--check", metavar="FILE", help="says which network its weights belong to")
-    add("--export", metavar="FILE", help="a .safetensors file to write")
+    add("--merge_lora", metavar="DIR", help="working directory to write")
+    add("--check", metavar="FILE", help="tell which network these weights belong to")
+    add("--export", metavar="FILE", help=".safetensors file to write")
     return parser
 
 

@@ -1,4 +1,4 @@
-"""Tells whether a study's lists can be trusted: leaks, labels, masks.
+"""Checks a study's lists: leaks between splits, labels, masks.
 
 python -m sdfl_jax.data.audit --train=FILE --val=FILE --test=FILE --fix=clean
 
@@ -49,16 +49,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     for split in SPLITS:
-        parser.add_argument(f"--{split}", metavar="FILE", help=f"list of {split}")
+        parser.add_argument(
+            f"--{split}", metavar="FILE", help=f"list of the {split} split"
+        )
     add_list_arguments(parser)
-    parser.add_argument("--out", metavar="DIR", help="writes DIR/findings.csv")
-    parser.add_argument("--fix", metavar="DIR", help="writes lists without leaks")
+    parser.add_argument("--out", metavar="DIR", help="write DIR/findings.csv")
+    parser.add_argument("--fix", metavar="DIR", help="write lists without leaks")
     engine.add_arguments(parser)
     reading = parser.add_mutually_exclusive_group()
     reading.add_argument(
-        "--content", action="store_true", default=None, help="fail if no file is here"
+        "--content",
+        action="store_true",
+        default=None,
+        help="fail if none of the files is here",
     )
-    reading.add_argument("--names_only", action="store_true", help="open no image")
+    reading.add_argument(
+        "--names_only", action="store_true", help="compare names only, open no image"
+    )
     flags = engine.parse(parser, argv)
     setup()
     paths = {s: getattr(flags, s) for s in SPLITS if getattr(flags, s) is not None}

@@ -35,16 +35,31 @@ def main(argv: Sequence[str] | None = None):
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add("--paths_file", help="list: image mask edge label, see lists.py")
+    add("--paths_file", help="list of images, masks and labels (see data/lists.py)")
     add("--out", required=True, help="folder of the shards")
     add("--image_size", type=int, default=512, help="side of resized images")
-    add("--storage", choices=STORAGE, default="original", help="files, or raw pixels")
-    add("--compression", choices=COMPRESSION, default="raw", help="of the shards")
+    add(
+        "--storage",
+        choices=STORAGE,
+        default="original",
+        help="original file bytes, or resized pixels",
+    )
+    add(
+        "--compression",
+        choices=COMPRESSION,
+        default="raw",
+        help="compression of the shards",
+    )
     add_list_arguments(parser)
-    add("--only", default="", metavar="COLUMN=VALUE", help="lines like label=1, kind=X")
+    add(
+        "--only",
+        default="",
+        metavar="COLUMN=VALUE",
+        help="take matching lines alone: label=1, kind=X",
+    )
     engine.add_arguments(parser)
-    add("--strict", action="store_true", help="the first bad line is an error")
-    add("--verify", action="store_true", help="read all of --out again; 1 if damaged")
+    add("--strict", action="store_true", help="stop at the first bad line")
+    add("--verify", action="store_true", help="read --out again; exit 1 if damaged")
     arguments = vars(engine.parse(parser, argv))
     setup()
     if arguments["image_size"] < 1:

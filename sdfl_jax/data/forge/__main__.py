@@ -5,11 +5,11 @@ python -m sdfl_jax.data.forge --photos=DIR --out=DIR --count=N --seed=S
     [--kinds=splice,copymove,inpainting,object,edit,swap] [--segments=DIR]
     [--workers=CORES] [--strict]
 
---count images are made for training, --count_val and --count_test for the others.
+Makes --count images for training, --count_val for validation, --count_test for testing.
 PHOTOS/train, PHOTOS/val and PHOTOS/test decide the split where they exist; otherwise
-the photographs are dealt 8:1:1. Authentic and manipulated images take the same way: a
-piece at native resolution with a past (resizing, JPEG), then, for a manipulated one,
-the manipulation, then one save (JPEG 75 to 99 for 70 %, PNG for the others).
+the photographs are split 8:1:1. Authentic and manipulated images are processed alike: a
+crop at native resolution with a simulated processing history (resizing, JPEG), then the
+manipulation, if any, then one save (JPEG 75 to 99 for 70 %, PNG for the others).
 
 splice      another photograph in a random shape, or with --segments a segment of it
             (DIR holds a PNG of labels for photo.jpg as photo.png)
@@ -50,13 +50,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--count_val", type=int, help="default: count / 8")
     parser.add_argument("--count_test", type=int, help="default: count / 8")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--size", type=int, default=128, help="0: whole photographs")
-    parser.add_argument("--authentic", type=float, default=0.3, help="their share")
+    parser.add_argument(
+        "--size", type=int, default=128, help="pixels; 0 keeps whole photographs"
+    )
+    parser.add_argument(
+        "--authentic", type=float, default=0.3, help="share of authentic images"
+    )
     parser.add_argument("--kinds", default=",".join(KINDS))
-    parser.add_argument("--segments", help="folder of label maps, for splices")
+    parser.add_argument("--segments", help="folder of segmentation maps, for splices")
     engine.add_arguments(parser)
     parser.add_argument(
-        "--strict", action="store_true", help="stop at a file that cannot serve"
+        "--strict", action="store_true", help="stop at a file that cannot be used"
     )
     settings = vars(engine.parse(parser, argv))
     setup()

@@ -291,20 +291,26 @@ def main(argv: Sequence[str] | None = None):
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add("name", metavar="NAME", help="which layout; they are named above")
+    add("name", metavar="NAME", help="one of the layouts above")
     add("--root", required=True, help="folder of the data set (or one list)")
     add("--out", required=True, help="folder of the lists")
-    add("--seed", type=int, default=0, help="of the dealing")
+    add("--seed", type=int, default=0, help="for random splits")
     add("--split", help="8:1:1, study or published (default: the set's own, or 8:1:1)")
     add("--lists", metavar="DIR", help="published lists, with --split=published")
-    add("--replace", action="append", default=[], metavar="OLD=NEW", help="in lists")
-    add("--strict", action="store_true", help="anything rejected is an error")
+    add(
+        "--replace",
+        action="append",
+        default=[],
+        metavar="OLD=NEW",
+        help="change a prefix",
+    )
+    add("--strict", action="store_true", help="stop at anything that is rejected")
     engine.add_arguments(parser)
     faces = parser.add_argument_group("faceforensics")
     add = faces.add_argument
     add("--splits", type=Path, metavar="DIR", help="official train|val|test.json")
-    add("--frames", type=int, default=8, help="of each original video")
-    add("--compression", default="", help="c23 or the like (default: the best)")
+    add("--frames", type=int, default=8, help="frames per original video")
+    add("--compression", default="", help="such as c23 (default: the best there is)")
     settings = vars(engine.parse(parser, argv))
     setup()
     if settings["frames"] < 1:
