@@ -12,6 +12,7 @@ killed and is given again, does only what is missing.
 """
 
 import argparse
+import concurrent.futures
 import contextlib
 import copy
 import dataclasses
@@ -36,7 +37,10 @@ from sdfl_jax.files import replacing
 
 ENGINES = ("local", "beam")
 
+REQUESTS = 32  # to a store at once
+
 _TASKS = 4  # of each process in an element, for processes start with each
+_ELEMENTS = 1000  # at least so many for other machines, where there are tasks enough
 
 # Runs in this process; `DirectRunner` itself would first fetch another from the net.
 _HERE = "apache_beam.runners.portability.fn_api_runner.FnApiRunner"
@@ -147,11 +151,13 @@ class Beam(processes.Engine):
             if todo:
                 how = _How(function, attempt, seconds, self.workers, results)
                 _write(stores.join(run, "how"), how)
-                self._run(_elements(run, todo, _TASKS * max(1, self.workers)), run)
-            failed = None
-            for index, key in enumerate(keys):
-                path = stores.join(results, key)
-                count, outcome = pickle.loads(stores.read(path))
+                count = max(1, self.workers)
+                elements = 1 if self._runner == _HERE else _ELEMENTS
+                size = count * tasks_of_each(len(todo), count, elements)
+                self._run(_elements(run, todo, size), run)
+            failed, paths = None, [stores.join(results, key) for key in keys]
+            for index, (path, data) in enumerate(_at_once(stores.read, paths)):
+                count, outcome = pickle.loads(data)
                 if isinstance(outcome, _Failed):
                     failed = failed or outcome.error
                     stores.remove(path)  # the next run tries again
@@ -160,8 +166,8 @@ class Beam(processes.Engine):
                     yield index, outcome
             if failed:
                 raise failed
-            for key in keys:
-                stores.remove(stores.join(results, key))
+            for _ in _at_once(stores.remove, paths):
+                pass
 
     def _run(self, elements: list[str], run: str):
         import apache_beam as beam
@@ -270,6 +276,19 @@ def _keys(function: Callable, tasks: Sequence[tuple]) -> list[str]:
     first = hashlib.sha256(pickle.dumps(function)).hexdigest()[:16]
     digests = (hashlib.sha256(pickle.dumps(task)).hexdigest()[:32] for task in tasks)
     return [f"{first}-{digest}" for digest in digests]
+
+
+def _at_once(ask: Callable, paths: list[str]) -> Iterator[tuple[str, object]]:
+    """Each path and what is answered, for a store takes its time with each."""
+    with concurrent.futures.ThreadPoolExecutor(REQUESTS) as threads:
+        for start in range(0, len(paths), 100 * REQUESTS):
+            some = paths[start : start + 100 * REQUESTS]
+            yield from zip(some, threads.map(ask, some), strict=True)
+
+
+def tasks_of_each(tasks: int, workers: int, elements: int = _ELEMENTS) -> int:
+    """How many tasks each process of an element does one after the other."""
+    return min(_TASKS, max(1, tasks // (elements * workers)))
 
 
 def _elements(run: str, todo: dict[str, tuple], size: int) -> list[str]:
