@@ -14,6 +14,7 @@ NAMES = {
     "combined_f1": "combined F1",
 }
 SMALL = 0.03  # a difference that costs nothing worth the name
+ROOM = 0.1  # above chance, where a figure stands from which something could be lost
 SEEDS = 3  # fewer runs tell nothing of what another seed would have changed
 
 
@@ -35,14 +36,17 @@ class Claim:
     protocol: str = "reference"
 
 
-def judge(expected: str, interval: Sequence[float] | None) -> str:
+def judge(
+    expected: str, interval: Sequence[float] | None, above_chance: float = 1.0
+) -> str:
     """`holds`, `does not hold` or `cannot tell`, from the interval of a difference.
 
     A direction holds where the whole interval lies on its side of zero; to be the same
     is to lie between -SMALL and SMALL as a whole. What is wholly elsewhere does not
-    hold; everything else cannot be told.
+    hold; everything else cannot be told, nor that something stayed the same of which
+    neither run had learnt anything: the better one less than ROOM `above_chance`.
     """
-    if interval is None:
+    if interval is None or (expected == "same" and above_chance < ROOM):
         return "cannot tell"
     low, high = interval
     if expected == "same":
@@ -65,6 +69,7 @@ def found(claims: Sequence[Claim], resamples: int) -> list[dict]:
         )
         how = {"resamples": resamples, "protocols": [claim.protocol]}
         entry = evaluators.compare(first, second, **how)[claim.protocol][claim.metric]
+        above = _above_chance(entry, claim, first[0])
         rows.append(
             {
                 "finding": claim.said,
@@ -77,7 +82,7 @@ def found(claims: Sequence[Claim], resamples: int) -> list[dict]:
                 "difference": entry["difference"],
                 "interval": _interval(entry["interval"]),
                 "p": entry["p_value"],
-                "here": judge(claim.expected, entry["interval"]),
+                "here": judge(claim.expected, entry["interval"], above),
                 "runs": min(len(first), len(second)),
             }
         )
@@ -128,6 +133,17 @@ def sentences(rows: Sequence[dict]) -> str:
             "above as what one run showed, not as a finding."
         )
     return " ".join(said)
+
+
+def _above_chance(entry, claim: Claim, images: Evaluation) -> float:
+    """Of the better run: how far above one that marks nothing or tosses a coin."""
+    values = [entry[name] for name in ("first", "second") if entry[name] is not None]
+    chance = 0.0
+    if claim.metric.endswith("_auc"):
+        chance = 0.5
+    elif claim.metric == "pixel_f1_all":  # an empty map of an authentic image is right
+        chance = float((images.label == 0).mean())
+    return max(values, default=0.0) - chance
 
 
 def _interval(bounds) -> str | None:

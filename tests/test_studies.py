@@ -224,6 +224,30 @@ def test_a_sentence_follows_from_the_interval(expected, interval, said):
     assert findings.judge(expected, interval) == said
 
 
+def test_where_nothing_was_learnt_nothing_stayed_the_same():
+    narrow = (-0.001, 0.001)
+    assert findings.judge("same", narrow, above_chance=0.02) == "cannot tell"
+    assert findings.judge("same", (-0.2, -0.1), above_chance=0.02) == "cannot tell"
+    assert findings.judge("higher", (0.001, 0.002), above_chance=0.02) == "holds"
+
+
+@pytest.mark.parametrize(
+    ("metric", "chance"),
+    [("image_auc", 0.5), ("pixel_f1_all", 0.5), ("pixel_f1_manipulated", 0.0)],
+)
+def test_chance_is_what_a_network_reaches_that_marks_nothing(
+    tmp_path, metric, chance, monkeypatch
+):
+    evaluations.write(tmp_path / "run", count=4)
+    asked = []
+    judge = lambda expected, interval, above: asked.append(above) or "holds"
+    monkeypatch.setattr(findings, "judge", judge)
+    runs = [tmp_path / "run"]
+    claim = findings.Claim("", ("a", "b"), runs, runs, "", metric, "same")
+    (row,) = findings.found([claim], resamples=9)
+    assert asked == [pytest.approx(row["first"] - chance)]
+
+
 @pytest.mark.parametrize(
     ("seeds", "names"), [(1, command.STUDIES), (3, ("exploration", "nine"))]
 )
