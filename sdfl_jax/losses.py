@@ -187,7 +187,8 @@ def lovasz_per_image(
     mask = jnp.take_along_axis(mask, order, axis=1)
     # The IoU loss if the k worst pixels were wrong, and what the k-th adds to it.
     area = jnp.sum(mask, axis=1, keepdims=True)
-    iou = (area - jnp.cumsum(mask, 1)) / (area + jnp.cumsum(1 - mask, 1))
+    found = jax.lax.cumsum(mask, axis=1)
+    iou = (area - found) / (area + jax.lax.cumsum(1 - mask, axis=1))
     added = jnp.diff(1 - iou, axis=1, prepend=0.0)
     return _mean(jnp.sum(jax.nn.relu(errors) * added, axis=1), keep)
 

@@ -18,7 +18,7 @@ import pytest
 from sdfl_jax import report
 from sdfl_jax.data import degrade, eval_sources, images
 from sdfl_jax.data.build import __main__ as build_command
-from sdfl_jax.devices import sharding
+from sdfl_jax.devices import processes, sharding
 from sdfl_jax.errors import InputError
 from sdfl_jax.evaluate import __main__ as evaluate_command
 from sdfl_jax.evaluate import scoring
@@ -413,6 +413,8 @@ def test_names_of_sets(tmp_path):
 def test_a_damaged_record_is_named_by_its_place_in_the_shards(monkeypatch, tmp_path):
     monkeypatch.setattr(jax, "process_index", lambda: 1)
     monkeypatch.setattr(jax, "process_count", lambda: 3)
+    # There are no others here to hear of the error.
+    monkeypatch.setattr(processes, "together", lambda act: act())
     taken = []
 
     def batches(source, set_name, keep_images):
