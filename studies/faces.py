@@ -49,7 +49,7 @@ def steps(plan: Plan) -> list[Step]:
         step
         for network in NETWORKS
         for step in (
-            *(_scored(plan, network, seed) for seed in plan.seeds),
+            *(_scored(plan, network, seed) for seed in plan.seeds("faces")),
             *(_localized(plan, network, way) for way in BASELINES),
             _explained(plan, network),
         )
@@ -113,7 +113,7 @@ def write(plan: Plan) -> list[str]:
 
 def _claims(plan: Plan) -> list[Claim]:
     reports = {
-        network: [_scored(plan, network, seed).out for seed in plan.seeds]
+        network: [_scored(plan, network, seed).out for seed in plan.seeds("faces")]
         for network in NETWORKS
     }
 

@@ -36,11 +36,13 @@ def _scored(plan: Plan, seed: int) -> list[Step]:
 
 
 def steps(plan: Plan) -> list[Step]:
-    return [step for seed in plan.seeds for step in _scored(plan, seed)]
+    return [step for seed in plan.seeds("finetuning") for step in _scored(plan, seed)]
 
 
 def write(plan: Plan) -> list[str]:
-    scored = zip(*(_scored(plan, seed) for seed in plan.seeds), strict=True)
+    scored = zip(
+        *(_scored(plan, seed) for seed in plan.seeds("finetuning")), strict=True
+    )
     before, after = ([step.out for step in steps] for steps in scored)
 
     def claim(said, test, metric, expected):

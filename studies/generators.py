@@ -16,7 +16,7 @@ def steps(plan: Plan) -> list[Step]:
             plan.train("generators", data, "unet_inpainting", data, seed=seed),
             plan.form.kinds,
         )
-        for seed in plan.seeds
+        for seed in plan.seeds("generators")
         for data in (*plan.form.kinds, *(f"all_but_{kind}" for kind in plan.form.kinds))
     ]
 

@@ -61,6 +61,8 @@ def _how(plan: Plan, studies, only: str) -> str:
     processor = sum(plan.runner.seconds(steps, "processor")) / 60
     form = plan.form
     said = f"sdfl_jax {__version__}; {form.seeds} seed{'s' * (form.seeds != 1)}"
+    single = [name for name in studies if name in form.once and form.seeds > 1]
+    said += f" (one for {', '.join(single)})" * bool(single)
     if form.forged:
         counts = " + ".join(f"{n} {split}" for split, n in form.images.items())
         said += (

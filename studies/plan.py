@@ -24,7 +24,8 @@ class Form:
 
     `images` are those of one forged set by split; `steps` those of training by study,
     None for what the config says. `narrow` takes the `:small` form of every config.
-    `limit` stops a step that takes more; 0 lets all run to their end.
+    `limit` stops a step that takes more; 0 lets all run to their end. A study in
+    `once` takes the first seed alone.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Form:
     kinds: Sequence[str] = tuple(KINDS)
     steps: Mapping[str, int] = dataclasses.field(default_factory=dict)
     encoders: Sequence[str] = tuple(ENCODERS)
+    once: Sequence[str] = ()
     seconds: float = 0  # of training, of the comparison at equal time
     narrow: bool = True
     resamples: int = metrics.RESAMPLES
@@ -76,6 +78,9 @@ FORMS = {
             "generators": 160,
             "faces": 80,
         },
+        # A step of 300 million parameters takes two cores as long as ten of others.
+        encoders=tuple(name for name in ENCODERS if "_large_" not in name),
+        once=("backbones",),
         seconds=40,
     ),
     "full": Form(
@@ -238,9 +243,9 @@ class Plan:
         """The set whose images have a label and no mask."""
         return "rendered" if self.form.forged else "cifake"
 
-    @property
-    def seeds(self) -> range:
-        return range(self.form.seeds)
+    def seeds(self, study: str) -> range:
+        """Of every training of a study."""
+        return range(1 if study in self.form.once else self.form.seeds)
 
 
 def of_length(steps: int) -> tuple[str, ...]:

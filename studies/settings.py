@@ -45,7 +45,7 @@ def steps(plan: Plan) -> list[Step]:
     return [
         plan.score(_trained(plan, name, seed), TESTS)
         for name in variants(plan)
-        for seed in plan.seeds
+        for seed in plan.seeds("settings")
     ]
 
 
@@ -54,7 +54,10 @@ def write(plan: Plan) -> list[str]:
     figure = charts.losses({name: read_log(run) for name, run in runs.items()})
     save(figure, plan.picture("settings_loss"))
     reports = {
-        name: [plan.score(_trained(plan, name, s), TESTS).out for s in plan.seeds]
+        name: [
+            plan.score(_trained(plan, name, s), TESTS).out
+            for s in plan.seeds("settings")
+        ]
         for name in runs
     }
     judged = findings.found(

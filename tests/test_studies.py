@@ -288,6 +288,16 @@ def test_the_page_holds_tables_sentences_and_charts_of_every_study(
     assert difference == pytest.approx(second - first, abs=2e-3)
 
 
+def test_a_study_of_one_seed_says_so(tmp_path, photos):
+    plan = plan_of(tmp_path, photos, Pretender(), seeds=3)
+    plan.form = dataclasses.replace(plan.form, once=("exploration",))
+    assert [len(plan.seeds(name)) for name in ("nine", "exploration")] == [3, 1]
+    studies = studies_of("exploration")
+    plan.runner.run(ordered(studies["exploration"].steps(plan)))
+    said = "3 seeds (one for exploration)"
+    assert said in page.write(plan, studies, ["nine"]).read_text()
+
+
 def weights_of(run):
     """A network whose label head alone moves when it is fine-tuned."""
     head = np.full((2, 3), 0.5 * (run.parent.name == "after"))
