@@ -37,9 +37,10 @@ def get_config(network: str, data: str, arg: str = ""):
 def small(config):
     """The same at 128x128 with narrow networks, for hundreds of steps instead of days.
 
-    No weights are published of so narrow an encoder, so all begin with fresh ones. The
-    loss adds binary cross-entropy to Dice, with which so few steps learn more, and
-    keeps its weights.
+    Every encoder is an EfficientNet-Lite0 from ImageNet, whose weights come as a
+    package, with its batch norm as it came (MVSS-Net's learns: its images are not
+    normalised). The loss adds binary cross-entropy to Dice, with which so few steps
+    learn more, and keeps its weights.
     """
     config.total_epochs = 0
     config.total_steps = 600
@@ -49,12 +50,17 @@ def small(config):
     config.image_size = 128
     config.model.bn_group = 0
     config.model.bn_momentum = 0.9
-    config.model.encoder = "resnet10_narrow"
+    config.model.encoder = "efficientnet_lite0"
+    config.init_encoders.encoder = "efficientnet_lite0"
+    if config.model.name == "mvssnet" or config.model.noise_branch:
+        config.init_encoders.noise_encoder = "efficientnet_lite0"
     if config.model.name != "mvssnet":
+        config.model.freeze_encoder_bn = True
         config.model.width = 32
         config.model.pyramid_width = 32
         config.model.bins = (1, 2, 4)  # the deepest map is 4x4
         config.model.grid_norm = "group"
+        config.model.label_input = "pyramid+mask"
     config.mask_losses = ("bce", "dice")
     config.dice = "manipulated"
     config.optimizer = dict(name="adamw", lr=1e-3, weight_decay=1e-2, clip=5.0)

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 
 from sdfl_jax.errors import InputError, valid
 from sdfl_jax.models import bayar
+from sdfl_jax.models.encoders.efficientnet_lite import efficientnet_lite0
 from sdfl_jax.models.encoders.resnet import resnet10_narrow, resnet50
 from sdfl_jax.models.layers import BatchNorm, Conv, ConvBlock, grey, resize_corners
 from sdfl_jax.models.names import TorchNames
@@ -19,8 +20,18 @@ from sdfl_jax.ops.conv import conv2d
 
 DILATIONS = (1, 2, 4)  # of the last stage, which stays at stride 16
 
-# The reference's, and one for small studies; both take RGB as it is.
-ENCODERS = {"resnet50": resnet50, "resnet10_narrow": resnet10_narrow}
+
+def _undilated(*, dilations, **how) -> nn.Module:
+    """EfficientNet-Lite0, whose last stage goes down to stride 32."""
+    return efficientnet_lite0(**how)
+
+
+# The reference's, and two for small studies; all take RGB as it is.
+ENCODERS = {
+    "resnet50": resnet50,
+    "resnet10_narrow": resnet10_narrow,
+    "efficientnet_lite0": _undilated,
+}
 
 TORCH_NAMES = TorchNames(
     to_path=(
