@@ -33,7 +33,11 @@ def steps(plan: Plan) -> list[Step]:
 
 def _trained(plan: Plan, encoder: str, seed: int) -> tuple[Step, Step]:
     """A run of as many steps as any other, and one of as many seconds."""
-    flags = [f"--config.model.encoder={encoder}"]
+    flags = [
+        f"--config.model.encoder={encoder}",
+        "--config.init_encoders.encoder=",  # fresh, with statistics that it learns
+        "--config.model.freeze_encoder_bn=False",
+    ]
     train = functools.partial(
         plan.train, "backbones", config="study_6_upernet_both", data="both", seed=seed
     )

@@ -1,6 +1,7 @@
 """How large the studies are, and the steps that they are made of."""
 
 import dataclasses
+import importlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -185,7 +186,8 @@ class Plan:
         late: Callable[[], Sequence[str]] | None = None,
     ) -> Step:
         """A training with `configs/CONFIG.py` on the set `data`."""
-        narrow = ":small" if self.form.narrow else ""
+        arg = "small" if self.form.narrow else ""
+        module = importlib.import_module(f"sdfl_jax.configs.{config}")
         splits = [self.shards_of(data, split) for split in ("train", "val")]
         out = self.folder / "runs" / study / run / str(seed)
         steps = self.form.steps.get(study)
@@ -195,7 +197,7 @@ class Plan:
             out,
             "sdfl_jax.main",
             (
-                f"--config=configs/{config}.py{narrow}",
+                f"--config=configs/{config}.py{arg and f':{arg}'}",
                 f"--workdir={out}",
                 f"--config.data.train={splits[0].out}",
                 f"--config.data.val={splits[1].out}",
@@ -204,6 +206,7 @@ class Plan:
             ),
             (*splits, *needs),
             late,
+            stamp=module.get_config(arg).to_json(sort_keys=True),
         )
 
     def shards_of(self, data: str, split: str) -> Step:

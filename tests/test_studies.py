@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from sdfl_jax.checkpoints import checkpoint
+from sdfl_jax.configs import study_9_sdfl_both
 from sdfl_jax.data import photographs
 from sdfl_jax.data.build import __main__ as build_command
 from sdfl_jax.data.forge.dataset import forge
@@ -286,6 +287,20 @@ def test_the_page_holds_tables_sentences_and_charts_of_every_study(
     row = next(line for line in text.splitlines() if "| BayarConv helps" in line)
     first, second, difference = map(float, row.split("|")[6:9])
     assert difference == pytest.approx(second - first, abs=2e-3)
+
+
+def test_a_training_is_run_again_when_its_config_changes(tmp_path, photos, monkeypatch):
+    plan = plan_of(tmp_path, photos, Pretender())
+    steps = lambda: ordered(command.study("nine").steps(plan))
+    plan.runner.run(steps())
+    assert plan.runner.done(steps())
+    config = study_9_sdfl_both.get_config("small")
+    config.optimizer.lr *= 2
+    monkeypatch.setattr(study_9_sdfl_both, "get_config", lambda arg: config)
+    again = Pretender()
+    Runner(plan.folder, again).run(steps())
+    run = "nine/sdfl_both/0"
+    assert again.asked == [plan.folder / "runs" / run, plan.folder / "reports" / run]
 
 
 def test_a_study_of_one_seed_says_so(tmp_path, photos):
