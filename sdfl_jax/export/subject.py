@@ -127,7 +127,7 @@ def of_model(model, variables, shape: tuple[int, ...], about: dict) -> Subject:
     compiled = jax.jit(lambda image: call(image))
     examples = [
         (name, image, jax.tree.map(np.asarray, compiled(image)))
-        for name, image in _images(shape)
+        for name, image in check_images(shape)
     ]
     for name, _, given in examples:
         for output, values in given.items():
@@ -146,7 +146,7 @@ def of_model(model, variables, shape: tuple[int, ...], about: dict) -> Subject:
     return Subject(model, call, shape, about | {"outputs": outputs}, examples)
 
 
-def _images(shape: Sequence[int]) -> list[tuple[str, np.ndarray]]:
+def check_images(shape: Sequence[int]) -> list[tuple[str, np.ndarray]]:
     """Batches of noise and of photographs, uint8 B H W 3."""
     batch, height, width, _ = shape
     noise = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
