@@ -48,7 +48,8 @@ def defaults() -> mlc.ConfigDict:
     config.init_from = ""  # a working directory, or "starter", which ships
     # What starts afresh all the same: patterns (`trees/patterns.py`) as "label_head/*".
     config.init_keep = ()
-    # Weight files for parts of a fresh network.
+    # Weight files for parts of a fresh network; `init_from` goes before them, but where
+    # checkpoints leave these parts out (`save_frozen`).
     config.init_encoders = dict(encoder="", noise_encoder="")
 
     config.loss_weights = dict(mask=0.16, label=0.04, edge=0.0, confidence=0.0)

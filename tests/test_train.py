@@ -4,17 +4,19 @@ import json
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import sdfl_jax.train as train_module
 from sdfl_jax import main
 from sdfl_jax.checkpoints import checkpoint
+from sdfl_jax.config import check
 from sdfl_jax.errors import InputError
 from sdfl_jax.evaluate.options import Options
 from sdfl_jax.evaluate.scoring import evaluate
 from sdfl_jax.train import train
-from sdfl_jax.training import progress
+from sdfl_jax.training import experiment, progress
 from tests import tiny
 
 
@@ -199,6 +201,29 @@ def test_weights_of_another_run_can_start_one(run, shards, tmp_path):
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), started.params, best
     )
+
+
+def test_what_a_run_learnt_goes_before_an_encoder_s_file(run, shards):
+    learnt = checkpoint.load(run[1], "best").variables["params"]
+    afresh = jax.tree.map(jnp.zeros_like, learnt["encoder"])
+
+    def load(path, variables, part):
+        return variables | {"params": variables["params"] | {part: afresh}}
+
+    def encoder(**changes):
+        begun = {"init_from": str(run[1]), "init_encoders": {"encoder": "file.pth"}}
+        config = check(tiny.config(*shards, **begun, **changes))
+        model = experiment.build(config, 1).model
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(experiment.weights, "load_encoder", load)
+            return experiment.first_variables(config, model)["params"]["encoder"]
+
+    jax.tree.map(np.testing.assert_array_equal, encoder(), learnt["encoder"])
+    kept = encoder(init_keep=("encoder/*",))
+    jax.tree.map(np.testing.assert_array_equal, kept, afresh)
+    # What checkpoints leave out is read from its file again.
+    left_out = encoder(save_frozen=False)
+    jax.tree.map(np.testing.assert_array_equal, left_out, afresh)
 
 
 @pytest.mark.parametrize(

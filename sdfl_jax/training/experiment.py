@@ -113,19 +113,29 @@ def loss_settings(config: mlc.ConfigDict) -> dict:
 
 
 def first_variables(config: mlc.ConfigDict, model) -> dict:
-    """A network's first weights: drawn, then replaced by the files of the config."""
+    """A network's first weights: drawn, then replaced by the files of the config.
+
+    What `init_from` learnt replaces the encoders' files, unless checkpoints leave these
+    out (`save_frozen=False`): what is read again must be what was trained on.
+    """
     # "rbg" draws compile in a third of the default's time.
     variables = jax.jit(
         lambda rng: models.init_variables(model, config.image_size, rng)
     )(jax.random.key(config.seed, impl="rbg"))
+
+    def with_encoders(variables):
+        for part, path in config.init_encoders.items():
+            if path:
+                variables = weights.load_encoder(path, variables, part=part)
+        return variables
+
+    if config.save_frozen:
+        variables = with_encoders(variables)
     if config.init_from:
         given = checkpoint.load(config.init_from).variables
         what = f"config.init_from={config.init_from}"
         variables = matching.merge(what, given, variables, tuple(config.init_keep))
-    for part, path in config.init_encoders.items():
-        if path:
-            variables = weights.load_encoder(path, variables, part=part)
-    return variables
+    return variables if config.save_frozen else with_encoders(variables)
 
 
 def agree_with_config(
