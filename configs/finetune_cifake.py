@@ -26,7 +26,6 @@ def get_config(arg: str = ""):
     if small:
         _study.small(config)
     config.init_from = "runs/study_9"
-    config.init_encoders = dict(encoder="", noise_encoder="")
     config.total_epochs = 0 if small else 5
     config.batch_size = 32
     config.image_size = 128 if small else 256  # of 32x32 originals
