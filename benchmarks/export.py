@@ -11,8 +11,9 @@ float32 and onnxruntime with weights quantised to int8 take turns on one image.
 `--paths_file` is a list (image, mask, label), of which the first manipulated `--images`
 are scored with the float32 and the int8 file: pixel F1 at the network's threshold, mean
 over images. `--browser` shows a page of `--format=web` one photograph of the file's
-size, twice, in a headless Chromium. `--table=FILE.md` writes the table between the
-marks in FILE.
+size, twice, in a headless Chromium. `--json=FILE` keeps the figures, those of other
+networks in it too, so that a few networks at a time make one table; `--table=FILE.md`
+writes that table between the marks in FILE.
 """
 
 import argparse
@@ -168,15 +169,19 @@ def main():
     add("--paths_file", help="list to score float32 and int8 on")
     add("--images", type=int, default=60, help="of that list")
     add("--browser", action="store_true")
-    add("--json", help="file to write the figures to")
+    add("--json", help="file to keep the figures in")
     add("--table", help="page to write the table to")
     args = parser.parse_args()
     setup()
     height, _, width = args.image_size.partition(",")
     size = int(height), int(width or height)
-    rows = []
+    names = args.networks.split(",")
+    kept = []
+    if args.json and Path(args.json).exists():
+        kept = json.loads(Path(args.json).read_text())
+    rows = [row for row in kept if row["network"] not in names]
     with tempfile.TemporaryDirectory() as work:
-        for name in args.networks.split(","):
+        for name in names:
             if args.browser:
                 row = {"network": name, **in_browser(name, size, Path(work))}
             else:
@@ -188,11 +193,11 @@ def main():
                         )
                         row[f"pixel F1 of {form}"] = scored
             rows.append(row)
+            if args.json:
+                write_json(args.json, rows)
             print(json.dumps(row), flush=True)
     if not args.browser:
         print(table(rows))
-    if args.json:
-        write_json(args.json, rows)
     if args.table:
         page, (first, last) = Path(args.table), MARKS
         inside = f"{first}\n\n{table(rows)}\n\n{last}"

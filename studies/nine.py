@@ -19,6 +19,7 @@ def steps(plan: Plan) -> list[Step]:
         for seed in plan.seeds("nine")
         for network in NETWORKS
         for data in DATA
+        if seed in plan.seeds("nine", f"{network}_{data}")
     ]
 
 

@@ -7,7 +7,7 @@ from types import ModuleType
 
 from sdfl_jax import __version__
 from sdfl_jax.files import replacing
-from studies.plan import FORMS, SIDE, Plan
+from studies.plan import FORMS, KIND_SIDE, SIDE, Plan
 from studies.steps import ordered
 
 _SAID = {
@@ -61,13 +61,14 @@ def _how(plan: Plan, studies, only: str) -> str:
     processor = sum(plan.runner.seconds(steps, "processor")) / 60
     form = plan.form
     said = f"sdfl_jax {__version__}; {form.seeds} seed{'s' * (form.seeds != 1)}"
-    single = [name for name in studies if name in form.once and form.seeds > 1]
-    said += f" (one for {', '.join(single)})" * bool(single)
+    single = [name for name in form.once if name.split("/")[0] in studies]
+    said += f" (one for {', '.join(single)})" * bool(single and form.seeds > 1)
     if form.forged:
         counts = " + ".join(f"{n} {split}" for split, n in form.images.items())
         said += (
             f"; photographs forged at {SIDE}x{SIDE}, {counts} images for shallow, deep "
-            f"and re-rendered ones each"
+            f"and re-rendered ones each, and at {KIND_SIDE}x{KIND_SIDE} those of one "
+            f"kind, {' + '.join(f'{n} {s}' for s, n in form.kind_images.items())}"
         )
     return (
         f"`bash launch/studies.sh DIR --photos=FOLDER{_flag(plan)}{only}` wrote this "

@@ -15,6 +15,7 @@ from studies.steps import Runner, Step
 SHALLOW = ("splice", "copymove", "inpainting", "object")
 DEEP = ("swap",)
 SIDE = 128  # of forged images
+KIND_SIDE = 64  # of those of one kind, for U-Nets that start from nothing
 # Of the documents' cross-generator study; forge's kinds stand for them.
 GENERATORS = ("repaint", "lama", "pluralistic", "ldm")
 
@@ -25,8 +26,8 @@ class Form:
 
     `images` are those of one forged set by split; `steps` those of training by study,
     None for what the config says. `narrow` takes the `:small` form of every config.
-    `limit` stops a step that takes more; 0 lets all run to their end. A study in
-    `once` takes the first seed alone.
+    `limit` stops a step that takes more; 0 lets all run to their end. A study or
+    STUDY/RUN in `once` takes the first seed alone.
     """
 
     name: str
@@ -70,18 +71,26 @@ FORMS = {
         "small",
         seeds=3,
         images={"train": 1000, "val": 100, "test": 300},
-        kind_images={"train": 320, "val": 40, "test": 120},
+        kind_images={"train": 640, "val": 60, "test": 150},
         steps={
             "nine": 240,
             "backbones": 40,
             "settings": 160,
             "finetuning": 60,
-            "generators": 160,
+            "generators": 300,
             "faces": 80,
         },
         # A step of 300 million parameters takes two cores as long as ten of others.
         encoders=tuple(name for name in ENCODERS if "_large_" not in name),
-        once=("backbones",),
+        # No sentence rests on those of the nine.
+        once=(
+            "backbones",
+            *(
+                f"nine/{network}_{data}"
+                for network in ("mvssnet", "upernet")
+                for data in ("shallow", "deep")
+            ),
+        ),
         seconds=40,
     ),
     "full": Form(
@@ -124,10 +133,14 @@ class Plan:
                 f"--paths_file={lists.out}/paths_{split}.csv",
                 f"--root={lists.out}",
                 f"--out={out}",
-                f"--image_size={SIDE}",
+                f"--image_size={self.side(name)}",
             ),
             (lists,),
         )
+
+    def side(self, name: str) -> int:
+        """Of the images in a forged set."""
+        return KIND_SIDE if name in KINDS else SIDE
 
     def joined(self, name: str, names: Sequence[str], split: str) -> Step:
         """A split of several sets together."""
@@ -152,7 +165,7 @@ class Plan:
                 f"--count={counts['train']}",
                 f"--count_val={counts['val']}",
                 f"--count_test={counts['test']}",
-                f"--size={SIDE}",
+                f"--size={self.side(name)}",
                 f"--kinds={','.join(kinds.get(name, (name,)))}",
                 f"--authentic={1.0 if name == 'authentic' else 0.4}",
                 f"--seed={seed}",
@@ -246,9 +259,10 @@ class Plan:
         """The set whose images have a label and no mask."""
         return "rendered" if self.form.forged else "cifake"
 
-    def seeds(self, study: str) -> range:
-        """Of every training of a study."""
-        return range(1 if study in self.form.once else self.form.seeds)
+    def seeds(self, study: str, run: str = "") -> range:
+        """Of every training of a study, or of one run in it."""
+        once = {study, f"{study}/{run}"} & set(self.form.once)
+        return range(1 if once else self.form.seeds)
 
 
 def of_length(steps: int) -> tuple[str, ...]:
