@@ -56,10 +56,12 @@ def of_name(name: str, size: tuple[int, int]) -> subject.Subject:
         jax.random.key(0)
     )
     if "batch_stats" in variables:
-        (_, _), (_, photos) = subject.check_images((4, *size, 3))
+        reads = getattr(model, "inputs", ("rgb",))
+        _, (_, photos) = subject.check_inputs((4, *size, 3), reads)
+        image = photos.pop("image") / np.float32(255)
         seen = functools.partial(model.apply, train=True, mutable=["batch_stats"])
         rngs = {"dropout": jax.random.key(1)}
-        variables |= jax.jit(seen)(variables, photos / np.float32(255), rngs=rngs)[1]
+        variables |= jax.jit(seen)(variables, image, **photos, rngs=rngs)[1]
     about = {"network": name, "image_size": list(size)}
     return subject.of_model(model, variables, (1, *size, 3), about)
 
@@ -77,16 +79,16 @@ def measure(name: str, size: tuple[int, int], turns: int, work: Path) -> dict:
     row["int8 bytes"] = small.stat().st_size
     compiled = jax.jit(whole.call)
     forms = {
-        "jax": lambda image: jax.block_until_ready(compiled(image)),
+        "jax": lambda arrays: jax.block_until_ready(compiled(*arrays.values())),
         "onnx": onnx_format.runner(path.read_bytes()),
         "int8": onnx_format.runner(small.read_bytes()),
     }
-    image = whole.examples[-1][1]
+    arrays = whole.examples[-1][1]
     seconds = {form: [] for form in forms}
     for turn in range(turns + 1):  # the first one compiles
         for form, run in forms.items():
             start = time.perf_counter()
-            run(image)
+            run(arrays)
             if turn:
                 seconds[form].append(time.perf_counter() - start)
     rates = {form: 1 / statistics.median(each) for form, each in seconds.items()}
@@ -130,7 +132,7 @@ def in_browser(name: str, size: tuple[int, int], work: Path) -> dict:
     told = web.write(folder, whole)
     names = ["first.png", "next.png"]
     for photo in names:
-        images.write_png(folder / photo, whole.examples[-1][1][0])
+        images.write_png(folder / photo, whole.examples[-1][1]["image"][0])
     seen, _ = opened(folder, names, work / "profile", timeout=900)
     return {
         "folder bytes": told["bytes"],

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from typing import ClassVar
 
 import cv2
 import flax.linen as nn
@@ -10,11 +11,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import simplejpeg
 
 from sdfl_jax import models
+from sdfl_jax.data import coefficients, images
 from sdfl_jax.errors import InputError
 from sdfl_jax.export import __main__ as command
-from sdfl_jax.export import onnx, stablehlo, subject
+from sdfl_jax.export import onnx, stablehlo, subject, web
 from sdfl_jax.models import layers
 from sdfl_jax.models.outputs import of_mask
 from sdfl_jax.predict import __main__ as predict_command
@@ -185,10 +188,41 @@ def test_what_cannot_be_converted_is_named_with_its_layer(tmp_path):
     assert not any(tmp_path.iterdir())
 
 
-def test_a_network_of_more_than_pixels_is_told():
-    about = {"network": "catnet"}
-    with pytest.raises(InputError, match="coefficients of JPEG files"):
-        subject.of_model(models.build("catnet"), {}, (1, SIDE, SIDE, 3), about)
+class OfCoefficients(nn.Module):
+    """Reads what CAT-Net reads."""
+
+    inputs: ClassVar = ("rgb", "jpeg")
+
+    @nn.compact
+    def __call__(self, image, *, dct, qtable, train: bool):
+        volume = jax.nn.one_hot(jnp.clip(dct.astype(jnp.int32), 0, 3), 4)
+        table = jnp.tile(qtable, (1, SIDE // 8, SIDE // 8))[..., None] / 99
+        x = jnp.concatenate([image, volume, table], axis=-1)
+        return of_mask(nn.Conv(1, (3, 3))(x))
+
+
+@needs_jax2onnx
+def test_coefficients_of_jpeg_files_go_into_the_file_too(run, photos, tmp_path):
+    model = OfCoefficients()
+    variables = models.init_variables(model, SIDE, jax.random.key(0))
+    shape = (1, SIDE, SIDE, 3)
+    # Described as that of a run is.
+    about = subject.read(run, image_size=(SIDE, SIDE)).about
+    whole = subject.of_model(model, variables, shape, about | {"network": "jpegs"})
+    onnx.write(tmp_path / "net.onnx", whole)
+    data = simplejpeg.encode_jpeg(cv2.imread(str(photos / "one.png")), quality=60)
+    (tmp_path / "photo.jpg").write_bytes(data)
+    found = Exported([tmp_path / "net.onnx"]).predict(tmp_path / "photo.jpg")
+    # As read from the file, not of its pixels saved once more.
+    dct, qtable = coefficients.read(data)
+    image = images.read_image(data)
+    assert qtable.max() > 1
+    expected = whole.call(image[None], dct[None, ..., 0], qtable[None])
+    np.testing.assert_allclose(found.mask_probs, expected["mask_probs"][0], atol=1e-4)
+    assert Exported([tmp_path / "net.onnx"]).predict(photos / "wide.png").score > 0
+    stablehlo.write(tmp_path / "net.stablehlo", whole)
+    with pytest.raises(InputError, match="jpegs reads the coefficients of JPEG files"):
+        web.write(tmp_path / "page", whole)
 
 
 @needs_jax2onnx
@@ -207,17 +241,17 @@ def test_a_file_with_other_numbers_is_not_written(tmp_path):
 def test_the_worst_output_is_named(factor):
     whole = strange(lambda x: x)
     exact = {name: outputs for name, _, outputs in whole.examples}
-    image = {image.tobytes(): name for name, image, _ in whole.examples}
+    names = {id(arrays): name for name, arrays, _ in whole.examples}
 
     def wrong(given):
-        found = exact[image[given.tobytes()]]
-        if image[given.tobytes()] == "the photograph coffee":
+        found = exact[names[id(given)]]
+        if names[id(given)] == "the photograph coffee":
             found = found | {"mask_probs": found["mask_probs"] * np.float32(factor)}
         return found
 
     with pytest.raises(InputError, match="'mask_probs'.*on the photograph coffee"):
         whole.difference(wrong)
-    assert whole.difference(lambda given: exact[image[given.tobytes()]]) == 0
+    assert whole.difference(lambda given: exact[names[id(given)]]) == 0
 
 
 # ------------------------------------------------------------------------- StableHLO

@@ -7,11 +7,10 @@ import logging
 import os
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from sdfl_jax.errors import InputError
@@ -43,17 +42,21 @@ def write(path: str | os.PathLike, subject: Subject) -> dict:
 
 
 def converted(subject: Subject):
-    """The network as an `onnx.ModelProto`: `image` in, the names of `call` out."""
+    """The network as an `onnx.ModelProto`: `inputs` in, the names of `call` out."""
     jax2onnx = _jax2onnx()
     names = list(subject.about["outputs"])
-    flat = lambda image: tuple(subject.call(image)[name] for name in names)
+
+    def flat(*arrays):
+        outputs = subject.call(*arrays)
+        return tuple(outputs[name] for name in names)
+
     try:
         # The converter's own rules broadcast where a strict setting would not let them.
         with platforms.plain(), _quiet(), jax.numpy_rank_promotion("allow"):
             model = jax2onnx.to_onnx(
                 flat,
-                inputs=[jax.ShapeDtypeStruct(subject.shape, jnp.uint8)],
-                input_names=["image"],
+                inputs=list(subject.inputs.values()),
+                input_names=list(subject.inputs),
                 output_names=names,
                 model_name=subject.about["network"],
                 opset=OPSET,
@@ -70,8 +73,8 @@ def converted(subject: Subject):
     return model
 
 
-def runner(data: bytes) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
-    """Runs a file's content on images in onnxruntime, on the CPU."""
+def runner(data: bytes) -> Callable[[Mapping], dict[str, np.ndarray]]:
+    """Runs a file's content on arrays by name in onnxruntime, on the CPU."""
     import onnxruntime
 
     onnxruntime.set_default_logger_severity(3)
@@ -81,9 +84,7 @@ def runner(data: bytes) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
         said = " ".join(str(error).split())
         raise InputError(f"onnxruntime refuses the network ({said[:300]}).") from error
     names = [output.name for output in session.get_outputs()]
-    return lambda image: dict(
-        zip(names, session.run(names, {"image": image}), strict=True)
-    )
+    return lambda arrays: dict(zip(names, session.run(names, arrays), strict=True))
 
 
 def installed() -> bool:

@@ -5,7 +5,6 @@ import os
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import export
 
@@ -34,7 +33,9 @@ def write(path: str | os.PathLike, subject: Subject) -> dict:
     exported, batch = _exported(subject)
     data = bytes(exported.serialize())
     call = jax.jit(export.deserialize(bytearray(data)).call)
-    difference = subject.difference(lambda image: jax.tree.map(np.asarray, call(image)))
+    difference = subject.difference(
+        lambda arrays: jax.tree.map(np.asarray, call(*arrays.values()))
+    )
     about = subject.about | {
         "batch": batch,
         "calling_convention_version": exported.calling_convention_version,
@@ -44,7 +45,8 @@ def write(path: str | os.PathLike, subject: Subject) -> dict:
         "platforms": list(exported.platforms),
         "jax": jax.__version__,
         "jaxlib": jax.lib.__version__,
-        "run": "jax.export.deserialize(open(FILE, 'rb').read()).call(image)",
+        "run": "jax.export.deserialize(open(FILE, 'rb').read())."
+        f"call({', '.join(subject.inputs)})",
     }
     json.dumps(about, allow_nan=False)  # before anything is written
     with replacing(path) as beside:
@@ -56,14 +58,14 @@ def write(path: str | os.PathLike, subject: Subject) -> dict:
 def _exported(subject: Subject) -> tuple[export.Exported, int | str]:
     make = export.export(jax.jit(subject.call), platforms=PLATFORMS)
     (batch,) = export.symbolic_shape("batch")
+    fixed = list(subject.inputs.values())
+    free = [jax.ShapeDtypeStruct((batch, *one.shape[1:]), one.dtype) for one in fixed]
     try:
-        image = jax.ShapeDtypeStruct((batch, *subject.shape[1:]), jnp.uint8)
-        return make(image), "any"
+        return make(*free), "any"
     except Exception:  # some operation asks for the number itself
         pass
     try:
-        image = jax.ShapeDtypeStruct(subject.shape, jnp.uint8)
-        return make(image), subject.shape[0]
+        return make(*fixed), subject.shape[0]
     except Exception as error:
         said = " ".join(str(error).split())
         raise InputError(

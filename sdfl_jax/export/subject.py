@@ -1,4 +1,4 @@
-"""What is exported: a network as a function of uint8 images, and what it must give."""
+"""What is exported: a network as a function of its inputs, and what it must give."""
 
 import dataclasses
 import os
@@ -7,16 +7,23 @@ from collections.abc import Callable, Mapping, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import UInt8
 
 import sdfl_jax
 from sdfl_jax.checkpoints import checkpoint
-from sdfl_jax.data import images, parts, photographs, tiling
+from sdfl_jax.data import coefficients, images, parts, photographs, tiling
 from sdfl_jax.errors import InputError
 from sdfl_jax.predict.exported import FORMAT
 from sdfl_jax.steps import mask_source
 
 TOLERANCE = 1e-4  # of an output's largest absolute value
 _LEAST = 1e-3  # taken for the largest where every value is smaller
+_INPUTS = {
+    "image": "uint8, batch x height x width x 3, RGB, 0 to 255",
+    "dct": "int16, batch x height x width: quantised luminance coefficients of the "
+    "JPEG file, block (i, j) at 8i, 8j, vertical frequency first",
+    "qtable": "float32, batch x 8 x 8: what they were divided by, in that order",
+}
 _CHECKED_ON = ("astronaut", "coffee", "flower", "rocket")
 
 
@@ -24,26 +31,32 @@ _CHECKED_ON = ("astronaut", "coffee", "flower", "rocket")
 class Subject:
     """A network that is exported at one size.
 
-    `call` makes a dict of outputs from `image`, uint8 B H W 3 of `shape`: `mask_probs`
-    float32 B H W (of a network that gives masks) and `score` float32 B, both in [0, 1].
-    `about` describes it in JSON's terms. `examples` are images of that shape, random
-    and real, with what the network in JAX makes of each.
+    `call` makes a dict of outputs from `inputs`, arrays of these names, shapes and
+    types in this order: `image`, uint8 B H W 3, and what else the network reads.
+    Outputs are `mask_probs` float32 B H W (of a network that gives masks) and `score`
+    float32 B, both in [0, 1]. `about` describes it in JSON's terms. `examples` are
+    inputs by name, random and of photographs, with what JAX makes of each.
     """
 
     model: object
     call: Callable
-    shape: tuple[int, int, int, int]
+    inputs: dict[str, jax.ShapeDtypeStruct]
     about: dict
-    examples: list[tuple[str, np.ndarray, dict[str, np.ndarray]]]
+    examples: list[tuple[str, dict[str, np.ndarray], dict[str, np.ndarray]]]
 
-    def difference(self, run: Callable[[np.ndarray], Mapping]) -> float:
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """Of `image`."""
+        return self.inputs["image"].shape
+
+    def difference(self, run: Callable[[Mapping], Mapping]) -> float:
         """The largest difference of `run` from JAX, relative to each output's largest.
 
         Raises InputError that names the worst output where it exceeds `TOLERANCE`.
         """
         worst = (-1.0, "", "")
-        for name, image, expected in self.examples:
-            found = run(image)
+        for name, arrays, expected in self.examples:
+            found = run(arrays)
             for output, wanted in expected.items():
                 scale = max(float(np.abs(wanted).max()), _LEAST)
                 error = np.abs(np.asarray(found[output], np.float32) - wanted).max()
@@ -90,7 +103,6 @@ def read(
         "network": config.model.name,
         "step": trained.step,
         "sha256": trained.sha256,
-        "input": "image: uint8, batch x height x width x 3, RGB, 0 to 255",
         "normalisation": normalisation
         | {"where": "inside: give the pixels as they are"},
         "image_size": list(size),
@@ -106,28 +118,25 @@ def read(
 
 
 def of_model(model, variables, shape: tuple[int, ...], about: dict) -> Subject:
-    """A `Subject` of any network; `about` is completed by its outputs.
+    """A `Subject` of any network for images of `shape`.
 
-    Raises InputError for one that reads more than pixels.
+    `about` is completed by what goes in and comes out.
     """
+    reads = tuple(getattr(model, "inputs", ("rgb",)))
 
-    if "jpeg" in getattr(model, "inputs", ()):
-        raise InputError(
-            f"{about['network']}: reads the coefficients of JPEG files beside the "
-            "pixels; only networks of pixels are exported."
-        )
-
-    def call(image):
-        outputs = model.apply(variables, image.astype(jnp.float32) / 255, train=False)
+    def call(image, *more):
+        image = image.astype(jnp.float32) / 255
+        more = dict(zip(coefficients.PLANES, more, strict=False))
+        outputs = model.apply(variables, image, **more, train=False)
         found = {"score": outputs.image_score()}
         if outputs.mask_logits is not None:
             found["mask_probs"] = jax.nn.sigmoid(outputs.mask_logits[..., 0])
         return found
 
-    compiled = jax.jit(lambda image: call(image))
+    compiled = jax.jit(lambda *arrays: call(*arrays))
     examples = [
-        (name, image, jax.tree.map(np.asarray, compiled(image)))
-        for name, image in check_images(shape)
+        (name, arrays, jax.tree.map(np.asarray, compiled(*arrays.values())))
+        for name, arrays in check_inputs(shape, reads)
     ]
     for name, _, given in examples:
         for output, values in given.items():
@@ -141,13 +150,26 @@ def of_model(model, variables, shape: tuple[int, ...], about: dict) -> Subject:
         "being manipulated",
         "score": "float32, batch: the image's",
     }
-    given = examples[0][2]
-    outputs = {name: said for name, said in outputs.items() if name in given}
-    return Subject(model, call, shape, about | {"outputs": outputs}, examples)
+    _, arrays, given = examples[0]
+    inputs = {
+        name: jax.ShapeDtypeStruct(array.shape, array.dtype)
+        for name, array in arrays.items()
+    }
+    about = about | {
+        "reads": list(reads),
+        "inputs": {name: _INPUTS[name] for name in inputs},
+        "outputs": {name: said for name, said in outputs.items() if name in given},
+    }
+    return Subject(model, call, inputs, about, examples)
 
 
-def check_images(shape: Sequence[int]) -> list[tuple[str, np.ndarray]]:
-    """Batches of noise and of photographs, uint8 B H W 3."""
+def check_inputs(
+    shape: Sequence[int], reads: Sequence[str] = ("rgb",)
+) -> list[tuple[str, dict[str, np.ndarray]]]:
+    """Batches of noise and of photographs, what a network reads of them by name.
+
+    Coefficients are those of the photograph as JPEG, see `data.coefficients`.
+    """
     batch, height, width, _ = shape
     noise = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
     found = [("random pixels", noise)]
@@ -158,7 +180,18 @@ def check_images(shape: Sequence[int]) -> list[tuple[str, np.ndarray]]:
             for path in map(photographs.path, names)
         ]
         found.append((f"the photograph {names[0]}", np.stack(planes)))
-    return found
+    if "jpeg" not in reads:
+        return [(name, {"image": image}) for name, image in found]
+    return [(name, _with_coefficients(image)) for name, image in found]
+
+
+def _with_coefficients(image: UInt8[np.ndarray, "B H W 3"]) -> dict[str, np.ndarray]:
+    rows = []
+    for one in image:
+        example = coefficients.add({"image": one, "mask": one[..., :1]})
+        rows.append(coefficients.window(example, 0, 0, *one.shape[:2]))
+    names = ("image", *coefficients.PLANES)
+    return {name: np.stack([row[name] for row in rows]) for name in names}
 
 
 def _fitting(size: tuple[int, int] | None, model, config) -> tuple[int, int]:

@@ -35,6 +35,7 @@ class Exported(Answering):
         shapes = [tuple(other["image_size"]) for other in abouts]
         self._sessions = dict(zip(shapes, sessions, strict=True))
         self.settings = {"image_size": shapes[0][0], "geometry": about["geometry"]}
+        self.settings["inputs"] = tuple(about["reads"])
         if about["geometry"] == "crop":
             self.settings |= {"shapes": shapes, "overlap": about["overlap"]}
         elif len(shapes) > 1:
@@ -48,10 +49,10 @@ class Exported(Answering):
         self.image_threshold = about["image_threshold"]
 
     def _step(self, arrays: Mapping) -> Mapping:
-        image = arrays["image"]
-        session = self._sessions[image.shape[1:3]]
+        session = self._sessions[arrays["image"].shape[1:3]]
         names = [output.name for output in session.get_outputs()]
-        return dict(zip(names, session.run(names, {"image": image}), strict=True))
+        given = {one.name: arrays[one.name] for one in session.get_inputs()}
+        return dict(zip(names, session.run(names, given), strict=True))
 
     def _rows(self, count: int) -> int:
         return self.batch_size
@@ -87,6 +88,7 @@ def _about(path: str | os.PathLike, session) -> dict:
     written = session.get_modelmeta().custom_metadata_map
     try:
         about = {name: json.loads(value) for name, value in written.items()}
+        about.setdefault("reads", ["rgb"])  # of files written before there was more
         made = about["sdfl_format"]
     except (ValueError, KeyError):
         raise InputError(

@@ -88,6 +88,11 @@ def write(
             f"{subject.about['network']} gives a score and no mask, which the page is "
             "for."
         )
+    if list(subject.inputs) != ["image"]:
+        raise InputError(
+            f"{subject.about['network']} reads the coefficients of JPEG files, which a "
+            "browser does not give; --format=onnx and stablehlo take it."
+        )
     with files.new_folder(out, made_by=_MADE_BY) as folder:
         (folder / "onnxruntime").mkdir()
         for name, content in _scripts(onnxruntime_web).items():
@@ -171,8 +176,8 @@ def _halved(model):
 def _moves(subject: Subject, run) -> float:
     """By how much `run` moves a probability or score on the subject's examples."""
     moved = [
-        np.abs(np.asarray(run(image)[name], np.float32) - expected).max()
-        for _, image, outputs in subject.examples
+        np.abs(np.asarray(run(arrays)[name], np.float32) - expected).max()
+        for _, arrays, outputs in subject.examples
         for name, expected in outputs.items()
     ]
     return float(np.max(moved))
