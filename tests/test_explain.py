@@ -318,6 +318,29 @@ def test_the_command_explains_a_list_by_its_true_classes(workdir, tmp_path, caps
     assert files >= {f"{kind}/3.png" for kind in ("pictures", "layers")}
 
 
+def test_networks_of_coefficients_are_explained_by_their_pixels(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setitem(models.MODELS, "jpegs", tiny.OfCoefficients)
+    workdir = tiny.write_run(
+        tmp_path / "run",
+        model={"name": "jpegs"},
+        data__geometry="crop",
+        data__inputs=("rgb", "jpeg"),
+        data__flips=False,
+    )
+    tiny.write_images(tmp_path / "photos", 2, sizes=SIZES)
+    words = [f"--workdir={workdir}", f"--out={tmp_path / 'out'}", "--layers=first"]
+    command.main([*words, "--steps=2", str(tmp_path / "photos")])
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert len(lines) >= 2
+    for line in lines:
+        assert cv2.imread(line["picture"]) is not None
+        assert cv2.imread(line["layers"]) is not None
+    map_ = cv2.imread(str(tmp_path / "out" / "saliency" / "0.png"))
+    assert map_.any()
+
+
 def test_files_are_explained_by_the_class_they_are_called(workdir, tmp_path, capsys):
     tiny.write_images(tmp_path / "photos", 1, sizes=SIZES)
     (tmp_path / "photos" / "broken.png").write_text("no picture")

@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-from typing import ClassVar
 
 import cv2
 import flax.linen as nn
@@ -14,10 +13,9 @@ import pytest
 import simplejpeg
 
 from sdfl_jax import models
-from sdfl_jax.data import coefficients, images
 from sdfl_jax.errors import InputError
 from sdfl_jax.export import __main__ as command
-from sdfl_jax.export import onnx, stablehlo, subject, web
+from sdfl_jax.export import onnx, stablehlo, subject
 from sdfl_jax.models import layers
 from sdfl_jax.models.outputs import of_mask
 from sdfl_jax.predict import __main__ as predict_command
@@ -188,41 +186,32 @@ def test_what_cannot_be_converted_is_named_with_its_layer(tmp_path):
     assert not any(tmp_path.iterdir())
 
 
-class OfCoefficients(nn.Module):
-    """Reads what CAT-Net reads."""
-
-    inputs: ClassVar = ("rgb", "jpeg")
-
-    @nn.compact
-    def __call__(self, image, *, dct, qtable, train: bool):
-        volume = jax.nn.one_hot(jnp.clip(dct.astype(jnp.int32), 0, 3), 4)
-        table = jnp.tile(qtable, (1, SIDE // 8, SIDE // 8))[..., None] / 99
-        x = jnp.concatenate([image, volume, table], axis=-1)
-        return of_mask(nn.Conv(1, (3, 3))(x))
-
-
 @needs_jax2onnx
-def test_coefficients_of_jpeg_files_go_into_the_file_too(run, photos, tmp_path):
-    model = OfCoefficients()
-    variables = models.init_variables(model, SIDE, jax.random.key(0))
-    shape = (1, SIDE, SIDE, 3)
-    # Described as that of a run is.
-    about = subject.read(run, image_size=(SIDE, SIDE)).about
-    whole = subject.of_model(model, variables, shape, about | {"network": "jpegs"})
-    onnx.write(tmp_path / "net.onnx", whole)
-    data = simplejpeg.encode_jpeg(cv2.imread(str(photos / "one.png")), quality=60)
+def test_coefficients_of_jpeg_files_go_into_the_file_too(photos, tmp_path, monkeypatch):
+    monkeypatch.setitem(models.MODELS, "jpegs", tiny.OfCoefficients)
+    run = tiny.write_run(
+        tmp_path / "run",
+        model={"name": "jpegs"},
+        data__geometry="crop",
+        data__inputs=("rgb", "jpeg"),
+        data__flips=False,
+    )
+    words = [f"--workdir={run}", f"--image_size={SIDE}"]
+    command.main([*words, "--format=onnx", f"--out={tmp_path / 'net.onnx'}"])
+    command.main([*words, "--format=stablehlo", f"--out={tmp_path / 'net.hlo'}"])
+    # Of the file itself, not of its pixels saved once more.
+    data = simplejpeg.encode_jpeg(cv2.imread(str(photos / "wide.png")), quality=60)
     (tmp_path / "photo.jpg").write_bytes(data)
-    found = Exported([tmp_path / "net.onnx"]).predict(tmp_path / "photo.jpg")
-    # As read from the file, not of its pixels saved once more.
-    dct, qtable = coefficients.read(data)
-    image = images.read_image(data)
-    assert qtable.max() > 1
-    expected = whole.call(image[None], dct[None, ..., 0], qtable[None])
-    np.testing.assert_allclose(found.mask_probs, expected["mask_probs"][0], atol=1e-4)
-    assert Exported([tmp_path / "net.onnx"]).predict(photos / "wide.png").score > 0
-    stablehlo.write(tmp_path / "net.stablehlo", whole)
-    with pytest.raises(InputError, match="jpegs reads the coefficients of JPEG files"):
-        web.write(tmp_path / "page", whole)
+    ours, theirs = Predictor(str(run)), Exported([tmp_path / "net.onnx"])
+    ours.settings |= {"shapes": [(SIDE, SIDE)], "overlap": 64}
+    for path in (tmp_path / "photo.jpg", photos / "wide.png"):
+        expected, found = ours.predict(path), theirs.predict(path)
+        assert np.ptp(expected.mask_probs) > 1e-3
+        np.testing.assert_allclose(found.mask_probs, expected.mask_probs, atol=1e-4)
+    page = [*words, "--format=web", f"--out={tmp_path / 'page'}"]
+    with pytest.raises(SystemExit):
+        command.main(page)
+    assert not (tmp_path / "page").exists()
 
 
 @needs_jax2onnx

@@ -1,9 +1,11 @@
 """A network and data small enough to train in a test."""
 
 from pathlib import Path
+from typing import ClassVar
 
 import cv2
 import jax
+import jax.numpy as jnp
 import ml_collections as mlc
 import numpy as np
 import optax
@@ -16,6 +18,7 @@ from sdfl_jax.data.build import __main__ as build_command
 from sdfl_jax.models import ENCODERS
 from sdfl_jax.models.encoders.base import Encoder
 from sdfl_jax.models.layers import Conv
+from sdfl_jax.models.outputs import of_mask
 from sdfl_jax.state import init_state
 
 SIDE = 32
@@ -39,6 +42,20 @@ class TinyEncoder(Encoder):
 
 
 ENCODERS["tiny"] = TinyEncoder  # what a user does to add one
+
+
+class OfCoefficients(nn.Module):
+    """Reads what CAT-Net reads, in one convolution."""
+
+    inputs: ClassVar = ("rgb", "jpeg")
+
+    @nn.compact
+    def __call__(self, image, *, dct, qtable, train: bool):
+        volume = jax.nn.one_hot(jnp.clip(dct.astype(jnp.int32), 0, 3), 4)
+        _, height, width, _ = image.shape
+        table = jnp.tile(qtable, (1, height // 8, width // 8))[..., None] / 99
+        x = jnp.concatenate([image, volume, table], axis=-1)
+        return of_mask(Conv(1, 3, name="conv")(nn.relu(Conv(4, 3, name="first")(x))))
 
 
 def write_images(folder: Path, count: int, seed: int = 0, sizes=((SIDE, SIDE),)):

@@ -7,6 +7,7 @@ python -m sdfl_jax.explain --workdir=DIR --out=DIR --data=SHARDS
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from tqdm import tqdm
@@ -37,7 +38,7 @@ def main(argv=None):
     for name in ("batch_size", "steps", "max_side"):
         if getattr(args, name) < 1:
             raise InputError(f"--{name}={getattr(args, name)}: 1 or more is expected.")
-    source, labelled = _source(args)
+    source, labelled = _source(args, trained.config.data.get("inputs", ("rgb",)))
     failed = 0
     lines = explainer.run(
         trained,
@@ -62,7 +63,7 @@ def main(argv=None):
         sys.exit(1)
 
 
-def _source(args) -> tuple[object, bool]:
+def _source(args, inputs: Sequence[str]) -> tuple[object, bool]:
     """Where the images come from, and whether their true classes are known."""
     from sdfl_jax.data import pipeline, search
     from sdfl_jax.data.eval_sources import ListSource
@@ -75,7 +76,8 @@ def _source(args) -> tuple[object, bool]:
         )
     if args.files:
         kept = [Path(args.out, name) for name in ("pictures", "layers", *METHODS)]
-        return pipeline.FileSource(search.find(args.files, skip=kept)), False
+        found = search.find(args.files, skip=kept)
+        return pipeline.FileSource(found, inputs=inputs), False
     if args.data:
         return RecordSource(args.data), True
     return ListSource(args.paths_file), True

@@ -27,13 +27,15 @@ def look(
     image: Float[Array, "B H W 3"],
     layers: Sequence[str],
     channels: int = 5,
+    inputs: Mapping[str, Array] | None = None,
 ) -> dict[str, Float[Array, "B h w n"]]:
     """The mean over a layer's channels, then the `channels` that vary most, by layer.
 
     Each at the layer's own size; "image" is the network's input. Which channels vary
     most is found for each image by itself; a layer of few channels shows all of them.
+    `inputs` is what the network reads beside the image.
     """
-    _, maps = watch(model, variables, image, keep=layers)
+    _, maps = watch(model, variables, image, keep=layers, inputs=inputs)
     maps = {IMAGE: image, **maps}
     return {name: _most_telling(maps[name], channels) for name in layers}
 

@@ -21,21 +21,23 @@ def grad_cam(
     label: Label = 1,
     *,
     normalise: bool = True,
+    inputs: Mapping[str, Array] | None = None,
 ) -> Float[Array, "B H W"]:
     """The layer's channels, weighted by their mean gradient, at the image's size.
 
     `layer`: a name of `models.watch.shapes`; None takes `default_layer`. Each map is
     divided by its maximum, so that it lies in [0, 1] and weak evidence looks as strong
-    as any; `normalise=False` leaves it in units of the score. Raises `InputError`
-    for an unknown layer.
+    as any; `normalise=False` leaves it in units of the score. `inputs` is what the
+    network reads beside the image. Raises `InputError` for an unknown layer.
     """
-    there = shapes(model, variables, image.shape)
+    there = shapes(model, variables, image.shape, inputs)
     layer = default_layer(there) if layer is None else find_layers(there, [layer])[0]
-    layer = origin(model, variables, image.shape, layer)
+    layer = origin(model, variables, image.shape, layer, inputs)
 
     def total(perturbation):
+        added = {layer: perturbation}
         outputs, maps = watch(
-            model, variables, image, keep=[layer], perturbations={layer: perturbation}
+            model, variables, image, [layer], perturbations=added, inputs=inputs
         )
         return jnp.sum(class_score(outputs, label)), maps[layer].astype(jnp.float32)
 

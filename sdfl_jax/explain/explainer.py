@@ -18,8 +18,9 @@ from sdfl_jax.drawing import page
 from sdfl_jax.errors import InputError, valid
 from sdfl_jax.explain import METHODS, sheets
 from sdfl_jax.files import write_csv
-from sdfl_jax.models import canvas
+from sdfl_jax.models import blank_inputs, canvas
 from sdfl_jax.models.watch import shapes
+from sdfl_jax.steps import inputs_of
 
 COLUMNS = ("image", "label", "called", "explained", "score", "picture", "layers")
 
@@ -73,6 +74,7 @@ def run(
         batch_size=sharding.fitting_batch_size(min(batch_size, len(source)), mesh),
         image_size=config.image_size,
         geometry=config.data.geometry,
+        inputs=tuple(config.data.get("inputs", ("rgb",))),
         max_side=max_side,
         keep_images=True,
         canvas=canvas.fits(model),
@@ -90,6 +92,7 @@ def run(
             continue
         given = ("image", "label", "extent")
         arrays = {n: batch.arrays[n] for n in given if n in batch.arrays}
+        arrays |= inputs_of(batch.arrays)
         found = jax.device_get(step(variables, sharding.to_global(arrays, mesh)))
         score = _without_nan(found)
         views.add(batch, found)
@@ -142,23 +145,26 @@ def _explanation(model, labelled, methods, cam_layer, layers, steps):
 
     def explanation(variables, arrays):
         image = arrays["image"].astype(np.float32) / 255
-        outputs = model.apply(variables, image, train=False)
+        inputs = inputs_of(arrays)
+        outputs = model.apply(variables, image, **inputs, train=False)
         label = arrays["label"].astype(np.int32)
         if not labelled:
             label = explain.predicted_class(outputs)
         given = (model, variables, image)
         found = {
             "score": outputs.image_score(),
-            "layers": explain.look(*given, layers) if layers else {},
+            "layers": explain.look(*given, layers, inputs=inputs) if layers else {},
         }
         if "saliency" in methods:
-            found["saliency"] = explain.saliency(*given, label)
+            found["saliency"] = explain.saliency(*given, label, inputs=inputs)
         if "grad_cam" in methods:
             found["grad_cam"] = explain.grad_cam(
-                *given, cam_layer, label, normalise=False
+                *given, cam_layer, label, normalise=False, inputs=inputs
             )
         if "integrated_gradients" in methods:
-            values = explain.integrated_gradients(*given, label, steps=steps)
+            values = explain.integrated_gradients(
+                *given, label, steps=steps, inputs=inputs
+            )
             found["integrated_gradients"] = values.sum(axis=-1)
         if outputs.mask_logits is not None:
             found["mask"] = jax.nn.sigmoid(outputs.mask_logits[..., 0])
@@ -271,9 +277,9 @@ def _write_means(out: Path, means: _Means, layer_means: _Means, channels: dict):
 
 def layer_shapes(trained: checkpoint.Trained) -> dict[str, tuple[int, int, int, int]]:
     """Every layer that can be shown, the image among them, and its map's shape."""
-    side = trained.config.image_size
-    image = (1, side, side, 3)
-    found = shapes(trained.model, trained.variables, image)
+    inputs = blank_inputs(trained.model, trained.config.image_size)
+    image = inputs.pop("image").shape
+    found = shapes(trained.model, trained.variables, image, inputs)
     return {explain.IMAGE: image, **found}
 
 

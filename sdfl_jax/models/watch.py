@@ -19,6 +19,7 @@ def watch(
     image: Float[Array, "B H W 3"],
     keep: Collection[str] | None = None,
     perturbations: Mapping[str, Float[Array, "B _ _ _"]] | None = None,
+    inputs: Mapping[str, Array] | None = None,
 ) -> tuple[Outputs, Maps]:
     """What the network answers, and what its layers put out on the way.
 
@@ -29,6 +30,7 @@ def watch(
     keep     the layers whose maps are returned, in the order of computation; None: all
     perturbations  are added to a layer's map before the next layer sees it: the
              gradient by a perturbation of zero is the gradient by the map
+    inputs   what the network reads beside the image, by name
     """
     maps, calls = {}, {}
 
@@ -56,7 +58,9 @@ def watch(
         return seen(name, value)
 
     with nn.intercept_methods(at_each_call):
-        outputs = _without_remat(model).apply(variables, image, train=False)
+        outputs = _without_remat(model).apply(
+            variables, image, **(inputs or {}), train=False
+        )
     return outputs, maps
 
 
@@ -71,10 +75,13 @@ def _without_remat(model: nn.Module) -> nn.Module:
 
 
 def shapes(
-    model: nn.Module, variables: Mapping, image_shape: tuple[int, int, int, int]
+    model: nn.Module,
+    variables: Mapping,
+    image_shape: tuple[int, int, int, int],
+    inputs: Mapping[str, Array] | None = None,
 ) -> dict[str, tuple[int, int, int, int]]:
     """Each layer and the shape of its map, in order; nothing is computed."""
-    maps = _traced(model, variables, image_shape)
+    maps = _traced(model, variables, image_shape, inputs)
     return {name: x.shape for name, x in maps.items()}
 
 
@@ -83,6 +90,7 @@ def origin(
     variables: Mapping,
     image_shape: tuple[int, int, int, int],
     layer: str,
+    inputs: Mapping[str, Array] | None = None,
 ) -> str:
     """The first layer that puts out the same map as `layer`, most often itself.
 
@@ -91,17 +99,18 @@ def origin(
     ("encoder/layer3_5") reaches both. Where a map is no module's own output, the
     name it has on leaving the encoder.
     """
-    maps = _traced(model, variables, image_shape)
+    maps = _traced(model, variables, image_shape, inputs)
     return next(name for name, x in maps.items() if x is maps[layer])
 
 
-def _traced(model, variables, image_shape) -> dict:
+def _traced(model, variables, image_shape, inputs) -> dict:
     """All maps as tracers, whose identity tells which of them are the same."""
     found = {}
     image = jax.ShapeDtypeStruct(image_shape, np.float32)
     jax.eval_shape(
-        lambda variables, image: found.update(watch(model, variables, image)[1]),
+        lambda *given: found.update(watch(model, *given[:2], inputs=given[2])[1]),
         variables,
         image,
+        inputs,
     )
     return found
