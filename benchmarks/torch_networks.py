@@ -110,7 +110,9 @@ def _timm(name: str, classes: int = 2) -> nn.Module:
 def _vit(name: str, side: int) -> nn.Module:
     import timm
 
-    return timm.create_model(name, num_classes=2, img_size=side, dynamic_img_pad=True)
+    # Sides need be no multiple of the patch; the position table is resized then.
+    free = {"dynamic_img_size": True, "dynamic_img_pad": True}
+    return timm.create_model(name, num_classes=2, img_size=side, **free)
 
 
 def _segformer(kind: str, **settings) -> nn.Module:
