@@ -47,13 +47,14 @@ def main(argv=None):
     _parse(list(sys.argv if argv is None else ["main", *argv]))
     # Imported late: a misspelt flag is told within a second.
     from sdfl_jax.data.setup import setup
-    from sdfl_jax.devices import processes
+    from sdfl_jax.devices import compiled, processes
     from sdfl_jax.train import train
     from sdfl_jax.training.dry_run import dry_run
     from sdfl_jax.training.preemption import Preempted
 
     setup()
     processes.join()
+    compiled.give_back()
     if _DRY_RUN.value:
         dry_run(_CONFIG.value)
         return

@@ -94,6 +94,7 @@ def _train(
     variables = first_variables(config, experiment.model)
     state = experiment.state(variables)
     first_does(lambda: show_parameters(variables["params"], workdir))
+    del variables  # the state's are these, or copies
     if is_first():
         memory = sharding.bytes_per_device(state) / 2**20
         print(f"Parameters, statistics and optimizer: {memory:,.0f} MiB on each device")
