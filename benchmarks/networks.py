@@ -80,8 +80,9 @@ def our_sides(name: str, batch: dict, dtype: str) -> tuple:
     from sdfl_jax import models, optim
     from sdfl_jax.config import check, of_network
     from sdfl_jax.devices import sharding
+    from sdfl_jax.models import inputs_of
     from sdfl_jax.state import init_state
-    from sdfl_jax.steps import inputs_of, make_train_step
+    from sdfl_jax.steps import make_train_step
 
     size, side = batch["image"].shape[:2]
     settings = NETWORKS[name] | {"dtype": dtype}

@@ -103,7 +103,7 @@ def make_train_step(
                 outputs, updated = model.apply(
                     {"params": params, "batch_stats": state.batch_stats},
                     arrays["image"],
-                    **inputs_of(arrays),
+                    **models.inputs_of(arrays),
                     train=True,
                     mutable=["batch_stats"],
                     rngs={"dropout": jax.random.fold_in(rng, part)},
@@ -281,7 +281,7 @@ def make_evaluate_step(
             return answered(variables, _to_unit_range(arrays))
 
     def answered(variables, arrays):
-        more = inputs_of(arrays)
+        more = models.inputs_of(arrays)
         outputs, found = predict(variables, arrays["image"], **more)
         if flips:
             if more:
@@ -324,11 +324,6 @@ def make_evaluate_step(
     return lambda variables, arrays: compiled(
         variables, sharding.to_global(arrays, mesh)
     )
-
-
-def inputs_of(arrays: dict) -> dict:
-    """What a network reads beside the image: a JPEG's coefficients and table."""
-    return {name: arrays[name] for name in ("dct", "qtable") if name in arrays}
 
 
 def mask_source(model, image_level_mask: str = "grey") -> str:

@@ -18,9 +18,8 @@ from sdfl_jax.drawing import page
 from sdfl_jax.errors import InputError, valid
 from sdfl_jax.explain import METHODS, sheets
 from sdfl_jax.files import write_csv
-from sdfl_jax.models import blank_inputs, canvas
+from sdfl_jax.models import blank_inputs, canvas, inputs_of
 from sdfl_jax.models.watch import shapes
-from sdfl_jax.steps import inputs_of
 
 COLUMNS = ("image", "label", "called", "explained", "score", "picture", "layers")
 

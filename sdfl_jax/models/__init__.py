@@ -34,6 +34,7 @@ __all__ = [
     "blank_inputs",
     "build",
     "init_variables",
+    "inputs_of",
     "project",
 ]
 
@@ -90,6 +91,11 @@ def blank_inputs(model: nn.Module, image_size: int, count: int = 1) -> dict:
         inputs["dct"] = jnp.zeros((count, side, side), jnp.int16)
         inputs["qtable"] = jnp.ones((count, 8, 8))
     return inputs
+
+
+def inputs_of(arrays: dict) -> dict:
+    """What a network reads beside the image: a JPEG's coefficients and table."""
+    return {name: arrays[name] for name in ("dct", "qtable") if name in arrays}
 
 
 def init_variables(model: nn.Module, image_size: int, rng) -> dict:

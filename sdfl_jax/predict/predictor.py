@@ -9,9 +9,9 @@ import numpy as np
 from sdfl_jax.checkpoints import checkpoint
 from sdfl_jax.data import pipeline
 from sdfl_jax.devices import compiled, sharding
-from sdfl_jax.models import canvas
+from sdfl_jax.models import canvas, inputs_of
 from sdfl_jax.predict.answer import Answering
-from sdfl_jax.steps import inputs_of, make_evaluate_step, mask_source
+from sdfl_jax.steps import make_evaluate_step, mask_source
 
 _IMAGE_LEVEL_MASK = "grad_cam"
 

@@ -19,8 +19,8 @@ from sdfl_jax.devices.processes import first_does, gather, is_first, together
 from sdfl_jax.errors import InputError
 from sdfl_jax.evaluators import Evaluation, Evaluator
 from sdfl_jax.metrics import DECISIVE
+from sdfl_jax.models import inputs_of
 from sdfl_jax.report import Log, overlay
-from sdfl_jax.steps import inputs_of
 from sdfl_jax.training import health
 from sdfl_jax.training.preemption import Preemption
 
