@@ -150,7 +150,7 @@ def table(rows: list[dict]) -> str:
     for row in rows:
         start = f"| `{row['network']}` | {row['size'][0]}x{row['size'][1]} | "
         if "error" in row:
-            reason = row["error"].replace("|", "/")
+            reason = row["error"].split(": ", 1)[-1].replace("|", "/")
             lines.append(f"{start}no: {reason} | | | | | | |")
             continue
         rates = row["images/s"]
@@ -198,6 +198,8 @@ def main():
             if args.json:
                 write_json(args.json, rows)
             print(json.dumps(row), flush=True)
+    order = list(models.MODELS)
+    rows.sort(key=lambda row: order.index(row["network"]))
     if not args.browser:
         print(table(rows))
     if args.table:
