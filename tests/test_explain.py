@@ -321,14 +321,7 @@ def test_the_command_explains_a_list_by_its_true_classes(workdir, tmp_path, caps
 def test_networks_of_coefficients_are_explained_by_their_pixels(
     tmp_path, monkeypatch, capsys
 ):
-    monkeypatch.setitem(models.MODELS, "jpegs", tiny.OfCoefficients)
-    workdir = tiny.write_run(
-        tmp_path / "run",
-        model={"name": "jpegs"},
-        data__geometry="crop",
-        data__inputs=("rgb", "jpeg"),
-        data__flips=False,
-    )
+    workdir = tiny.write_run_of_coefficients(tmp_path / "run", monkeypatch)
     tiny.write_images(tmp_path / "photos", 2, sizes=SIZES)
     words = [f"--workdir={workdir}", f"--out={tmp_path / 'out'}", "--layers=first"]
     command.main([*words, "--steps=2", str(tmp_path / "photos")])

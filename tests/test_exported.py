@@ -188,14 +188,7 @@ def test_what_cannot_be_converted_is_named_with_its_layer(tmp_path):
 
 @needs_jax2onnx
 def test_coefficients_of_jpeg_files_go_into_the_file_too(photos, tmp_path, monkeypatch):
-    monkeypatch.setitem(models.MODELS, "jpegs", tiny.OfCoefficients)
-    run = tiny.write_run(
-        tmp_path / "run",
-        model={"name": "jpegs"},
-        data__geometry="crop",
-        data__inputs=("rgb", "jpeg"),
-        data__flips=False,
-    )
+    run = tiny.write_run_of_coefficients(tmp_path / "run", monkeypatch)
     words = [f"--workdir={run}", f"--image_size={SIDE}"]
     command.main([*words, "--format=onnx", f"--out={tmp_path / 'net.onnx'}"])
     command.main([*words, "--format=stablehlo", f"--out={tmp_path / 'net.hlo'}"])

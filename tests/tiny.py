@@ -115,6 +115,18 @@ def write_run(folder: Path, **changes) -> Path:
     return folder
 
 
+def write_run_of_coefficients(folder: Path, monkeypatch) -> Path:
+    """That of a network, "jpegs" for the time of a test, which reads what CAT-Net does."""
+    monkeypatch.setitem(models.MODELS, "jpegs", OfCoefficients)
+    return write_run(
+        folder,
+        model={"name": "jpegs"},
+        data__geometry="crop",
+        data__inputs=("rgb", "jpeg"),
+        data__flips=False,
+    )
+
+
 def config(train: str, val: str, **changes) -> mlc.ConfigDict:
     """Four steps of a small `sdfl`, validated and saved every two."""
     fields = mlc.ConfigDict(
