@@ -116,7 +116,7 @@ def write_run(folder: Path, **changes) -> Path:
 
 
 def write_run_of_coefficients(folder: Path, monkeypatch) -> Path:
-    """That of a network, "jpegs" as long as a test runs, that reads what CAT-Net does."""
+    """That of a network, "jpegs" while a test runs, that reads what CAT-Net does."""
     monkeypatch.setitem(models.MODELS, "jpegs", OfCoefficients)
     return write_run(
         folder,
