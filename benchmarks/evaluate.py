@@ -107,7 +107,7 @@ def forward(network, batches: list[dict]):
 def whole(scorer, sets, options: Options) -> Writer:
     """What evaluation does with every image; its writer, for the report."""
     with tempfile.TemporaryDirectory() as folder:
-        with Writer(Path(folder), sets, options.threshold) as writer:
+        with Writer(Path(folder), sets, options.threshold, 0, 1) as writer:
             evaluation, _ = scoring.score(scorer, sets, options, writer=writer)
     return evaluation, writer
 
