@@ -23,7 +23,8 @@ class Claim:
     """Of the documents: the second is `higher`, `lower` or the `same` as the first.
 
     `first` and `second` are folders of evaluations, of a run each; `metric` is that of
-    the protocol on the test set `test`.
+    the protocol on the test set `test`. `learnt` are the sets that the second was
+    trained on: where it marks none of them, it says nothing of what it does not know.
     """
 
     said: str
@@ -34,6 +35,7 @@ class Claim:
     metric: str
     expected: str
     protocol: str = "reference"
+    learnt: Sequence[str] = ()
 
 
 def judge(
@@ -69,7 +71,11 @@ def found(claims: Sequence[Claim], resamples: int) -> list[dict]:
         )
         how = {"resamples": resamples, "protocols": [claim.protocol]}
         entry = evaluators.compare(first, second, **how)[claim.protocol][claim.metric]
-        above = _above_chance(entry, claim, first[0])
+        values = [entry[name] for name in ("first", "second")]
+        above = _above_chance(values, claim.metric, first[0])
+        here = judge(claim.expected, entry["interval"], above)
+        if claim.learnt and _learnt(claim) < ROOM:
+            here = "cannot tell"
         rows.append(
             {
                 "finding": claim.said,
@@ -82,7 +88,7 @@ def found(claims: Sequence[Claim], resamples: int) -> list[dict]:
                 "difference": entry["difference"],
                 "interval": _interval(entry["interval"]),
                 "p": entry["p_value"],
-                "here": judge(claim.expected, entry["interval"], above),
+                "here": here,
                 "runs": min(len(first), len(second)),
             }
         )
@@ -135,15 +141,26 @@ def sentences(rows: Sequence[dict]) -> str:
     return " ".join(said)
 
 
-def _above_chance(entry, claim: Claim, images: Evaluation) -> float:
-    """Of the better run: how far above one that marks nothing or tosses a coin."""
-    values = [entry[name] for name in ("first", "second") if entry[name] is not None]
+def _above_chance(values: Sequence, metric: str, images: Evaluation) -> float:
+    """Of the best run: how far above one that marks nothing or tosses a coin."""
     chance = 0.0
-    if claim.metric.endswith("_auc"):
+    if metric.endswith("_auc"):
         chance = 0.5
-    elif claim.metric == "pixel_f1_all":  # an empty map of an authentic image is right
+    elif metric == "pixel_f1_all":  # an empty map of an authentic image is right
         chance = float((images.label == 0).mean())
-    return max(values, default=0.0) - chance
+    return max((v for v in values if v is not None), default=0.0) - chance
+
+
+def _learnt(claim: Claim) -> float:
+    """How far the second is above chance on the set it knows best, in the mean run."""
+    found = []
+    for name in claim.learnt:
+        runs = [_of(folder, name) for folder in claim.second]
+        scores = [run.sample().by_protocol()[claim.protocol] for run in runs]
+        values = [score[claim.metric] or 0.0 for score in scores]
+        mean = sum(values) / len(values)
+        found.append(_above_chance([mean], claim.metric, runs[0]))
+    return max(found)
 
 
 def _interval(bounds) -> str | None:

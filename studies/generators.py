@@ -40,6 +40,7 @@ def write(plan: Plan) -> list[str]:
                 "pixel_iou_manipulated",
                 "lower",
                 "standard",
+                learnt=[other for other in plan.form.kinds if other != kind],
             )
             for kind in plan.form.kinds
         ],

@@ -58,9 +58,10 @@ def write(plan: Plan) -> list[str]:
 
 
 def _claims(reports) -> list[Claim]:
-    def claim(said, first, second, test, expected, metric="pixel_f1_all"):
+    def claim(said, first, second, test, expected, **more):
         runs = reports[first], reports[second]
-        return Claim(said, (first, second), *runs, test, metric, expected)
+        metric = "pixel_f1_all"
+        return Claim(said, (first, second), *runs, test, metric, expected, **more)
 
     helps = "BayarConv helps"
     free = "training on both costs nothing"
@@ -71,8 +72,8 @@ def _claims(reports) -> list[Claim]:
         claim(helps, "upernet_both", "sdfl_both", "deep", "higher"),
         claim(free, "sdfl_shallow", "sdfl_both", "shallow", "same"),
         claim(free, "sdfl_deep", "sdfl_both", "deep", "same"),
-        claim(none, "sdfl_deep", "sdfl_shallow", "deep", "lower"),
-        claim(none, "sdfl_shallow", "sdfl_deep", "shallow", "lower"),
+        claim(none, "sdfl_deep", "sdfl_shallow", "deep", "lower", learnt=["shallow"]),
+        claim(none, "sdfl_shallow", "sdfl_deep", "shallow", "lower", learnt=["deep"]),
         claim(as_good, "mvssnet_both", "sdfl_both", "shallow", "same"),
         claim(as_good, "mvssnet_both", "sdfl_both", "deep", "same"),
     ]

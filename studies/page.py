@@ -79,7 +79,8 @@ def _how(plan: Plan, studies, only: str) -> str:
         f"{form.resamples:,} resamples). A sentence below "
         "follows from its interval by rule (`studies/findings.py`): a direction holds "
         "where the whole interval lies on its side of zero; “the same” where it lies "
-        "within ±.03 as a whole and one of the two is at least .1 above chance."
+        "within ±.03 as a whole and one of the two is at least .1 above chance; a "
+        "network that is not so on any set it trained on tells nothing of transfer."
     )
 
 

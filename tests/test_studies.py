@@ -232,6 +232,18 @@ def test_where_nothing_was_learnt_nothing_stayed_the_same():
     assert findings.judge("higher", (0.001, 0.002), above_chance=0.02) == "holds"
 
 
+@pytest.mark.parametrize(("scale", "said"), [(1.0, "holds"), (0.1, "cannot tell")])
+def test_what_learnt_nothing_tells_nothing_of_transfer(
+    tmp_path, scale, said, monkeypatch
+):
+    monkeypatch.setattr(findings, "judge", lambda *_: "holds")
+    folder = evaluations.write(tmp_path / "run", sets=("old", "new"), scale=scale)
+    runs, how = [folder], ("new", "image_f1", "lower", "standard")
+    claim = findings.Claim("", ("a", "b"), runs, runs, *how, learnt=["old"])
+    (row,) = findings.found([claim], resamples=9)
+    assert row["here"] == said
+
+
 @pytest.mark.parametrize(
     ("metric", "chance"),
     [("image_auc", 0.5), ("pixel_f1_all", 0.5), ("pixel_f1_manipulated", 0.0)],
