@@ -350,12 +350,13 @@ def test_a_network_whose_answers_are_no_numbers_is_not_written_for_others():
 def test_no_number_is_the_worst_difference(bad):
     images = [np.full((1, 8, 8, 3), value, np.uint8) for value in (0, 1)]
     one = {"score": np.ones(1, np.float32)}
-    examples = [("black", images[0], one), ("grey", images[1], one)]
-    made = subject.Subject(
-        None, lambda image: one, (1, 8, 8, 3), {"network": "x"}, examples
-    )
-    assert made.difference(lambda image: one) == 0
+    examples = [
+        (name, {"image": image}, one)
+        for name, image in zip(("black", "grey"), images, strict=True)
+    ]
+    inputs = {"image": jax.ShapeDtypeStruct((1, 8, 8, 3), np.uint8)}
+    made = subject.Subject(None, lambda image: one, inputs, {"network": "x"}, examples)
+    wrong = lambda given: np.nan if given["image"].any() == bad else 1.0
+    assert made.difference(lambda given: one) == 0
     with pytest.raises(InputError, match="differs from JAX by inf"):
-        made.difference(
-            lambda image: {"score": np.array([np.nan if image.any() == bad else 1.0])}
-        )
+        made.difference(lambda given: {"score": np.array([wrong(given)])})
