@@ -80,7 +80,6 @@ def our_sides(name: str, batch: dict, dtype: str) -> tuple:
     from sdfl_jax import models, optim
     from sdfl_jax.config import check, of_network
     from sdfl_jax.devices import sharding
-    from sdfl_jax.models import inputs_of
     from sdfl_jax.state import init_state
     from sdfl_jax.steps import make_train_step
 
@@ -107,7 +106,7 @@ def our_sides(name: str, batch: dict, dtype: str) -> tuple:
     for key, blank in models.blank_inputs(model, side, size).items():
         if key != "image":  # a JPEG's coefficients and table
             batch[key] = rng.integers(0, 9, blank.shape).astype(blank.dtype)
-    inputs = jax.device_put({"image": batch["image"]} | inputs_of(batch))
+    inputs = jax.device_put({"image": batch["image"]} | models.inputs_of(batch))
     batch = sharding.to_global(batch, mesh)
     weights = {"mask": 0.16, "label": 0.04, "edge": 0.8 * (name == "mvssnet")}
 
@@ -119,7 +118,7 @@ def our_sides(name: str, batch: dict, dtype: str) -> tuple:
 
     def forward(variables, inputs):
         image = inputs["image"].astype(jnp.float32) / 255
-        outputs = model.apply(variables, image, **inputs_of(inputs), train=False)
+        outputs = model.apply(variables, image, **models.inputs_of(inputs), train=False)
         return outputs.image_score(), outputs.mask_logits
 
     predict = jax.jit(forward).lower(variables, inputs).compile()
