@@ -5,9 +5,10 @@ and how often each is drawn from, whatever its number of files. An example is a 
 of the seed and its position alone, so a resumed run, and any number of workers and
 processes, see the same stream.
 
-A canvas is a part of a photograph, resized, with a past (a JPEG, sharpening, tones,
-lettering). Three in five are then manipulated, and all go through the same end: they
-may be resized, sharpened, saved once or twice.
+A canvas is a part of a photograph, resized, with colours and at times a focus of its
+own and a past (a JPEG, sharpening, tones, lettering). Three in five are then
+manipulated, and all go through the same end: they may be resized, sharpened, saved once
+or twice.
 """
 
 import hashlib
@@ -51,6 +52,9 @@ KINDS = {
 }
 MIN_TEXTURE = 6.0  # deviation of the luminance (of 255): less shows nothing at all
 MIN_CHANGE = 4.0  # mean absolute change inside a mask; less is no manipulation
+
+# Shares of the canvases that are given other colours, and a subject in focus.
+_GRADED, _FOCUSED = 0.5, 0.15
 
 # Shares of what is saved: as WebP, and as JPEG with an editor's tables. From a quality
 # on, the editor's strength of about that quality.
@@ -164,10 +168,14 @@ class Stream:
         canvas, view = self._canvas(host, rng)
         if cv2.meanStdDev(cv2.cvtColor(canvas, cv2.COLOR_RGB2GRAY))[1] < MIN_TEXTURE:
             return None
+        forger = _Forger(self, host, view, rng)
+        if rng.random() < _GRADED:
+            canvas = _graded(canvas, rng)
+        if rng.random() < _FOCUSED:
+            canvas = forger.focused(canvas)
         canvas = _past(canvas, rng)
         region = np.zeros(canvas.shape[:2], np.uint8)
         if kind != "authentic":
-            forger = _Forger(self, host, view, rng)
             for _ in range(4):
                 try:
                     image, region = getattr(forger, kind)(canvas)
@@ -207,8 +215,11 @@ class Stream:
         tall, wide = (8 * round(n * grow * extra / 8) for n in self.size)
         pixels = self._read.pixels(host)
         most = min(pixels.shape[0] / tall, pixels.shape[1] / wide)
-        if most >= 1 and rng.random() < 0.25:
+        draw = rng.random()
+        if draw < 0.25 and most >= 1:
             scale = 1.0  # pixels as they are
+        elif draw > 0.8:
+            scale = most  # all of it, or nearly: what it shows stands in the middle
         else:
             scale = most if most <= 1 else float(np.exp(rng.uniform(0, np.log(most))))
         height, width = (
@@ -282,6 +293,29 @@ class _Forger:
     def __init__(self, stream: Stream, host: str, view, rng):
         self._stream, self._host, self._view, self._rng = stream, host, view, rng
         self._read = stream._read
+
+    def focused(self, canvas):
+        """A subject sharp and lit before a background that is neither.
+
+        As a lens and a lamp make it, so the sensor's noise comes afterwards and is the
+        same everywhere: a subject that stands out is no evidence of a manipulation.
+        """
+        rng = self._rng
+        try:
+            mask = self._own_mask(canvas, most=0.6)
+        except Unsuitable:
+            return canvas
+        rim = int(rng.integers(2, 7))
+        mask = cv2.dilate(mask, np.ones((2 * rim + 1, 2 * rim + 1), np.uint8))
+        sharp = _soft(mask, float(rng.uniform(2, 8)))
+        sigma = float(np.exp(rng.uniform(np.log(1.0), np.log(8.0))))
+        image = cv2.GaussianBlur(canvas, (0, 0), sigma)
+        if rng.random() < 0.5:
+            image = _toned(image, rng)
+        _blend(image, canvas, sharp)
+        noise = rng.standard_normal(image.shape[:2], np.float32)
+        noise *= float(np.exp(rng.uniform(np.log(0.5), np.log(5.0))))
+        return np.clip(np.rint(image + noise[..., None]), 0, 255).astype(np.uint8)
 
     def splice(self, canvas):
         """Objects, segments or shapes of one to four other photographs."""
@@ -564,8 +598,29 @@ def _past(canvas, rng):
     return canvas
 
 
+def _graded(image, rng):
+    """Other colours by a matrix near one that turns hues, and other contrasts.
+
+    A few photographs then teach what a manipulation looks like and not which colours
+    they have.
+    """
+    turn = rng.normal(0, 0.5) if rng.random() < 0.5 else 0.0
+    grey = np.full((3, 3), 1 / 3)
+    cross = np.array([[0, -1, 1], [1, 0, -1], [-1, 1, 0]]) / 3**0.5
+    turned = np.cos(turn) * np.eye(3) + (1 - np.cos(turn)) * grey + np.sin(turn) * cross
+    saturation = float(np.exp(rng.normal(-0.1, 0.35)))
+    colours = grey + saturation * (turned - grey)
+    contrast = float(np.exp(rng.normal(0, 0.2)))
+    levels = contrast * colours + rng.normal(0, 0.03, (3, 3))
+    middle = float(image.mean())
+    offset = middle - contrast * middle + rng.normal(0, 10)
+    return cv2.transform(image, np.column_stack([levels, np.full(3, offset)]))
+
+
 def _treated(content, rng):
     """What may happen to a donor's piece on its way into another photograph."""
+    if rng.random() < _GRADED / 2:
+        content = _graded(content, rng)
     if rng.random() < 0.3:
         content = _toned(content, rng)
     if rng.random() < 0.15:
