@@ -162,6 +162,11 @@ def peer_sides(name: str, batch: dict, dtype: str) -> tuple:
 
     image, mask = planes(batch["image"]), planes(batch["mask"])
     label = torch.tensor(batch["label"]).to(device)
+    inputs = [image]
+    if hasattr(network, "random_inputs"):
+        inputs += [
+            x.to(device) for x in network.random_inputs(*batch["image"].shape[:2])
+        ]
     autocast = torch.autocast(
         device.type, dtype=getattr(torch, dtype), enabled=dtype != "float32"
     )
@@ -171,7 +176,7 @@ def peer_sides(name: str, batch: dict, dtype: str) -> tuple:
         network.train()
         optimizer.zero_grad()
         with autocast:
-            outputs = forward(image)
+            outputs = forward(*inputs)
         outputs = [None if x is None else x.float() for x in outputs]
         total = loss(*outputs, mask, label)
         scaler.scale(total).backward()
@@ -183,7 +188,7 @@ def peer_sides(name: str, batch: dict, dtype: str) -> tuple:
     def infer():
         network.eval()
         with autocast:
-            forward(image)[1].cpu()
+            forward(*inputs)[1].cpu()
 
     return {"train": train, "infer": infer}, {"parameters": count}
 
@@ -279,7 +284,8 @@ def available_peers() -> dict:
         return {}
     from benchmarks.torch_networks import PEERS
 
-    needs = {name: "timm" for name in ("xception", "efficientnet_lite0")}
+    of_timm = ("xception", "efficientnet_lite0", "vit_lora", "mesorch")
+    needs = dict.fromkeys(of_timm, "timm")
     needs |= {name: "timm" for name in ENCODERS if name.startswith("vit_")}
     needs |= {name: "transformers" for name in ("mit_b2", "segformer")}
     needs |= {name: "torchvision" for name in ENCODERS if name not in needs}

@@ -1,8 +1,9 @@
 """The other networks in PyTorch: the peers that `benchmarks/networks.py` measures.
 
 Encoders come from torchvision and timm, as image-level networks of two classes; the
-small networks are written down here. Each returns mask logits (or None) and label
-logits.
+small networks are written down here, the field's larger ones in `torch_field`. Each
+takes an image, with what else its `random_inputs` gives, and returns mask logits (or
+None) and label logits.
 """
 
 import sys
@@ -12,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from benchmarks import torch_field
 from benchmarks.torch_sdfl import Decoder, Encoder, Sdfl, conv_bn, resize
 
 # torchvision's build for CUDA imports beside a PyTorch without it once this is there.
@@ -164,6 +166,10 @@ PEERS = {
     "xception": lambda side: OfClasses(xception()),
     "resnet50_deep": lambda side: OfClasses(DeepResNet50()),
     "segformer": lambda side: SegFormer(),
+    "vit_lora": lambda side: torch_field.VitLora(),
+    "catnet": lambda side: torch_field.CatNet(),
+    "mesorch": lambda side: torch_field.Mesorch(),
+    "trufor": lambda side: torch_field.TruFor(),
     "mit_b2": lambda side: OfClasses(Logits(_segformer("ImageClassification"))),
     "vit_small_patch14_dinov2": lambda side: OfClasses(
         _vit("vit_small_patch14_dinov2", side)
