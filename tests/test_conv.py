@@ -176,3 +176,29 @@ def test_a_gpu_gets_one_convolution_each_way(channels, dtype):
     assert program(forward, x, kernel) == ["convolution"]
     backward = lambda x, k, g: jax.vjp(forward, x, k)[1](g)
     assert program(backward, x, kernel, forward(x, kernel)) == ["convolution"] * 2
+
+
+@pytest.mark.parametrize("kernel", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize(("strides", "padding"), [(1, 0), (2, 0), (2, 1), (3, 1)])
+@pytest.mark.parametrize("dtype", list(TOLERANCE))
+def test_transposed_has_xlas_values_and_gradients(kernel, strides, padding, dtype):
+    x, weights = draw((2, 5, 3, 4), 0, dtype), draw((kernel, kernel, 3, 4), 1, dtype)
+    window = dict(strides=strides, padding=padding)
+    theirs = value_and_gradients(conv._transposed, x, weights, **window)
+    ours = value_and_gradients(conv.conv_transpose2d, x, weights, **window)
+    assert_same(ours, theirs, dtype)
+    # The adjoint of a convolution that reads H W O I as H W I O.
+    back = lambda y: conv2d(y, weights, **window)
+    if strides == 2 and dtype == "float32":
+        np.testing.assert_allclose(
+            jnp.vdot(back(ours[0]), x), jnp.vdot(ours[0], ours[0]), rtol=1e-4
+        )
+
+
+def test_a_gpu_gets_one_transposed_convolution():
+    x, kernel = draw((2, 4, 4, 3), 0), draw((4, 4, 5, 3), 1)
+    traced = jax.jit(lambda x, k: conv.conv_transpose2d(x, k, padding=1)).trace(
+        x, kernel
+    )
+    text = traced.lower(lowering_platforms=("cuda",)).as_text()
+    assert re.findall(r"stablehlo\.(convolution|dot_general)", text) == ["convolution"]

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 
 from sdfl_jax.errors import InputError
 from sdfl_jax.models import canvas, lora
-from sdfl_jax.ops.conv import conv2d
+from sdfl_jax.ops.conv import conv2d, conv_transpose2d
 
 # PyTorch's `kaiming_normal_`: keeps the variance through a ReLU. Counted from the
 # inputs, which is also right for depthwise kernels.
@@ -75,14 +75,11 @@ class ConvTranspose(nn.Module):
         shape = (self.kernel, self.kernel, self.features, x.shape[-1])
         kernel = self.param("kernel", _transposed_init, shape, jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        margin = self.kernel - 1 - self.padding
-        x = jax.lax.conv_transpose(
+        x = conv_transpose2d(
             x.astype(self.dtype),
             kernel.astype(self.dtype),
-            strides=(self.strides, self.strides),
-            padding=((margin, margin), (margin, margin)),
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-            transpose_kernel=True,
+            strides=self.strides,
+            padding=self.padding,
         )
         return x + bias.astype(self.dtype)[None, None, None]
 

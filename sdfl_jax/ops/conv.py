@@ -55,6 +55,62 @@ def conv2d(
     return _conv(x, kernel, _Window(strides, padding, dilation, groups))
 
 
+def conv_transpose2d(
+    x: Float[Array, "B H W C"],
+    kernel: Float[Array, "k k F C"],
+    *,
+    strides: int = 2,
+    padding: int = 0,
+) -> Float[Array, "B h w F"]:
+    """PyTorch's transposed convolution of NHWC features.
+
+    The kernel is H W O I and not flipped; h is strides (H - 1) - 2 padding + k. A CPU
+    gets one product and sums of where its results overlap: in training XLA's own form
+    takes ten times as long there.
+    """
+    settings = dict(strides=strides, padding=padding)
+    return by_platform(
+        x,
+        kernel,
+        cpu=functools.partial(_overlapped, **settings),
+        default=functools.partial(_transposed, **settings),
+    )
+
+
+def _transposed(x, kernel, *, strides, padding):
+    margin = kernel.shape[0] - 1 - padding
+    return lax.conv_transpose(
+        x,
+        kernel,
+        strides=(strides, strides),
+        padding=((margin, margin), (margin, margin)),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        transpose_kernel=True,
+    )
+
+
+def _overlapped(x, kernel, *, strides, padding):
+    """Each position's k x k results, those at the same place of the output added up."""
+    (B, H, W, C), (k, _, features, _) = x.shape, kernel.shape
+    if x.dtype != jnp.float32:  # a CPU computes these one by one
+        wide = (a.astype(jnp.float32) for a in (x, kernel))
+        return _overlapped(*wide, strides=strides, padding=padding).astype(x.dtype)
+    reach = -(-k // strides)  # how many positions in a row meet in one of the output
+    kernel = jnp.pad(kernel, ((0, reach * strides - k),) * 2 + ((0, 0),) * 2)
+    y = x.reshape(-1, C) @ kernel.reshape(-1, C).T
+    y = y.reshape(B, H, W, reach, strides, reach, strides, features)
+    rows, columns = H + reach - 1, W + reach - 1
+    total = 0
+    for i in range(reach):
+        for j in range(reach):
+            part = y[:, :, :, i, :, j].transpose(0, 1, 3, 2, 4, 5)  # B H s W s F
+            around = ((0, 0), (i, reach - 1 - i), (0, 0), (j, reach - 1 - j))
+            total += jnp.pad(part, (*around, (0, 0), (0, 0)))
+    total = total.reshape(B, rows * strides, columns * strides, features)
+    first, h, w = padding, *(strides * (n - 1) - 2 * padding + k for n in (H, W))
+    return total[:, first : first + h, first : first + w]
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _conv(x, kernel, window):
     forward, _ = _cpu_form(x, kernel, window)
