@@ -108,6 +108,49 @@ def test_what_repeats_is_filled_with_itself():
     np.testing.assert_array_equal(filled[away], damaged[away])
 
 
+def test_a_matte_follows_the_hairs_that_a_mask_cuts_across():
+    hair = np.zeros((64, 64), np.uint8)
+    hair[24:40, 24:40] = 255  # a body, and hairs that stand out from it
+    hair[26:40:3, 40:46] = 255
+    content = np.repeat(40 + (hair > 0)[..., None] * np.uint8(160), 3, axis=-1)
+    rough = cv2.dilate((hair > 0) * np.uint8(255), np.ones((5, 5), np.uint8))
+    error = lambda alpha: np.abs(alpha - hair / 255).mean()
+    matte = stream._matte(content, rough, 4)
+    assert 0 <= matte.min() and matte.max() <= 1
+    assert error(matte) < 0.8 * min(error(rough / 255), error(stream._soft(rough, 1.0)))
+
+
+def test_a_subject_in_focus_stays_and_noise_is_everywhere(text):
+    forge, changed = Stream(text, size=96, seed=5), 0
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        host = forge._draw(rng)
+        canvas, view = forge._canvas(host, rng)
+        image = stream._Forger(forge, host, view, rng).focused(canvas)
+        assert image.shape == canvas.shape and image.dtype == np.uint8
+        changed += not np.array_equal(image, canvas)
+        detail = lambda x: cv2.Laplacian(
+            cv2.cvtColor(x, cv2.COLOR_RGB2GRAY), cv2.CV_64F
+        )
+        blocks = np.abs(detail(image)).reshape(-1, 8, image.shape[1] // 8, 8)
+        if not np.array_equal(image, canvas):  # no spot without the sensor's noise
+            dark = image.reshape(-1, 8, image.shape[1] // 8, 8, 3).mean((1, 3, 4)) < 5
+            assert (blocks.mean((1, 3))[~dark] > 0).all()
+    assert changed > 10
+
+
+def test_other_colours_keep_what_is_where(text):
+    forge, kept = Stream(text, size=96, seed=5), []
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        canvas, _ = forge._canvas(forge._draw(rng), rng)
+        graded = stream._graded(canvas, rng)
+        assert graded.dtype == np.uint8 and not np.array_equal(graded, canvas)
+        grey = [cv2.cvtColor(x, cv2.COLOR_RGB2GRAY).ravel() for x in (canvas, graded)]
+        kept.append(np.corrcoef(*grey)[0, 1])
+    assert np.median(kept) > 0.9
+
+
 @pytest.mark.parametrize("quality", [50, 75, 95, 100])
 def test_editors_tables_are_those_of_photoshop(quality, photos):
     image = cv2.imread(str(next(photos.glob("*/*"))))[:64, :64]
