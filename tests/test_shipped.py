@@ -10,7 +10,7 @@ import pytest
 import sdfl_jax
 from sdfl_jax.checkpoints import checkpoint, shipped
 from sdfl_jax.errors import InputError
-from sdfl_jax.predict.ship import ship
+from sdfl_jax.predict.ship import _without_folders, ship
 from tests import tiny
 
 STARTER = {
@@ -67,6 +67,21 @@ def test_nothing_says_where_the_data_lay(packed):
     for name in ("config.json", "card.json"):
         text = (packed[0] / name).read_text()
         assert "/tmp" not in text and str(packed[1].parent) not in text
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("forge:/a/b/cameras:5,/a/wall:1,c/d", "forge:cameras:5,wall:1,c/d"),
+        ("/val", "val"),
+        ("casia2=/a/b:10", "casia2=b:10"),
+        ("gs://bucket/a", "gs://bucket/a"),
+        ("encoder/block1/*", "encoder/block1/*"),
+        ("1 / 2", "1 / 2"),
+    ],
+)
+def test_only_folders_of_paths_are_left_out(before, after):
+    assert _without_folders({"x": [before]}) == {"x": [after]}
 
 
 def test_a_name_that_ships_is_found_and_others_are_told(monkeypatch, packed, tmp_path):

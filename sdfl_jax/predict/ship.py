@@ -30,6 +30,8 @@ from sdfl_jax.predict.predictor import Predictor
 from sdfl_jax.report import likelihood_ratios
 
 _THRESHOLDS = np.arange(0.05, 0.96, 0.025)
+# Of an absolute path, at the start or as one of several; no pattern of parameters.
+_FOLDERS = re.compile(r"(?<![^,:=\s])/(?=[^\s/])(?:[^/,:\s]+/)*")
 
 
 def ship(
@@ -119,7 +121,7 @@ def _without_folders(value):
         return {_without_folders(k): _without_folders(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
         return [_without_folders(item) for item in value]
-    return re.sub(r"/(?:[^/,:\s]+/)+", "", value) if isinstance(value, str) else value
+    return _FOLDERS.sub("", value) if isinstance(value, str) else value
 
 
 def _measure(predictor: Predictor, lists: list[str]):
