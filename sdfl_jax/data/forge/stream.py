@@ -54,7 +54,7 @@ MIN_TEXTURE = 6.0  # deviation of the luminance (of 255): less shows nothing at 
 MIN_CHANGE = 4.0  # mean absolute change inside a mask; less is no manipulation
 
 # Shares of the canvases that are given other colours, and a subject in focus.
-_GRADED, _FOCUSED = 0.5, 0.15
+_GRADED, _FOCUSED = 0.5, 0.2
 
 # Shares of what is saved: as WebP, and as JPEG with an editor's tables. From a quality
 # on, the editor's strength of about that quality.
@@ -67,6 +67,7 @@ _EDITORS_TABLES = (
     (88, "maximum"),
     (96, "web_maximum"),
 )
+_GREY = np.full((3, 3), 1 / 3)  # as a matrix of colours
 _HELD_OUT = 10  # one photograph in so many is kept for validation
 _SMALL_SIDE = 128  # of the pictures in which objects are looked for
 _CACHE_BYTES = 1536 << 20
@@ -312,7 +313,11 @@ class _Forger:
         image = cv2.GaussianBlur(canvas, (0, 0), sigma)
         if rng.random() < 0.5:
             image = _toned(image, rng)
-        _blend(image, canvas, sharp)
+        subject = canvas
+        if rng.random() < 0.5:  # a flower, a parrot, a parasol
+            colours = _saturating(float(np.exp(rng.uniform(0.2, 1.2))))
+            subject = cv2.transform(canvas, colours)
+        _blend(image, subject, sharp)
         noise = rng.standard_normal(image.shape[:2], np.float32)
         noise *= float(np.exp(rng.uniform(np.log(0.5), np.log(5.0))))
         return np.clip(np.rint(image + noise[..., None]), 0, 255).astype(np.uint8)
@@ -607,16 +612,20 @@ def _graded(image, rng):
     they have.
     """
     turn = rng.normal(0, 0.5) if rng.random() < 0.5 else 0.0
-    grey = np.full((3, 3), 1 / 3)
     cross = np.array([[0, -1, 1], [1, 0, -1], [-1, 1, 0]]) / 3**0.5
-    turned = np.cos(turn) * np.eye(3) + (1 - np.cos(turn)) * grey + np.sin(turn) * cross
-    saturation = float(np.exp(rng.normal(-0.1, 0.35)))
-    colours = grey + saturation * (turned - grey)
-    contrast = float(np.exp(rng.normal(0, 0.2)))
+    turned = (
+        np.cos(turn) * np.eye(3) + (1 - np.cos(turn)) * _GREY + np.sin(turn) * cross
+    )
+    colours = _saturating(float(np.exp(rng.normal(0.1, 0.45)))) @ turned
+    contrast = float(np.exp(rng.normal(0.05, 0.25)))
     levels = contrast * colours + rng.normal(0, 0.03, (3, 3))
     middle = float(image.mean())
     offset = middle - contrast * middle + rng.normal(0, 10)
     return cv2.transform(image, np.column_stack([levels, np.full(3, offset)]))
+
+
+def _saturating(factor: float) -> np.ndarray:
+    return _GREY + factor * (np.eye(3) - _GREY)
 
 
 def _treated(content, rng):
