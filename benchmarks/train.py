@@ -38,8 +38,12 @@ from sdfl_jax.devices import huge_pages
 # Two processes share a GPU's memory here; ours would take most of it at once.
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
-CONFIGS = {"sdfl": "sdfl_jax.configs.sdfl", "demo": "configs.demo"}
-SIZES = {"sdfl": (2, 512), "demo": (8, 128)}  # batch and side of its images
+CONFIGS = {
+    "sdfl": "sdfl_jax.configs.sdfl",
+    "demo": "configs.demo",
+    "starter": "configs.starter",
+}
+SIZES = {"sdfl": (2, 512), "demo": (8, 128), "starter": (8, 192)}  # batch, side
 # Multiply-adds of the forward pass per pixel of the input: 159.4 G at 512x512.
 MACS_PER_PIXEL = {"sdfl": 159.4e9 / 512**2}
 

@@ -17,8 +17,9 @@ UNFOLDED_POSITIONS = 512
 # More values than this do not stay in a CPU's cache (16 MiB in float32), and there
 # XLA's own gradient for the kernel runs at a quarter of the speed of the products.
 CACHED_VALUES = 2**22
-# A depthwise kernel of more taps than this gets its gradient in a loop over its rows.
-UNROLLED_TAPS = 25
+# So many output positions of a depthwise convolution, at most so many of them in a row,
+# are summed in one fused loop for the gradient of its kernel.
+SUMMED_POSITIONS, SUMMED_IN_ROW = 32, 16
 
 
 class _Window(NamedTuple):
@@ -304,11 +305,6 @@ def _depthwise(x, kernel, *, window):
 
 def _depthwise_backward(x, kernel, gradient, *, window):
     """The features' gradient is itself such a sum, with the kernel turned around."""
-    if kernel.shape[0] * kernel.shape[1] > UNROLLED_TAPS:
-        by_tap = _sums_by_row(x, kernel, gradient, window)
-    else:
-        seen = _shifted(x, kernel, window)
-        by_tap = jnp.stack([_sum_positions(view * gradient) for view in seen])
     spread = lax.pad(
         gradient,
         jnp.zeros((), gradient.dtype),
@@ -321,41 +317,50 @@ def _depthwise_backward(x, kernel, gradient, *, window):
         padding.append((low, x.shape[1 + axis] + reach - spread.shape[1 + axis] - low))
     back = _Window(1, tuple(padding), window.dilation, window.groups)
     by_features = _depthwise(spread, kernel[::-1, ::-1], window=back)
-    return by_features, by_tap.reshape(kernel.shape)
+    return by_features, _depthwise_kernel_gradient(x, kernel, gradient, window)
 
 
-def _sums_by_row(x, kernel, gradient, window):
-    """Views x gradient summed over positions; one row of taps at a time.
+def _depthwise_kernel_gradient(x, kernel, gradient, window):
+    """Views x gradient summed over positions, one block of them after the other.
 
-    A loop's body is compiled once, and 49 sums take as long to compile as ten layers.
+    A block's part is one fused loop over B kh kw C whose last axis fills the vector
+    registers, and all that it reads stays in the cache. A reduction of each tap's whole
+    view, which XLA does not vectorise, takes two to ten times as long. Examples are
+    summed last: a batch that is split over devices stays so.
     """
-    (kh, kw), (h, w) = kernel.shape[:2], gradient.shape[1:3]
+    (kh, kw), (B, h, w, C) = kernel.shape[:2], gradient.shape
     stride, dilation = window.strides, window.dilation
-    x = _padded(x, window)
+    columns = -(-w // SUMMED_IN_ROW)
+    width = -(-w // columns)
+    height = min(h, max(1, SUMMED_POSITIONS // width))
+    rows = -(-h // height)
+    h, w = rows * height, columns * width  # filled up, with nothing to sum
+    gradient = _grown(gradient, h, w)
+    reach = lambda n, taps: (n - 1) * stride + (taps - 1) * dilation + 1
+    x = _grown(_padded(x, window), reach(h, kh), reach(w, kw))
+    seen = B, reach(height, kh), reach(width, kw), C
 
-    def row(i):
-        seen = lax.dynamic_slice_in_dim(x, i * dilation, (h - 1) * stride + 1, axis=1)
-        starts = [j * dilation for j in range(kw)]
-        views = [
-            seen[:, ::stride, start : start + (w - 1) * stride + 1 : stride]
-            for start in starts
-        ]
-        return jnp.stack([jnp.sum(view * gradient, axis=(0, 1, 2)) for view in views])
+    def add_block(i, total):
+        top, left = i // columns * height, i % columns * width
+        view = lax.dynamic_slice(x, (0, top * stride, left * stride, 0), seen)
+        given = lax.dynamic_slice(gradient, (0, top, left, 0), (B, height, width, C))
+        part = 0
+        for row in range(height):
+            for column in range(width):
+                taps = view[
+                    :,
+                    row * stride : row * stride + reach(1, kh) : dilation,
+                    column * stride : column * stride + reach(1, kw) : dilation,
+                ]
+                part += taps * given[:, row, column][:, None, None]
+        return total + part
 
-    return lax.map(row, jnp.arange(kh))  # kh kw C
+    total = jnp.zeros((B, kh, kw, C), x.dtype)
+    total = lax.fori_loop(0, rows * columns, add_block, total)
+    return jnp.sum(total, axis=0).reshape(kernel.shape)
 
 
-def _sum_positions(x):
-    """Sums B h w C to C.
-
-    XLA's reduction to the last axis is not vectorised; additions of whole halves are,
-    and after two of them the gradient takes a third of the time or less.
-    """
-    left_over = 0
-    for _ in range(2):
-        half = x.shape[1] // 2
-        if half and x.shape[1] % 2:
-            left_over += jnp.sum(x[:, -1], axis=(0, 1))
-        if half:
-            x = x[:, :half] + x[:, half : 2 * half]
-    return jnp.sum(x, axis=(0, 1, 2)) + left_over
+def _grown(x, height, width):
+    """Zeros at the right and lower border up to that size; no less than `x` has."""
+    more = (max(0, height - x.shape[1]), max(0, width - x.shape[2]))
+    return jnp.pad(x, ((0, 0), (0, more[0]), (0, more[1]), (0, 0)))
