@@ -14,6 +14,7 @@ from jaxtyping import Array, Float
 from sdfl_jax.errors import InputError
 from sdfl_jax.models import canvas, lora
 from sdfl_jax.ops.conv import conv2d, conv_transpose2d
+from sdfl_jax.ops.maximum import max_pool2d
 
 # PyTorch's `kaiming_normal_`: keeps the variance through a ReLU. Counted from the
 # inputs, which is also right for depthwise kernels.
@@ -375,7 +376,7 @@ def max_pool(
     if padding:
         sides = ((0, 0), (padding,) * 2, (padding,) * 2, (0, 0))
         x = jnp.pad(x, sides, constant_values=lowest)
-    return nn.max_pool(x, window_shape=(window,) * 2, strides=(strides,) * 2)
+    return max_pool2d(x, window, strides)
 
 
 def highest_means(
