@@ -65,6 +65,7 @@ def dense_form(request, monkeypatch):
     monkeypatch.setattr(conv, "UNFOLDED_POSITIONS", unfolded)
     cached = many if request.param == "native" else few
     monkeypatch.setattr(conv, "CACHED_VALUES", cached)
+    monkeypatch.setattr(conv, "FEW_FEATURES", 0)
     return request.param
 
 
@@ -104,6 +105,7 @@ def test_any_window_has_xlas_values_and_gradients(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(conv, "UNFOLDED_POSITIONS", limits[0])
         patch.setattr(conv, "CACHED_VALUES", limits[1])
+        patch.setattr(conv, "FEW_FEATURES", 0)
         ours = value_and_gradients(conv2d, x, kernel, **window)
     assert_same(ours, value_and_gradients(xla, x, kernel, **window), dtype)
 

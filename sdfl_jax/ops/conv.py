@@ -15,8 +15,9 @@ from sdfl_jax.ops.platforms import by_platform
 # product: the copy is kh x kw times the features, and pays only on small maps.
 UNFOLDED_POSITIONS = 512
 # More values than this do not stay in a CPU's cache (16 MiB in float32), and there
-# XLA's own gradient for the kernel runs at a quarter of the speed of the products.
-CACHED_VALUES = 2**22
+# XLA's own gradient for the kernel runs at a quarter of the speed of the products, unless
+# the features are as few as these.
+CACHED_VALUES, FEW_FEATURES = 2**22, 64
 # So many output positions of a depthwise convolution, at most so many of them in a row,
 # are summed in one fused loop for the gradient of its kernel.
 SUMMED_POSITIONS, SUMMED_IN_ROW = 32, 16
@@ -169,7 +170,7 @@ def _cpu_form(x, kernel, window):
     h, w = _output_size(x, kernel, window)
     if kh == kw == 1 or x.shape[0] * h * w <= UNFOLDED_POSITIONS:
         return _unfolded, _unfolded_backward
-    if x.size > CACHED_VALUES:
+    if x.size > CACHED_VALUES and features > FEW_FEATURES:
         return _native, _tapwise_backward
     return plain
 
