@@ -15,8 +15,8 @@ from sdfl_jax.ops.platforms import by_platform
 # product: the copy is kh x kw times the features, and pays only on small maps.
 UNFOLDED_POSITIONS = 512
 # More values than this do not stay in a CPU's cache (16 MiB in float32), and there
-# XLA's own gradient for the kernel runs at a quarter of the speed of the products, unless
-# the features are as few as these.
+# XLA's own gradient for the kernel runs at a quarter of the speed of the products, but
+# not of features as few as these.
 CACHED_VALUES, FEW_FEATURES = 2**22, 64
 # So many output positions of a depthwise convolution, at most so many of them in a row,
 # are summed in one fused loop for the gradient of its kernel.
