@@ -1,7 +1,7 @@
 r"""Packs a run's network to ship: float16 weights, calibrated on images kept aside.
 
 python -m sdfl_jax.predict.ship --workdir=RUN --out=DIR --lists=FILE[,FILE...]
-    [--checkpoint=latest] [--alarms=0.005] [--missed=0.1]
+    [--checkpoint=latest] [--alarms=0.02] [--missed=0.1]
 
 The lists (see `data.lists`; masks lie beside them) hold manipulated images and
 authentic ones, whole photographs among them, that the run was not trained on. Two
@@ -40,7 +40,7 @@ def ship(
     lists: list[str],
     *,
     checkpoint_name: str = "latest",
-    alarms: float = 0.005,
+    alarms: float = 0.02,
     missed: float = 0.1,
 ) -> dict:
     """Writes the folder that `shipped.read` reads; returns what calibration found.
@@ -156,7 +156,7 @@ def main(argv=None):
     add("--out", required=True, help="folder to write")
     add("--lists", required=True, help="FILE[,FILE...] of images kept aside")
     add("--checkpoint", default="latest", help="best, latest or a step")
-    add("--alarms", type=float, default=0.005, help="share of authentic images")
+    add("--alarms", type=float, default=0.02, help="share of authentic images")
     add("--missed", type=float, default=0.1, help="share of manipulated images")
     args = parser.parse_args(argv)
     for name in ("alarms", "missed"):
