@@ -13,6 +13,7 @@ from jaxtyping import Array, Float
 
 from sdfl_jax.errors import InputError
 from sdfl_jax.models import canvas, lora
+from sdfl_jax.ops import platforms
 from sdfl_jax.ops.conv import conv2d, conv_transpose2d
 from sdfl_jax.ops.maximum import max_pool2d
 
@@ -376,6 +377,8 @@ def max_pool(
     if padding:
         sides = ((0, 0), (padding,) * 2, (padding,) * 2, (0, 0))
         x = jnp.pad(x, sides, constant_values=lowest)
+    if platforms.is_plain():  # other formats know Flax's pooling, and no gradients
+        return nn.max_pool(x, window_shape=(window,) * 2, strides=(strides,) * 2)
     return max_pool2d(x, window, strides)
 
 

@@ -14,9 +14,14 @@ def by_platform(*arrays: jax.Array, cpu: Callable, default: Callable):
 
     Chosen where the program is lowered; within `plain` it is `default` everywhere.
     """
-    if _plain.get():
+    if is_plain():
         return default(*arrays)
     return jax.lax.platform_dependent(*arrays, cpu=cpu, default=default)
+
+
+def is_plain() -> bool:
+    """Whether what is traced here is within `plain`."""
+    return _plain.get()
 
 
 @contextlib.contextmanager
