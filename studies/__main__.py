@@ -73,10 +73,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         if runner.done(ordered(study.steps(plan)))
     }
     if finished:
-        left_out = [name for name in STUDIES if name not in finished]
-        written = page.write(plan, finished, left_out)
+        written = page.write(plan, finished, STUDIES)
         if args.page:
-            page.copy(written, Path(args.page))
+            page.merge(written, Path(args.page), STUDIES)
         print(f"Page: {args.page or written}")
     if failed:
         raise failed
@@ -109,7 +108,7 @@ def _arguments() -> argparse.ArgumentParser:
         "--seeds", type=int, metavar="N", help="of every training (default: the form's)"
     )
     add("--print", action="store_true", help="the commands, and runs none of them")
-    add("--page", metavar="FILE", help="copies the page there, its charts beside it")
+    add("--page", metavar="FILE", help="puts its sections and charts there as well")
     forms = parser.add_mutually_exclusive_group()
     for name, what in (("quick", "minutes, to see that it runs"), ("full", "in full")):
         forms.add_argument(

@@ -114,31 +114,38 @@ def table(rows: Sequence[dict]) -> str:
     return tables.table(rows, COLUMNS)
 
 
+_VERDICTS = {
+    "holds": "Holds",
+    "does not hold": "Does not hold",
+    "cannot tell": "Cannot be told",
+}
+
+
 def sentences(rows: Sequence[dict]) -> str:
-    """A sentence for each row, and what limits them all."""
-    said = []
-    for row in rows:
-        numbers = (
-            f"{row['difference']:+.3f}, 95 % interval {row['interval'] or 'none'}"
-            if row["difference"] is not None
-            else "not defined here"
-        )
-        ends = {
-            "holds": "holds here",
-            "does not hold": "does not hold here",
-            "cannot tell": "cannot be told from these runs",
-        }
-        said.append(
-            f"“{row['finding']}” {ends[row['here']]}: {row['figure']} on {row['test']} "
-            f"of {row['b']} against {row['a']} differs by {numbers}."
-        )
+    """What became of each finding, as a list, and what limits them all."""
+    lines = []
+    for finding in dict.fromkeys(row["finding"] for row in rows):
+        of_it = [row for row in rows if row["finding"] == finding]
+        lines.append(" ".join([f"- **{finding}**:", *map(_sentence, of_it)]))
     if min((row["runs"] for row in rows), default=0) < SEEDS:
-        said.append(
-            "Fewer than three seeds stand behind this, so the intervals cover other "
+        lines.append(
+            "\nFewer than three seeds stand behind this, so the intervals cover other "
             "photographs but not another run of the same training: take every sentence "
             "above as what one run showed, not as a finding."
         )
-    return " ".join(said)
+    return "\n".join(lines)
+
+
+def _sentence(row: dict) -> str:
+    numbers = (
+        f"{row['difference']:+.3f} ({row['interval'] or 'no interval'})"
+        if row["difference"] is not None
+        else "is not defined"
+    )
+    return (
+        f"{_VERDICTS[row['here']]} on {row['test']}: {row['figure']} of {row['b']} "
+        f"against {row['a']} {numbers}."
+    )
 
 
 def _above_chance(values: Sequence, metric: str, images: Evaluation) -> float:

@@ -1,5 +1,6 @@
 """The page of all studies, in Markdown with charts beside it."""
 
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,50 +19,96 @@ _SAID = {
     "can tell what is large; it is no repetition of the documents.",
     "full": "This is the full form, on the shards that were given.",
 }
+_RULES = (
+    "Intervals draw photographs, and runs where there are several, anew (95 %). A "
+    "sentence below follows from its interval by rule (`studies/findings.py`): a "
+    "direction holds where the whole interval lies on its side of zero; “the same” "
+    "where it lies within ±.03 as a whole and one of the two is at least .1 above "
+    "chance; a network that is not so on any set it trained on tells nothing of "
+    "transfer."
+)
 
 
-def write(
-    plan: Plan, studies: Mapping[str, ModuleType], left_out: Sequence[str] = ()
-) -> Path:
+def write(plan: Plan, studies: Mapping[str, ModuleType], names: Sequence[str]) -> Path:
     """Writes DIR/page/studies.md and its charts; returns its path.
 
-    `left_out` names studies that were not asked for or failed, which the page says.
+    `names` are those of all studies in the order of the page, which says what is
+    missing.
     """
+    sections = {
+        name: "\n\n".join(
+            [
+                f"## {study.TITLE}",
+                *study.write(plan),
+                f"{_how(plan, name, study)} {_commands(plan, name, study)}",
+            ]
+        )
+        for name, study in studies.items()
+    }
+    plan.pictures.mkdir(parents=True, exist_ok=True)
+    path = plan.pictures.parent / "studies.md"
+    with replacing(path) as beside:
+        beside.write_text(_page(plan.form.name, sections, names))
+    return path
+
+
+def merge(page: Path, to: Path, names: Sequence[str]) -> None:
+    """Puts the sections of `page`, and their charts, into the page `to`.
+
+    What `to` holds of other studies stays where it is of the same form; each section
+    says by itself what made it.
+    """
+    form, sections = _parts(page.read_text())
+    if to.exists():
+        form_there, there = _parts(to.read_text())
+        if form_there == form:
+            sections = there | sections
+    text = _page(form, sections, names)
+    charts = to.with_suffix("")
+    charts.mkdir(parents=True, exist_ok=True)
+    for chart in page.with_suffix("").iterdir():
+        shutil.copy(chart, charts)
+    for chart in charts.iterdir():
+        if f"(studies/{chart.name})" not in text:
+            chart.unlink()
+    with replacing(to) as beside:
+        beside.write_text(text)
+
+
+def _page(form: str, sections: Mapping[str, str], names: Sequence[str]) -> str:
     parts = [
         "# Studies",
         "<!-- Written by launch/studies.sh; changes here are lost. -->",
-        _SAID[plan.form.name],
-        _how(plan, studies, f" --only={','.join(studies)}" * bool(left_out)),
+        _SAID[form],
+        _RULES,
     ]
+    left_out = [name for name in names if name not in sections]
     if left_out:
         parts.append(
             f"**Not run for this page: {', '.join(left_out)}.** `--only=NAME` runs one "
             "of them."
         )
-    for name, study in studies.items():
-        parts += [f"## {study.TITLE}", *study.write(plan), _commands(plan, name, study)]
-    path = plan.pictures.parent / "studies.md"
-    with replacing(path) as beside:
-        beside.write_text("\n\n".join(parts) + "\n")
-    return path
+    for name in names:
+        if name in sections:
+            parts += [f"<!-- study: {name} -->", sections[name]]
+    return "\n\n".join(parts) + "\n"
 
 
-def copy(page: Path, to: Path) -> None:
-    """Copies the page and its charts, in place of those that were there."""
-    to.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copy(page, to)
-    charts = to.with_suffix("")
-    shutil.rmtree(charts, ignore_errors=True)
-    shutil.copytree(page.with_suffix(""), charts)
+def _parts(page: str) -> tuple[str, dict[str, str]]:
+    """The form of a page, and its sections by study."""
+    lead, *rest = re.split(r"^<!-- study: (\w+) -->$", page, flags=re.MULTILINE)
+    form = next((form for form, said in _SAID.items() if said in lead), "")
+    sections = dict(zip(rest[::2], map(str.strip, rest[1::2]), strict=True))
+    return form, sections
 
 
-def _how(plan: Plan, studies, only: str) -> str:
-    steps = ordered([step for study in studies.values() for step in study.steps(plan)])
+def _how(plan: Plan, name: str, study: ModuleType) -> str:
+    steps = ordered(study.steps(plan))
     seconds = plan.runner.seconds(steps)
     processor = sum(plan.runner.seconds(steps, "processor")) / 60
     form = plan.form
     said = f"sdfl_jax {__version__}; {form.seeds} seed{'s' * (form.seeds != 1)}"
-    single = [name for name in form.once if name.split("/")[0] in studies]
+    single = [of for of in form.once if of.split("/")[0] == name]
     said += f" (one for {', '.join(single)})" * bool(single and form.seeds > 1)
     if form.forged:
         counts = " + ".join(f"{n} {split}" for split, n in form.images.items())
@@ -71,16 +118,10 @@ def _how(plan: Plan, studies, only: str) -> str:
             f"kind, {' + '.join(f'{n} {s}' for s, n in form.kind_images.items())}"
         )
     return (
-        f"`bash launch/studies.sh DIR --photos=FOLDER{_flag(plan)}{only}` wrote this "
-        f"page ({said}): {len(seconds)} steps, which took {sum(seconds) / 60:.1f} "
-        f"minutes ({processor:.1f} of processor time), the longest "
-        f"{max(seconds, default=0) / 60:.1f}. "
-        "Intervals draw photographs, and runs where there are several, anew (95 %, "
-        f"{form.resamples:,} resamples). A sentence below "
-        "follows from its interval by rule (`studies/findings.py`): a direction holds "
-        "where the whole interval lies on its side of zero; “the same” where it lies "
-        "within ±.03 as a whole and one of the two is at least .1 above chance; a "
-        "network that is not so on any set it trained on tells nothing of transfer."
+        f"This section ({said}) took {len(seconds)} steps and "
+        f"{sum(seconds) / 60:.1f} minutes ({processor:.1f} of processor time), data "
+        "that other studies share included, and its longest step "
+        f"{max(seconds, default=0) / 60:.1f}."
     )
 
 
@@ -91,7 +132,7 @@ def _commands(plan: Plan, name: str, study) -> str:
     one = {command.split()[2]: command for command in shown}
     return "\n".join(
         [
-            f"Of this study: `bash launch/studies.sh DIR --photos=FOLDER{_flag(plan)} "
+            f"Made by `bash launch/studies.sh DIR --photos=FOLDER{_flag(plan)} "
             f"--only={name}`, with `--print` its {len(shown)} commands, such as",
             "",
             "```",

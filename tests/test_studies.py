@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -274,7 +275,7 @@ def test_the_page_holds_tables_sentences_and_charts_of_every_study(
         ordered([s for study in studies.values() for s in study.steps(plan)])
     )
     left_out = [name for name in command.STUDIES if name not in names]
-    written = page.write(plan, studies, left_out)
+    written = page.write(plan, studies, command.STUDIES)
     text = written.read_text()
     said = f"Not run for this page: {', '.join(left_out)}."
     assert (said in text) == bool(left_out)
@@ -286,7 +287,8 @@ def test_the_page_holds_tables_sentences_and_charts_of_every_study(
     assert str(tmp_path) not in text
     charts = [line.split("(")[1].split(")")[0] for line in text.split("\n![")[1:]]
     assert len(charts) > 2
-    page.copy(written, tmp_path / "docs" / "studies.md")
+    page.merge(written, tmp_path / "docs" / "studies.md", command.STUDIES)
+    assert (tmp_path / "docs" / "studies.md").read_text() == text
     for name in charts:
         assert (tmp_path / "docs" / name).stat().st_size > 0
     if "finetuning" in names:
@@ -322,7 +324,34 @@ def test_a_study_of_one_seed_says_so(tmp_path, photos):
     studies = studies_of("exploration")
     plan.runner.run(ordered(studies["exploration"].steps(plan)))
     said = "3 seeds (one for exploration)"
-    assert said in page.write(plan, studies, ["nine"]).read_text()
+    assert said in page.write(plan, studies, command.STUDIES).read_text()
+
+
+def test_a_page_keeps_what_it_holds_of_other_studies_in_the_same_form(tmp_path, photos):
+    plan = plan_of(tmp_path, photos, Pretender())
+    to = tmp_path / "docs" / "studies.md"
+    pages = {}
+    for name in ("nine", "exploration", "settings"):
+        studies = studies_of(name)
+        plan.runner.run(ordered(studies[name].steps(plan)))
+        pages[name] = page.write(plan, studies, command.STUDIES).read_text()
+        page.merge(plan.folder / "page" / "studies.md", to, command.STUDIES)
+    text = to.read_text()
+    places = [text.index(f"<!-- study: {name} -->") for name in pages]
+    assert places[1] < places[0] < places[2]  # the order of the page
+    for alone in pages.values():
+        assert alone.split("<!-- study: ")[1].strip() in text
+    assert "Not run for this page: finetuning, generators, faces, backbones." in text
+    shown = set(re.findall(r"\(studies/(.*?)\)", text))
+    assert {chart.name for chart in to.with_suffix("").iterdir()} == shown
+
+    # Of another form nothing stays.
+    plan.form = dataclasses.replace(plan.form, name="small")
+    written = page.write(plan, studies_of("settings"), command.STUDIES)
+    page.merge(written, to, command.STUDIES)
+    assert to.read_text() == written.read_text()
+    shown = set(re.findall(r"\(studies/(.*?)\)", to.read_text()))
+    assert {chart.name for chart in to.with_suffix("").iterdir()} == shown
 
 
 def weights_of(run):
