@@ -5,7 +5,7 @@ from pathlib import Path
 
 import ml_collections as mlc
 
-from sdfl_jax.errors import InputError, valid
+from sdfl_jax.errors import InputError, article, fits, valid
 from sdfl_jax.trees.nested import flat
 
 
@@ -181,7 +181,7 @@ def _parse(name, default, text):
         return type(default)(text)
     except ValueError:
         raise InputError(
-            f"Config argument {name}={text}: takes {_article(default)}."
+            f"Config argument {name}={text}: takes {article(default)}."
         ) from None
 
 
@@ -287,7 +287,7 @@ def _check_section(section, known, path):
         if path == "config.model":
             continue
         if path == "config.lr_multipliers":  # named by patterns; numbers all the same
-            if not _fits(value, 1.0):
+            if not fits(value, 1.0):
                 raise InputError(f"{path}[{name!r}]={value!r}: takes a number.")
             continue
         if name not in known:
@@ -299,26 +299,8 @@ def _check_section(section, known, path):
                     f"{path}.{name}={value!r}: takes fields {sorted(default)}."
                 )
             _check_section(value, default, f"{path}.{name}")
-        elif not _fits(value, default):
-            raise InputError(f"{path}.{name}={value!r}: takes {_article(default)}.")
-
-
-def _fits(value, default) -> bool:
-    if default is None:  # a number, or a default that follows from another field
-        return value is None or _fits(value, 0.0)
-    if isinstance(default, bool) or isinstance(value, bool):
-        return isinstance(value, bool) and isinstance(default, bool)
-    if isinstance(default, float):
-        return isinstance(value, int | float)
-    if isinstance(default, tuple):
-        return isinstance(value, tuple | list)
-    return isinstance(value, type(default))
-
-
-def _article(default) -> str:
-    words = {bool: "True or False", int: "a whole number", float: "a number"}
-    words[type(None)] = "a number or None"
-    return words.get(type(default)) or {str: "text", tuple: "a list"}[type(default)]
+        elif not fits(value, default):
+            raise InputError(f"{path}.{name}={value!r}: takes {article(default)}.")
 
 
 # Of a run that goes on: what may change without a word, and what never may.

@@ -34,6 +34,26 @@ def valid(name: str, names: Iterable[str]) -> str:
     return f"there are {names}" + (f"; did you mean {match[0]!r}?" if match else ".")
 
 
+def fits(value, default) -> bool:
+    """Whether a field with this default takes the value."""
+    if default is None:  # a number, or a default that follows from another field
+        return value is None or fits(value, 0.0)
+    if isinstance(default, bool) or isinstance(value, bool):
+        return isinstance(value, bool) and isinstance(default, bool)
+    if isinstance(default, float):
+        return isinstance(value, int | float)
+    if isinstance(default, tuple):
+        return isinstance(value, tuple | list)
+    return isinstance(value, type(default))
+
+
+def article(default) -> str:
+    """What a field with this default takes, in words."""
+    words = {bool: "True or False", int: "a whole number", float: "a number"}
+    words[type(None)] = "a number or None"
+    return words.get(type(default)) or {str: "text", tuple: "a list"}[type(default)]
+
+
 def one_line(main: Callable) -> Callable:
     """Wraps a command's `main`: an `InputError` becomes one line and exit status 2.
 

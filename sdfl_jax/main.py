@@ -23,8 +23,12 @@ _CONFIG = config_flags.DEFINE_config_file(
     "config",
     None,
     "The name of a config that ships (such as sdfl), or a file with get_config(arg); "
-    "NAME:ARG passes arguments, --config.KEY=VALUE overrides a field.",
-    lock_config=True,
+    "NAME:ARG passes arguments, --config.KEY=VALUE overrides a field, and "
+    "--config.model.SETTING=VALUE a setting of the network, named in the file or not.",
+    # Fields that a file does not name: a network's settings have defaults of their own.
+    # What no config and no network has, `config.check` and `models.build` refuse.
+    lock_config=False,
+    accept_new_attributes=True,
 )
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Folder for everything that the run writes."
@@ -79,10 +83,8 @@ def _parse(argv: list[str]):
     argv, sys.argv = (list(map(_renamed, given)) for given in (argv, sys.argv))
     try:
         rest = flags.FLAGS(_with_config_found(argv))
-    except AttributeError as error:  # ml_collections' word for an unknown field
-        known = re.search('Did you mean "(.*)" instead of "(.*)"', str(error))
-        hint = f" {known[2]!r}; did you mean {known[1]!r}" if known else f": {error}"
-        raise InputError(f"Unknown config field{hint}.") from None
+    except (AttributeError, KeyError) as error:  # of a field below one that has none
+        raise InputError(f"Unknown config field: {error.args[0]}") from None
     except flags.Error as error:
         # A config's own mistake comes wrapped in its traceback; its last line says it.
         last = str(error).strip().splitlines()[-1]

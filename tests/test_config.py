@@ -125,6 +125,23 @@ def test_what_does_not_fit_is_told_in_one_line(fields, told):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"widht": 32}, "no setting 'widht'; .*did you mean 'width'"),
+        ({"width": "wide"}, "'starter', width='wide': takes a whole number"),
+        ({"width": True}, "width=True: takes a whole number"),
+        ({"attention": 1}, "attention=1: takes True or False"),
+        ({"encoder": 3}, "encoder=3: takes text"),
+        ({"bn_momentum": "low"}, "bn_momentum='low': takes a number"),
+    ],
+)
+def test_a_networks_setting_that_does_not_fit_is_told_in_one_line(settings, told):
+    with pytest.raises(InputError, match=told) as error:
+        models.build("starter", **settings)
+    assert "\n" not in str(error.value)
+
+
 def test_missing_fields_take_defaults_and_whole_numbers_serve_as_rates():
     checked = config_lib.check(changed(optimizer={"lr": 1}))
     assert checked.optimizer.lr == 1

@@ -50,3 +50,22 @@ def test_it_needs_no_data_and_no_working_directory(monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", arguments)
     main.main()
     assert len(seen) == 1
+
+
+def test_settings_of_the_network_may_be_given_that_the_config_does_not_name(
+    monkeypatch, capsys
+):
+    seen = []
+    monkeypatch.setattr(dry_run, "dry_run", seen.append)
+    flags = ["main", "--config=configs/starter.py", "--dry_run"]
+    given = ["--config.model.attention=False", "--config.model.encoder=mit_b0"]
+    monkeypatch.setattr("sys.argv", [*flags, *given])
+    main.main()
+    model = {"name": "starter", "attention": False, "encoder": "mit_b0"}
+    assert seen[0].model.to_dict() == model
+
+    monkeypatch.setattr("sys.argv", [*flags, "--config.optimizer.lr.x=1"])
+    with pytest.raises(SystemExit):
+        main.main()
+    error = capsys.readouterr().err
+    assert error.startswith("Error: Unknown config field: ") and error.count("\n") == 1

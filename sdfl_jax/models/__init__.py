@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import jax.numpy as jnp
 from flax import linen as nn
 
-from sdfl_jax.errors import InputError, valid
+from sdfl_jax.errors import InputError, article, fits, valid
 from sdfl_jax.models import (
     catnet,
     classifier,
@@ -65,15 +65,21 @@ def build(name: str, *, lora: Mapping | None = None, **settings) -> nn.Module:
 
     `lora` puts adapters beside dense layers: the fields of `lora.Lora`.
 
-    Raises InputError for a name or a setting that there is not.
+    Raises InputError for a name or a setting that there is not, or of another type.
     """
     if name not in MODELS:
         raise InputError(f"No model {name!r}; {valid(name, MODELS)}")
     known = inspect.signature(MODELS[name]).parameters
-    for setting in settings:
+    for setting, value in settings.items():
         if setting not in known:
             raise InputError(
                 f"Model {name!r} has no setting {setting!r}; {valid(setting, known)}"
+            )
+        default = known[setting].default
+        plain = isinstance(default, bool | int | float | str | tuple)
+        if plain and not fits(value, default):
+            raise InputError(
+                f"Model {name!r}, {setting}={value!r}: takes {article(default)}."
             )
     network = MODELS[name](**settings)
     if not lora:
