@@ -1,6 +1,7 @@
 """A training run from first batch to last checkpoint."""
 
 import contextlib
+import gc
 from pathlib import Path
 
 import jax
@@ -57,6 +58,8 @@ def train(config, workdir: str, *, allow_config_change: bool = False):
     config = check(config)
     check_data(config)
     with contextlib.ExitStack() as stack:
+        # JAX lets go of the last batch, which a worker shares, when it collects.
+        stack.callback(gc.collect)
         first_does(lambda: stack.enter_context(only_user(workdir)))
         preemption = stack.enter_context(Preemption())
         opened = stack.enter_context(contextlib.ExitStack())
@@ -118,6 +121,7 @@ def _train(
 
     step = int(state.step)
     batches = train_data.train_batches(config, start_step=step)
+    opened.callback(batches.close)
     damaged = DamagedRecords(
         config.data.train, steps_per_epoch * config.batch_size // jax.process_count()
     )
