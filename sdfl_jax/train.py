@@ -1,7 +1,6 @@
 """A training run from first batch to last checkpoint."""
 
 import contextlib
-import gc
 from pathlib import Path
 
 import jax
@@ -58,8 +57,6 @@ def train(config, workdir: str, *, allow_config_change: bool = False):
     config = check(config)
     check_data(config)
     with contextlib.ExitStack() as stack:
-        # JAX lets go of the last batch, which a worker shares, when it collects.
-        stack.callback(gc.collect)
         first_does(lambda: stack.enter_context(only_user(workdir)))
         preemption = stack.enter_context(Preemption())
         opened = stack.enter_context(contextlib.ExitStack())

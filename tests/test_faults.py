@@ -9,6 +9,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from sdfl_jax.report import Log
 from sdfl_jax.train import train
 from sdfl_jax.training.preemption import Preemption
 from tests import tiny, tiny_config
-from tests.processes import Runs
+from tests.processes import REPOSITORY, Runs
 
 STEPS = 12
 
@@ -422,6 +423,19 @@ def test_a_run_whose_worker_dies_ends_and_one_that_dies_leaves_no_worker(
     while any(Path(f"/proc/{worker}").exists() for worker in workers):
         assert time.monotonic() < end, workers
         time.sleep(0.1)
+
+
+@pytest.mark.slow
+def test_a_run_with_workers_ends_without_a_word_on_what_they_shared(shards, tmp_path):
+    train, val = shards
+    flags = [f"--config.data.train={train}", f"--config.data.val={val}"]
+    flags += ["--config.data.workers=1", f"--workdir={tmp_path}"]
+    module = [sys.executable, "-m", "sdfl_jax.main", "--config=tests/tiny_config.py"]
+    done = subprocess.run(
+        [*module, *flags], cwd=REPOSITORY, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "resource_tracker" not in done.stderr
 
 
 def test_a_profile_of_some_steps_on_request(shards, tmp_path):

@@ -236,10 +236,23 @@ def prefetch(dataset: grain.MapDataset, workers: int) -> Iterator:
     if workers:
         if not flags.FLAGS.is_parsed():  # only `absl.app.run` parses them
             flags.FLAGS.mark_as_parsed()
+        _let_tracker_be_silent()
         ahead = ahead.mp_prefetch(
             grain.MultiprocessingOptions(num_workers=workers), _start_worker
         )
     return iter(ahead)
+
+
+def _let_tracker_be_silent():
+    """Keeps the process that watches over shared memory from its warning.
+
+    It removes what workers had fetched ahead when a run ends, as it should; what it
+    says of it looks like a failure. It is started with the environment of then.
+    """
+    silence = "ignore:resource_tracker:UserWarning"
+    filters = os.environ.get("PYTHONWARNINGS", "").split(",")
+    if silence not in filters:
+        os.environ["PYTHONWARNINGS"] = ",".join(filter(None, [*filters, silence]))
 
 
 def _start_worker(worker: int, workers: int):
