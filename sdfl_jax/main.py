@@ -84,7 +84,10 @@ def _parse(argv: list[str]):
     try:
         rest = flags.FLAGS(_with_config_found(argv))
     except (AttributeError, KeyError) as error:  # of a field below one that has none
-        raise InputError(f"Unknown config field: {error.args[0]}") from None
+        raise InputError(
+            f"Unknown config field: {error.args[0]}. A section that a config lacks is "
+            "given whole, as --config.model.lora=\"{'rank': 8}\"."
+        ) from None
     except flags.Error as error:
         # A config's own mistake comes wrapped in its traceback; its last line says it.
         last = str(error).strip().splitlines()[-1]
