@@ -59,9 +59,11 @@ def test_settings_of_the_network_may_be_given_that_the_config_does_not_name(
     monkeypatch.setattr(dry_run, "dry_run", seen.append)
     flags = ["main", "--config=configs/starter.py", "--dry_run"]
     given = ["--config.model.attention=False", "--config.model.encoder=mit_b0"]
+    given += ["--config.model.lora={'patterns': ('encoder/*',), 'rank': 8}"]
     monkeypatch.setattr("sys.argv", [*flags, *given])
     main.main()
-    model = {"name": "starter", "attention": False, "encoder": "mit_b0"}
+    lora = {"patterns": ("encoder/*",), "rank": 8}
+    model = {"name": "starter", "attention": False, "encoder": "mit_b0", "lora": lora}
     assert seen[0].model.to_dict() == model
 
     monkeypatch.setattr("sys.argv", [*flags, "--config.optimizer.lr.x=1"])
