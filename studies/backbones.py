@@ -9,6 +9,7 @@ from sdfl_jax import evaluators
 from sdfl_jax.drawing.page import save
 from sdfl_jax.errors import InputError
 from sdfl_jax.evaluators import Evaluation
+from sdfl_jax.models import ENCODERS
 from sdfl_jax.report import charts, tables
 from studies import findings
 from studies.findings import Claim
@@ -103,11 +104,15 @@ def write(plan: Plan) -> list[str]:
         "taken": "steps taken in them",
     }
     judged = findings.found(_claims(plan, rows), plan.form.resamples)
+    left_out = [name for name in ENCODERS if name not in plan.form.encoders]
     return [
         f"The network without BayarConv under {len(rows)} encoders, from fresh "
         "weights, trained on shallow and deep fakes together; pixel F1 over all images "
         "of both tests, in the reference's protocol. Speed is that of this machine "
-        "while it trained, which may have had other work.",
+        "while it trained, which may have had other work, and so may the steps that "
+        "fitted into the same seconds."
+        + f" Left out at this size: {', '.join(left_out)}."
+        * bool(left_out),
         tables.table(shown, heads),
         *(plan.shown(f"backbones_{way}", f"Pixel F1 {ways[way]}") for way in ways),
         findings.table(judged),
