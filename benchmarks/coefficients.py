@@ -24,7 +24,7 @@ import cv2
 import jpeglib
 import numpy as np
 
-from benchmarks.input import SUFFIXES, made_up_photographs
+from benchmarks.input import made_up_photographs
 from sdfl_jax.data import coefficients, images
 
 # The inverse transform of a block x is COSINES.T @ x @ COSINES.
@@ -75,15 +75,14 @@ def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--photos", type=Path, help="folder of JPEG photographs")
+    parser.add_argument("--photos", type=Path, help="folder of photographs, *.jpg")
     parser.add_argument("--count", type=int, default=40)
     parser.add_argument("--turns", type=int, default=9)
     parser.add_argument("--json", type=Path, help="file for all figures")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         if args.photos:
-            found = (p for p in sorted(args.photos.rglob("*")) if _is_jpeg(p))
-            files = [path for path, _ in zip(found, range(args.count), strict=False)]
+            files = sorted(args.photos.rglob("*.jpg"))[: args.count]
         else:
             files = made_up_photographs(Path(folder) / "photos", args.count)
         seconds = {name: [] for name in SIDES}
@@ -105,10 +104,6 @@ def main():
     if args.json:
         told = {"seconds": medians, "ratio": ratio, "cpus": os.cpu_count()}
         args.json.write_text(json.dumps(told, indent=1))
-
-
-def _is_jpeg(path: Path) -> bool:
-    return path.suffix.lower() in SUFFIXES - {".png"}
 
 
 if __name__ == "__main__":

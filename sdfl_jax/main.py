@@ -48,7 +48,7 @@ _DRY_RUN = flags.DEFINE_bool(
 @one_line
 def main(argv=None):
     """Reads the flags, trains."""
-    _parse(list(sys.argv if argv is None else ["main", *argv]))
+    experiment = _parse(list(sys.argv if argv is None else ["main", *argv]))
     # Imported late: a misspelt flag is told within a second.
     from sdfl_jax.data.setup import setup
     from sdfl_jax.devices import compiled, processes
@@ -60,11 +60,11 @@ def main(argv=None):
     processes.join()
     compiled.give_back()
     if _DRY_RUN.value:
-        dry_run(_CONFIG.value)
+        dry_run(experiment)
         return
     try:
         train(
-            _CONFIG.value,
+            experiment,
             _WORKDIR.value,
             allow_config_change=_ALLOW_CONFIG_CHANGE.value,
         )
@@ -74,8 +74,8 @@ def main(argv=None):
         print(f"To go on: {shlex.join(['python', '-m', 'sdfl_jax.main', *given])}")
 
 
-def _parse(argv: list[str]):
-    """Parses the flags, told in one line where they do not fit."""
+def _parse(argv: list[str]) -> mlc.ConfigDict:
+    """Parses the flags, told in one line where they do not fit; the checked config."""
     for old in config.FORMER_NAMES:
         if any(re.match(rf"--?config\.{old}\b", argument) for argument in argv):
             config.say_renamed(old)
@@ -100,6 +100,7 @@ def _parse(argv: list[str]):
         raise InputError(f"--config={path}: no such file, or an import in it fails.")
     if rest[1:]:
         raise InputError(f"Not understood: {' '.join(rest[1:])}; options begin with --")
+    return config.check(_CONFIG.value)
 
 
 def _renamed(argument: str) -> str:
