@@ -56,23 +56,26 @@ def merge(page: Path, to: Path, names: Sequence[str]) -> None:
     """Puts the sections of `page`, and their charts, into the page `to`.
 
     What `to` holds of other studies stays where it is of the same form; each section
-    says by itself what made it.
+    says by itself what made it. Charts lie in `studies` beside either page.
     """
     form, sections = _parts(page.read_text())
-    if to.exists():
-        form_there, there = _parts(to.read_text())
-        if form_there == form:
-            sections = there | sections
+    before = to.read_text() if to.exists() else ""
+    form_there, there = _parts(before)
+    if form_there == form:
+        sections = there | sections
     text = _page(form, sections, names)
-    charts = to.with_suffix("")
+    charts = to.parent / "studies"
     charts.mkdir(parents=True, exist_ok=True)
-    for chart in page.with_suffix("").iterdir():
-        shutil.copy(chart, charts)
-    for chart in charts.iterdir():
-        if f"(studies/{chart.name})" not in text:
-            chart.unlink()
+    for name in _charts(page.read_text()):
+        shutil.copy(page.parent / "studies" / name, charts)
     with replacing(to) as beside:
         beside.write_text(text)
+    for name in _charts(before) - _charts(text):
+        (charts / name).unlink(missing_ok=True)
+
+
+def _charts(page: str) -> set[str]:
+    return set(re.findall(r"\(studies/([^)]+)\)", page))
 
 
 def _page(form: str, sections: Mapping[str, str], names: Sequence[str]) -> str:
@@ -110,6 +113,7 @@ def _how(plan: Plan, name: str, study: ModuleType) -> str:
     said = f"sdfl_jax {__version__}; {form.seeds} seed{'s' * (form.seeds != 1)}"
     single = [of for of in form.once if of.split("/")[0] == name]
     said += f" (one for {', '.join(single)})" * bool(single and form.seeds > 1)
+    said += f"; {form.resamples:,} resamples"
     if form.forged:
         counts = " + ".join(f"{n} {split}" for split, n in form.images.items())
         said += (

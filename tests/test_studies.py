@@ -323,13 +323,15 @@ def test_a_study_of_one_seed_says_so(tmp_path, photos):
     assert [len(plan.seeds(name)) for name in ("nine", "exploration")] == [3, 1]
     studies = studies_of("exploration")
     plan.runner.run(ordered(studies["exploration"].steps(plan)))
-    said = "3 seeds (one for exploration)"
+    said = "3 seeds (one for exploration); 9 resamples"
     assert said in page.write(plan, studies, command.STUDIES).read_text()
 
 
 def test_a_page_keeps_what_it_holds_of_other_studies_in_the_same_form(tmp_path, photos):
     plan = plan_of(tmp_path, photos, Pretender())
-    to = tmp_path / "docs" / "studies.md"
+    to = tmp_path / "docs" / "found.md"
+    (to.parent / "studies").mkdir(parents=True)
+    (to.parent / "studies" / "mine.txt").write_text("")
     pages = {}
     for name in ("nine", "exploration", "settings"):
         studies = studies_of(name)
@@ -342,8 +344,9 @@ def test_a_page_keeps_what_it_holds_of_other_studies_in_the_same_form(tmp_path, 
     for alone in pages.values():
         assert alone.split("<!-- study: ")[1].strip() in text
     assert "Not run for this page: finetuning, generators, faces, backbones." in text
+    charts = lambda: {chart.name for chart in (to.parent / "studies").iterdir()}
     shown = set(re.findall(r"\(studies/(.*?)\)", text))
-    assert {chart.name for chart in to.with_suffix("").iterdir()} == shown
+    assert charts() == shown | {"mine.txt"}
 
     # Of another form nothing stays.
     plan.form = dataclasses.replace(plan.form, name="small")
@@ -351,7 +354,7 @@ def test_a_page_keeps_what_it_holds_of_other_studies_in_the_same_form(tmp_path, 
     page.merge(written, to, command.STUDIES)
     assert to.read_text() == written.read_text()
     shown = set(re.findall(r"\(studies/(.*?)\)", to.read_text()))
-    assert {chart.name for chart in to.with_suffix("").iterdir()} == shown
+    assert charts() == shown | {"mine.txt"}
 
 
 def weights_of(run):
