@@ -409,3 +409,15 @@ def test_headings_tell_figures_apart():
     assert tables.heading("pixel_iou_oracle_dataset_manipulated") == (
         "pixel IoU (oracle, one threshold)"
     )
+
+
+def test_names_beside_points_of_the_same_height_do_not_lie_on_each_other():
+    points = {f"network{i}": (10.0**i, 0.1 + 0.001 * i) for i in range(12)}
+    points["best"] = (1.0, 0.9)
+    figure = charts.trade_offs({"size": points, "speed": points}, "F1")
+    for axes in figure.axes:
+        heights = sorted(text.xyann[1] for text in axes.texts)
+        low, high = axes.get_ylim()
+        assert len(heights) == 13 and low <= heights[0] and heights[-1] <= high
+        gaps = [b - a for a, b in itertools.pairwise(heights)]
+        assert min(gaps) >= 0.049 * (high - low)

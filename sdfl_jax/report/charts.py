@@ -22,10 +22,9 @@ def _lines(axes, x, lines: Mapping[str, Sequence], marker: str = ""):
             axes.plot(x, y, f"{marker}-", color=color, linewidth=1.7, markersize=3.5)
             last = np.flatnonzero(np.isfinite(y))[-1]
             ends[name] = (x[last], y[last], color)
-    low, high = axes.get_ylim()
-    gap, taken = 0.075 * (high - low), -math.inf
-    for name, (end, value, color) in sorted(ends.items(), key=lambda e: e[1][1]):
-        place = taken = max(value, taken + gap)
+    rising = sorted(ends.items(), key=lambda e: e[1][1])
+    places = _apart([value for _, (_, value, _) in rising], axes.get_ylim(), 0.075)
+    for (name, (end, _, color)), place in zip(rising, places, strict=True):
         axes.annotate(
             name,
             (end, place),
@@ -36,6 +35,23 @@ def _lines(axes, x, lines: Mapping[str, Sequence], marker: str = ""):
             fontsize=8,
             annotation_clip=False,
         )
+
+
+def _apart(
+    rising: Sequence[float], limits: tuple[float, float], gap: float
+) -> list[float]:
+    """Rising values, moved within the limits until none lies on another.
+
+    `gap` is the least distance, as a share of what lies between the limits.
+    """
+    (low, high), moved = limits, []
+    gap = min(gap, 1 / max(len(rising), 1)) * (high - low)
+    for value in rising:
+        moved.append(max(value, moved[-1] + gap) if moved else value)
+    for i in reversed(range(len(moved))):
+        moved[i] = min(moved[i], high)
+        high = moved[i] - gap
+    return moved
 
 
 def thresholds(curve: Mapping[str, Sequence], names: Mapping[str, str]) -> Figure:
@@ -176,20 +192,30 @@ def trade_offs(
     figure = chart(4.2)
     grid = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for axes, (xlabel, points) in zip(grid, panels.items(), strict=True):
-        for name, place in points.items():
-            axes.scatter(*place, color=COLORS[0], s=18)
-            axes.annotate(
-                printable(name),
-                place,
-                (4, 3),
-                textcoords="offset points",
-                fontsize=7,
-                color=INK,
-            )
+        axes.scatter(*zip(*points.values(), strict=True), color=COLORS[0], s=18)
         axes.set(xscale="log", xlabel=xlabel)
-        axes.margins(x=0.25)
+        axes.margins(x=0.1)
         tidy(axes, "both")
     grid[0].set_ylabel(ylabel)
+    for axes, points in zip(grid, panels.values(), strict=True):
+        rising = sorted(points.items(), key=lambda item: item[1][1])
+        heights = _apart([y for _, (_, y) in rising], axes.get_ylim(), 0.05)
+        for (name, point), height in zip(rising, heights, strict=True):
+            axes.annotate(
+                printable(name),
+                point,
+                (1.03, height),
+                textcoords=axes.get_yaxis_transform(),  # beside the panel
+                fontsize=7,
+                color=INK,
+                va="center",
+                arrowprops={
+                    "arrowstyle": "-",
+                    "color": FAINT,
+                    "linewidth": 0.5,
+                    "relpos": (0, 0.5),  # from the name's left end
+                },
+            )
     return figure
 
 
