@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
@@ -206,13 +207,12 @@ def _output_size(x, kernel, window):
     )
 
 
-def _shifted(x, kernel, window):
-    """What each of the kernel's kh x kw taps sees, as views B h w C."""
-    (kh, kw), (h, w) = kernel.shape[:2], _output_size(x, kernel, window)
+def _shifted(padded, kernel, window, size):
+    """What each of the kernel's kh x kw taps sees of `_padded`, as views B h w C."""
+    (kh, kw), (h, w) = kernel.shape[:2], size
     stride, dilation = window.strides, window.dilation
-    x = _padded(x, window)
     return [
-        x[
+        padded[
             :,
             i * dilation : i * dilation + (h - 1) * stride + 1 : stride,
             j * dilation : j * dilation + (w - 1) * stride + 1 : stride,
@@ -228,17 +228,41 @@ def _padded(x, window):
     return lax.pad(x, jnp.zeros((), x.dtype), padding)
 
 
+def _padded_apart(x, window):
+    """`_padded` as an array of its own, which no view of it computes anew.
+
+    XLA fuses into each of several views what their source is computed from, and what
+    that is computed from: some hundred convolutions in residual blocks become a program
+    of several times the length, which takes minutes to compile. It fuses no scatter.
+    """
+    rows, columns = window.padding
+    x = _padded(x, window._replace(padding=((0, 0), columns)))
+    B, H, W, C = x.shape
+    rest = jnp.zeros((B, H + sum(rows), W, C), x.dtype)
+    rest = rest.at[:, rows[0] + np.arange(H)]
+    return rest.set(
+        x, indices_are_sorted=True, unique_indices=True, mode="promise_in_bounds"
+    )
+
+
+def _columns(x, kernel, window):
+    """All that the taps see side by side, B h w kh*kw*C."""
+    several = math.prod(kernel.shape[:2]) > 1
+    padded = _padded_apart(x, window) if several else _padded(x, window)
+    size = _output_size(x, kernel, window)
+    return jnp.concatenate(_shifted(padded, kernel, window, size), axis=-1)
+
+
 def _unfolded(x, kernel, *, window):
     """One matrix product of all that the taps see with the whole kernel."""
-    columns = jnp.concatenate(_shifted(x, kernel, window), axis=-1)  # B h w kh*kw*C
+    columns = _columns(x, kernel, window)
     matrix = kernel.reshape(-1, kernel.shape[-1])
     return lax.dot_general(columns, matrix, (((3,), (0,)), ((), ())))
 
 
 def _unfolded_backward(x, kernel, gradient, *, window):
     by_features = jax.vjp(lambda x: _unfolded(x, kernel, window=window), x)[1]
-    columns = jnp.concatenate(_shifted(x, kernel, window), axis=-1)  # B h w kh*kw*C
-    by_kernel = _kernel_gradient([columns], gradient)
+    by_kernel = _kernel_gradient([_columns(x, kernel, window)], gradient)
     return *by_features(gradient), by_kernel.reshape(kernel.shape)
 
 
@@ -299,7 +323,7 @@ def _kernel_gradient(seen, gradient):
 def _depthwise(x, kernel, *, window):
     """Each tap's view times the tap's weights, summed in one fused loop."""
     weights = kernel.reshape(-1, 1, 1, 1, x.shape[-1])
-    seen = _shifted(x, kernel, window)
+    seen = _shifted(_padded(x, window), kernel, window, _output_size(x, kernel, window))
     return sum(view * weight for view, weight in zip(seen, weights, strict=True))
 
 
