@@ -12,6 +12,7 @@ from jax import lax
 
 from sdfl_jax.devices import sharding
 from sdfl_jax.ops import conv
+from sdfl_jax.ops.apart import apart
 from sdfl_jax.ops.conv import conv2d
 
 # Channels, features, groups: dense, pointwise from one, depthwise, groups, multiplier.
@@ -204,3 +205,31 @@ def test_a_gpu_gets_one_transposed_convolution():
     )
     text = traced.lower(lowering_platforms=("cuda",)).as_text()
     assert re.findall(r"stablehlo\.(convolution|dot_general)", text) == ["convolution"]
+
+
+def test_a_network_of_many_blocks_is_a_program_as_long_as_its_blocks():
+    """XLA would fuse all earlier blocks into every view a convolution takes."""
+
+    def lines(blocks):
+        def network(x, kernel):
+            for _ in range(blocks):
+                x = jax.nn.relu(x + conv2d(jax.nn.relu(x), kernel, padding=1))
+            return x
+
+        x, kernel = jnp.ones((1, 8, 8, 4)), jnp.ones((3, 3, 4, 4))
+        program = jax.jit(network).lower(x, kernel).compile()
+        return program.as_text().count("\n")
+
+    assert lines(16) < 2.2 * lines(8)
+
+
+def test_an_array_apart_is_the_same_with_the_same_gradients():
+    x = jnp.arange(24.0).reshape(2, 3, 4)
+    weights = jnp.cos(x)
+    loss = lambda x, f: jnp.sum(weights * f(x) ** 3)
+    np.testing.assert_array_equal(jax.jit(apart)(x), x)
+    for order in (jax.grad, lambda f: jax.grad(lambda x: jax.grad(f)(x).sum())):
+        np.testing.assert_array_equal(
+            jax.jit(order(lambda x: loss(x, apart)))(x),
+            jax.jit(order(lambda x: loss(x, lambda x: x)))(x),
+        )

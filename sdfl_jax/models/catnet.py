@@ -18,6 +18,7 @@ from sdfl_jax.models.encoders.resnet import BasicBlock, Bottleneck
 from sdfl_jax.models.layers import BatchNorm, Conv, resize, run_block
 from sdfl_jax.models.names import TorchNames
 from sdfl_jax.models.outputs import Outputs, of_mask
+from sdfl_jax.ops.apart import apart
 
 _NEW = r"transition(1_1|2_2|3_3)|dc_transition(2_1|3_2)"  # branches that start there
 TORCH_NAMES = TorchNames(
@@ -79,7 +80,7 @@ class Branches(nn.Module):
                     dtype=self.dtype,
                     name=f"branch{i}_{k}",
                 )
-                x = run_block(block, x, train=train, remat=self.remat)
+                x = apart(run_block(block, x, train=train, remat=self.remat))
             maps[i] = x
         return [
             nn.relu(sum(self._between(j, i, maps, train) for j in range(len(maps))))
@@ -257,7 +258,7 @@ class CatNet(nn.Module):
             dtype=self.dtype,
             name=name,
         )
-        return run_block(block, x, train=train, remat=self.remat)
+        return apart(run_block(block, x, train=train, remat=self.remat))
 
     def _modules(self, name, count, maps, train):
         for i in range(count):

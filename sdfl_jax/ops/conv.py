@@ -6,10 +6,10 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
+from sdfl_jax.ops.apart import apart
 from sdfl_jax.ops.platforms import by_platform
 
 # At most this many output positions (batch x height x width) are unfolded for one
@@ -228,27 +228,11 @@ def _padded(x, window):
     return lax.pad(x, jnp.zeros((), x.dtype), padding)
 
 
-def _padded_apart(x, window):
-    """`_padded` as an array of its own, which no view of it computes anew.
-
-    XLA fuses into each of several views what their source is computed from, and what
-    that is computed from: some hundred convolutions in residual blocks become a program
-    of several times the length, which takes minutes to compile. It fuses no scatter.
-    """
-    rows, columns = window.padding
-    x = _padded(x, window._replace(padding=((0, 0), columns)))
-    B, H, W, C = x.shape
-    rest = jnp.zeros((B, H + sum(rows), W, C), x.dtype)
-    rest = rest.at[:, rows[0] + np.arange(H)]
-    return rest.set(
-        x, indices_are_sorted=True, unique_indices=True, mode="promise_in_bounds"
-    )
-
-
 def _columns(x, kernel, window):
     """All that the taps see side by side, B h w kh*kw*C."""
-    several = math.prod(kernel.shape[:2]) > 1
-    padded = _padded_apart(x, window) if several else _padded(x, window)
+    padded = _padded(x, window)
+    if math.prod(kernel.shape[:2]) > 1:
+        padded = apart(padded)
     size = _output_size(x, kernel, window)
     return jnp.concatenate(_shifted(padded, kernel, window, size), axis=-1)
 
