@@ -80,6 +80,7 @@ class Branches(nn.Module):
                     dtype=self.dtype,
                     name=f"branch{i}_{k}",
                 )
+                # Several maps read each block's result, and XLA would repeat them all.
                 x = apart(run_block(block, x, train=train, remat=self.remat))
             maps[i] = x
         return [

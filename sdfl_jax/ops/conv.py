@@ -207,12 +207,13 @@ def _output_size(x, kernel, window):
     )
 
 
-def _shifted(padded, kernel, window, size):
-    """What each of the kernel's kh x kw taps sees of `_padded`, as views B h w C."""
-    (kh, kw), (h, w) = kernel.shape[:2], size
+def _shifted(x, kernel, window, keep=lambda padded: padded):
+    """What each of the kernel's kh x kw taps sees of `keep(padded)`: views B h w C."""
+    (kh, kw), (h, w) = kernel.shape[:2], _output_size(x, kernel, window)
     stride, dilation = window.strides, window.dilation
+    x = keep(_padded(x, window))
     return [
-        padded[
+        x[
             :,
             i * dilation : i * dilation + (h - 1) * stride + 1 : stride,
             j * dilation : j * dilation + (w - 1) * stride + 1 : stride,
@@ -230,11 +231,9 @@ def _padded(x, window):
 
 def _columns(x, kernel, window):
     """All that the taps see side by side, B h w kh*kw*C."""
-    padded = _padded(x, window)
-    if math.prod(kernel.shape[:2]) > 1:
-        padded = apart(padded)
-    size = _output_size(x, kernel, window)
-    return jnp.concatenate(_shifted(padded, kernel, window, size), axis=-1)
+    if kernel.shape[:2] == (1, 1):  # one view, which repeats nothing
+        return _shifted(x, kernel, window)[0]
+    return jnp.concatenate(_shifted(x, kernel, window, keep=apart), axis=-1)
 
 
 def _unfolded(x, kernel, *, window):
@@ -307,7 +306,7 @@ def _kernel_gradient(seen, gradient):
 def _depthwise(x, kernel, *, window):
     """Each tap's view times the tap's weights, summed in one fused loop."""
     weights = kernel.reshape(-1, 1, 1, 1, x.shape[-1])
-    seen = _shifted(_padded(x, window), kernel, window, _output_size(x, kernel, window))
+    seen = _shifted(x, kernel, window)
     return sum(view * weight for view, weight in zip(seen, weights, strict=True))
 
 
