@@ -21,7 +21,7 @@ from sklearn.preprocessing import StandardScaler
 
 from sdfl_jax.data import photographs
 from sdfl_jax.data.forge import __main__ as forge_command
-from sdfl_jax.data.forge import dataset, forger, swaps
+from sdfl_jax.data.forge import dataset, forger, regions, swaps
 from sdfl_jax.data.forge.dataset import forge
 from sdfl_jax.data.forge.edits import EDITS
 from sdfl_jax.data.forge.manipulate import KINDS, Kind
@@ -233,6 +233,8 @@ def test_poisson_clone_meets_the_host_at_the_edge_and_keeps_the_gradients():
 class OneDonor:
     """A disk on another ground, with its label map."""
 
+    areas = regions.AREAS
+
     def __init__(self):
         y, x = np.mgrid[:120, :160]
         self.disk = np.hypot(y - 60, x - 80) < 30
@@ -246,6 +248,15 @@ class OneDonor:
 
     def segments(self):
         return self.pixels, self.disk.astype(np.uint8) * 7, {}
+
+
+def test_regions_are_as_small_as_asked(photos, tmp_path):
+    low, high = areas = (0.002, 0.01)
+    small(photos, tmp_path / "out", size=200, authentic=0.0, areas=areas, count=24)
+    for split in SPLITS:
+        for row in rows_of(tmp_path / "out", split):
+            share = np.mean(mask_of(tmp_path / "out", row) > 0)
+            assert 0.9 * low < share < 1.1 * high, row["kind"]
 
 
 @pytest.mark.parametrize("source", ["segment", "grabcut"])
@@ -588,6 +599,8 @@ def test_flat_photographs_are_refused(tmp_path, rng):
         (["--photos=EMPTY"], "holds no photographs"),
         (["--kinds=splice,copy_move"], "nearest is 'copymove'"),
         (["--kinds="], "--kinds is empty"),
+        (["--areas=0.2:0.1"], "--areas=0.2:0.1: give two shares"),
+        (["--areas=0.2"], "--areas=0.2: takes LOW:HIGH"),
         (["--count=0"], "--count=0: give a number from 1"),
         (["--count_val=-1"], "--count_val=-1: give a number from 0"),
         (["--authentic=30"], "--authentic=30.0: give a share from 0 to 1"),

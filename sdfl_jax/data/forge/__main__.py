@@ -2,8 +2,8 @@
 
 python -m sdfl_jax.data.forge --photos=DIR --out=DIR --count=N --seed=S
     [--count_val=N/8] [--count_test=N/8] [--size=128] [--authentic=0.3]
-    [--kinds=splice,copymove,inpainting,object,edit,swap] [--segments=DIR]
-    [--workers=CORES] [--strict]
+    [--kinds=splice,copymove,inpainting,object,edit,swap] [--areas=0.03:0.4]
+    [--segments=DIR] [--workers=CORES] [--strict]
 
 Makes --count images for training, --count_val for validation, --count_test for testing.
 PHOTOS/train, PHOTOS/val and PHOTOS/test decide the split where they exist; otherwise
@@ -33,8 +33,17 @@ from collections.abc import Sequence
 from sdfl_jax.data import engine
 from sdfl_jax.data.forge.dataset import forge
 from sdfl_jax.data.forge.manipulate import KINDS
+from sdfl_jax.data.forge.regions import AREAS
 from sdfl_jax.data.setup import setup
-from sdfl_jax.errors import one_line
+from sdfl_jax.errors import InputError, one_line
+
+
+def _areas(text: str) -> tuple[float, float]:
+    try:
+        low, high = map(float, text.split(":"))
+    except ValueError:
+        raise InputError(f"--areas={text}: takes LOW:HIGH, such as 0.03:0.4.") from None
+    return low, high
 
 
 @one_line
@@ -57,6 +66,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--authentic", type=float, default=0.3, help="share of authentic images"
     )
     parser.add_argument("--kinds", default=",".join(KINDS))
+    parser.add_argument(
+        "--areas",
+        default=":".join(map(str, AREAS)),
+        metavar="LOW:HIGH",
+        help="of the regions, as shares of the image",
+    )
     parser.add_argument("--segments", help="folder of segmentation maps, for splices")
     engine.add_arguments(parser)
     parser.add_argument(
@@ -65,6 +80,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     settings = vars(engine.parse(parser, argv))
     setup()
     settings["kinds"] = [kind for kind in settings["kinds"].split(",") if kind]
+    settings["areas"] = _areas(settings["areas"])
     made = forge(**settings)
     for split, kinds in made.items():
         each = ", ".join(f"{number} {kind}" for kind, number in sorted(kinds.items()))

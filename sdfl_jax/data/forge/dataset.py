@@ -16,6 +16,7 @@ from tqdm import tqdm
 from sdfl_jax.data.forge import photo_folder
 from sdfl_jax.data.forge.forger import Forger, Task
 from sdfl_jax.data.forge.manipulate import KINDS
+from sdfl_jax.data.forge.regions import AREAS
 from sdfl_jax.data.images import encode_png
 from sdfl_jax.data.lists import SPLITS
 from sdfl_jax.data.workers import Workers, WorkersDie, each
@@ -58,6 +59,7 @@ def forge(
     size: int = 128,
     authentic: float = 0.3,
     kinds: Sequence[str] = tuple(KINDS),
+    areas: tuple[float, float] = AREAS,
     segments: str | Path | None = None,
     workers: Workers | None = None,
     strict: bool = False,
@@ -71,7 +73,7 @@ def forge(
     """
     counts = {"train": count, "val": count_val, "test": count_test}
     counts |= {k: max(1, count // 8) for k, v in counts.items() if v is None}
-    _check_settings(counts, authentic, kinds, size)
+    _check_settings(counts, authentic, kinds, areas, size)
     workers = os.cpu_count() or 1 if workers is None else workers
     photographs, left_out = photo_folder.find_photographs(
         photos, size=size, workers=workers, progress=progress
@@ -94,6 +96,8 @@ def forge(
             for split, photographs in sides.items()
         },
     }
+    if tuple(areas) != AREAS:
+        settings["areas"] = list(areas)
     if segments is not None:
         settings["segments"] = {
             photo.name: hashlib.sha1(Path(photo.segments).read_bytes()).hexdigest()
@@ -110,7 +114,8 @@ def forge(
         if _holds(out, settings):
             print(f"{out} already holds these forgeries.")
         else:
-            forger = Forger({split: sides[split] for split in counts}, size, seed)
+            kept = {split: sides[split] for split in counts}
+            forger = Forger(kept, size, seed, areas)
             _fill(out, forger, tasks, settings, left_out, workers, progress)
     return made
 
@@ -158,7 +163,7 @@ def _make_and_write(task: Task, forger: Forger, folder: Path) -> dict:
     return record
 
 
-def _check_settings(counts, authentic, kinds, size) -> None:
+def _check_settings(counts, authentic, kinds, areas, size) -> None:
     for flag, value in zip(
         ("count", "count_val", "count_test"), counts.values(), strict=True
     ):
@@ -168,6 +173,9 @@ def _check_settings(counts, authentic, kinds, size) -> None:
             )
     if not 0 <= authentic <= 1:
         raise InputError(f"--authentic={authentic}: give a share from 0 to 1.")
+    if not 0 < areas[0] <= areas[1] <= 1:
+        low, high = areas
+        raise InputError(f"--areas={low}:{high}: give two shares above 0 and up to 1.")
     if size != 0 and not 16 <= size <= 16384:
         raise InputError(
             f"--size={size}: give a side of 16 pixels or more, or 0 for whole photos."

@@ -15,6 +15,7 @@ from sdfl_jax.data.forge.manipulate import KINDS
 from sdfl_jax.data.forge.objects import SOURCES
 from sdfl_jax.data.forge.paste import Unsuitable
 from sdfl_jax.data.forge.photo_folder import Photograph
+from sdfl_jax.data.forge.regions import AREAS
 from sdfl_jax.data.images import encode_png, read_image, read_labels
 from sdfl_jax.data.lists import SPLITS
 from sdfl_jax.errors import InputError
@@ -41,10 +42,19 @@ class Task:
 
 
 class Forger:
-    """Makes one image per task; each depends on the seed and its task alone."""
+    """Makes one image per task; each depends on the seed and its task alone.
 
-    def __init__(self, sides: dict[str, list[Photograph]], size: int, seed: int):
-        self.size, self.seed = size, seed
+    `areas`: of the regions, as shares of the image, from and to.
+    """
+
+    def __init__(
+        self,
+        sides: dict[str, list[Photograph]],
+        size: int,
+        seed: int,
+        areas: tuple[float, float] = AREAS,
+    ):
+        self.size, self.seed, self.areas = size, seed, areas
         self.groups = {split: _by_group(photos) for split, photos in sides.items()}
         self._cache = _Cache()
 
@@ -105,7 +115,8 @@ class Forger:
         """Image, region and record, or None where this host will not do."""
         kind = KINDS[task.kind]
         for _ in range(10):
-            donor = Donor(self.groups[task.split], photo, self._cache, rng)
+            groups = self.groups[task.split]
+            donor = Donor(groups, photo, self._cache, rng, self.areas)
             try:
                 region, content, drawn = SOURCES[kind.regions](
                     *host.shape[:2], donor, rng
@@ -128,8 +139,9 @@ class Forger:
 class Donor:
     """Draws from photographs of other groups than the host's, and keeps a record."""
 
-    def __init__(self, groups: dict, host: Photograph, cache: "_Cache", rng):
+    def __init__(self, groups: dict, host: Photograph, cache: "_Cache", rng, areas):
         self._groups, self._host, self._cache, self._rng = groups, host, cache, rng
+        self.areas = areas  # wanted, as shares of the image, from and to
         self.drawn: list[tuple[Photograph, dict]] = []  # with their histories
 
     def __call__(self, height: int, width: int) -> np.ndarray:

@@ -4,8 +4,8 @@ A source is a function `(height, width, donor, rng) -> (region, content, drawn)`
 region uint8 `height` `width` (0 or 255), the content of its bounding box (None: the
 manipulation takes it from its donor) and a record with the region's share of the image
 as `area`. `donor` is that of a manipulation (`donor(height, width)`) and also has
-`donor.segments()`, see `forger.Donor`. Raises `Unsuitable` where nothing fits; then
-another draw is made.
+`donor.segments()` and `donor.areas`, see `forger.Donor`. Raises `Unsuitable` where
+nothing fits; then another draw is made.
 """
 
 import cv2
@@ -14,8 +14,6 @@ import numpy as np
 from sdfl_jax.data.forge.history import INTERPOLATIONS, perhaps_compressed
 from sdfl_jax.data.forge.paste import Unsuitable
 from sdfl_jax.data.forge.regions import (
-    LARGEST,
-    SMALLEST,
     bounding_box,
     draw_share,
     oval_region,
@@ -27,13 +25,13 @@ _GRABCUT_SIDE = 64  # pixels: the least long side that GrabCut works on
 
 def shape(height: int, width: int, donor, rng):
     """A random outline."""
-    region, drawn = random_region(height, width, rng)
+    region, drawn = random_region(height, width, rng, donor.areas)
     return region, None, drawn
 
 
 def oval(height: int, width: int, donor, rng):
     """The outline of a face."""
-    region, drawn = oval_region(height, width, rng)
+    region, drawn = oval_region(height, width, rng, donor.areas)
     return region, None, drawn
 
 
@@ -43,7 +41,7 @@ def segment(height: int, width: int, donor, rng):
     if found is None:
         return shape(height, width, donor, rng)
     pixels, labels, history = found
-    share = draw_share(rng)
+    share = draw_share(rng, donor.areas)
     sizes = np.bincount(labels.ravel())
     # Grains and backgrounds that fill half of a photograph are no objects.
     fitting = np.flatnonzero((sizes >= 400) & (sizes <= labels.size / 2))
@@ -56,7 +54,8 @@ def segment(height: int, width: int, donor, rng):
     mask = mask[top : top + tall, left : left + wide]
 
     natural = cv2.countNonZero(mask) / (height * width)
-    keep = SMALLEST <= natural <= LARGEST and rng.random() < 0.5
+    smallest, largest = donor.areas
+    keep = smallest <= natural <= largest and rng.random() < 0.5
     factor = 1.0 if keep else min(1.5, float(np.sqrt(share / natural)))
     if factor != 1.0:
         how = str(rng.choice(list(INTERPOLATIONS)))
@@ -65,7 +64,7 @@ def segment(height: int, width: int, donor, rng):
         mask = cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST)
         history["resize"] = {"factor": round(factor, 3), "interpolation": how}
     piece = perhaps_compressed(np.ascontiguousarray(piece), history, rng)
-    region, content = _place(mask, piece, height, width, rng)
+    region, content = _place(mask, piece, height, width, rng, donor.areas)
     return region, content, _told("segment", region) | {"label": label}
 
 
@@ -73,7 +72,7 @@ def grabcut(height: int, width: int, donor, rng):
     """An object of another photograph, found by GrabCut at quarter size (Rother et al.
     2004)."""
     # The object is about a quarter of the box that it is looked for in.
-    side = np.sqrt(4 * draw_share(rng) * height * width)
+    side = np.sqrt(4 * draw_share(rng, donor.areas) * height * width)
     squeeze = float(np.exp(rng.uniform(-0.4, 0.4)))
     tall, wide = (
         int(np.clip(side * s, 16, n))
@@ -99,7 +98,7 @@ def grabcut(height: int, width: int, donor, rng):
     mask = largest_part((found > 127) * np.uint8(255))
     if cv2.countNonZero(mask) > 0.8 * mask.size:  # all but the rim
         raise Unsuitable("GrabCut found no outline")
-    region, content = _place(mask, piece, height, width, rng)
+    region, content = _place(mask, piece, height, width, rng, donor.areas)
     return region, content, _told("grabcut", region)
 
 
@@ -115,7 +114,7 @@ def largest_part(mask: np.ndarray) -> np.ndarray:
     return (parts == largest) * np.uint8(255)
 
 
-def _place(mask, piece, height: int, width: int, rng):
+def _place(mask, piece, height: int, width: int, rng, areas):
     """The object anywhere in the frame, cut off at its border, as shapes are."""
     tall, wide = mask.shape
     for _ in range(8):
@@ -124,7 +123,7 @@ def _place(mask, piece, height: int, width: int, rng):
         )
         up, before = max(0, -top), max(0, -left)
         inside = mask[up : height - top, before : width - left]
-        if SMALLEST <= cv2.countNonZero(inside) / (height * width) <= LARGEST:
+        if areas[0] <= cv2.countNonZero(inside) / (height * width) <= areas[1]:
             break
     else:
         raise Unsuitable("too little or too much of the object is in the frame")

@@ -4,9 +4,9 @@ import cv2
 import numpy as np
 from jaxtyping import Float, UInt8
 
-# Areas as shares of the image, drawn log-uniformly: 14 % on average, as the usual
-# benchmarks have it, and many small ones.
-SMALLEST, LARGEST = 0.03, 0.40
+# Areas as shares of the image, from and to, drawn log-uniformly: 14 % on average, as
+# the usual benchmarks have it, and many small ones.
+AREAS = (0.03, 0.40)
 
 
 def blob(rng: np.random.Generator) -> Float[np.ndarray, "P 2"]:
@@ -41,7 +41,10 @@ OUTLINES = {"blob": blob, "polygon": polygon}
 
 
 def random_region(
-    height: int, width: int, rng: np.random.Generator
+    height: int,
+    width: int,
+    rng: np.random.Generator,
+    areas: tuple[float, float] = AREAS,
 ) -> tuple[UInt8[np.ndarray, "{height} {width}"], dict]:
     """A region (0 or 255) and the parameters it was drawn with.
 
@@ -53,27 +56,30 @@ def random_region(
     outline = OUTLINES[name](rng)
     squeeze, turn = rng.uniform(0.5, 1.0), rng.uniform(0, 2 * np.pi)
     outline = (outline * [1.0, squeeze]) @ _rotation(turn)
-    region, area = _scaled(outline, height, width, rng)
+    region, area = _scaled(outline, height, width, rng, areas)
     return region, {"outline": name, "area": area}
 
 
 def oval_region(
-    height: int, width: int, rng: np.random.Generator
+    height: int,
+    width: int,
+    rng: np.random.Generator,
+    areas: tuple[float, float] = AREAS,
 ) -> tuple[UInt8[np.ndarray, "{height} {width}"], dict]:
     """The same with the outline of a face."""
-    region, area = _scaled(face(rng), height, width, rng)
+    region, area = _scaled(face(rng), height, width, rng, areas)
     return region, {"outline": "face", "area": area}
 
 
-def draw_share(rng: np.random.Generator) -> float:
+def draw_share(rng: np.random.Generator, areas: tuple[float, float]) -> float:
     """The area of a region as a share of the image."""
-    return float(np.exp(rng.uniform(np.log(SMALLEST), np.log(LARGEST))))
+    return float(np.exp(rng.uniform(*np.log(areas))))
 
 
-def _scaled(outline, height: int, width: int, rng) -> tuple[np.ndarray, float]:
+def _scaled(outline, height: int, width: int, rng, areas) -> tuple[np.ndarray, float]:
     """The region of an outline of a drawn area at a drawn place, and its area."""
     centre = rng.uniform(0, 1, 2) * [width, height]
-    share = draw_share(rng)
+    share = draw_share(rng, areas)
     low, high = 0.0, 4.0 * max(height, width)
     for _ in range(14):  # halving: the area grows with the scale
         scale = (low + high) / 2
