@@ -30,6 +30,9 @@ def defaults() -> mlc.ConfigDict:
         # Beside the pixels "jpeg": coefficients of each file, for networks that read
         # them; needs geometry="crop" and flips=False.
         inputs=("rgb",),
+        # In evaluation a small image is also seen enlarged by this factor, and the mean
+        # of both counts (see `data.tiling.cut`); needs geometry="crop". 0: only once.
+        enlarge=0.0,
         flips=True,
         balance=True,  # every class sampled up to the size of the largest
         workers=0,  # processes that decode; 0 leaves it to threads
@@ -242,6 +245,12 @@ def check(config: mlc.ConfigDict) -> mlc.ConfigDict:
                 "mirrored; set data.geometry='crop', data.flips=False and an "
                 "image_size of whole blocks of 8."
             )
+    enlarge = known.data.enlarge
+    if enlarge and (not 1 < enlarge <= 4 or known.data.geometry != "crop"):
+        raise InputError(
+            f"config.data.enlarge={enlarge}: 0, or a factor above 1 and up to 4 with "
+            "data.geometry='crop'."
+        )
     return known.lock()
 
 

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import signal
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -431,6 +432,44 @@ def test_tiles_of_big_images_join_without_seams(tmp_path, size):
     assert score == max(s + 0.5 for b in batches for s in range(len(b.tiles)))
     tops = sorted({tile.box[0] for tile in tiles})
     assert all(b - a <= 128 - 64 for a, b in itertools.pairwise(tops))
+
+
+def test_a_small_image_is_looked_at_twice(tmp_path):
+    """The mean logit of the image's own map and that of it enlarged, at its size."""
+    rng = np.random.default_rng(0)
+    for name, size in (("small", (60, 90)), ("large", (600, 500))):
+        picture = cv2.resize(rng.integers(30, 225, (*size, 3), np.uint8), size[::-1])
+        Image.fromarray(picture).save(tmp_path / f"{name}.png")
+    source = FileSource([tmp_path / "small.png", tmp_path / "large.png"])
+    batches = eval_all(source, geometry="crop", enlarge=1.5, keep_images=True)
+    assembler, finished, sizes = Assembler(), [], []
+    for batch in batches:
+        rows = batch.arrays["image"].astype(np.float32) / 255
+        bigger = [tile.shown is not None for tile in batch.tiles]
+        sizes += [tile.shown for tile in batch.tiles]
+        scores = np.full(len(rows), 0.9 if any(bigger) else 0.5)
+        assert len(set(bigger)) == 1
+        finished += assembler.add(batch, rows[..., 1], scores)
+    assert sorted(sizes, key=str) == [(90, 135), None, None]
+    (small, probs, score), (_, _, alone) = finished
+    assert probs.shape == (60, 90) and probs.dtype == np.float32
+    assert score == pytest.approx(0.75) and alone == 0.5  # odds of 9 and 1: of 3
+    own = small["image"][..., 1] / 255
+    bigger = cv2.resize(small["image"], (135, 90), interpolation=cv2.INTER_CUBIC)
+    other = cv2.resize(np.float32(bigger[..., 1] / 255), (90, 60))
+    odds = np.sqrt(own / (1 - own) * other / (1 - other))
+    np.testing.assert_allclose(probs, odds / (1 + odds), atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "more", [{"max_side": 128}, {"geometry": "resize", "image_size": 64}, {}]
+)
+def test_once_where_twice_would_not_do(tmp_path, more):
+    """Where enlarging takes tiles, whole images are stretched, or nobody asks."""
+    Image.fromarray(np.zeros((60, 90, 3), np.uint8)).save(tmp_path / "small.png")
+    settings = {"geometry": "crop", "enlarge": 1.5 if more else 0.0} | more
+    (batch,) = eval_all(FileSource([tmp_path / "small.png"]), **settings)
+    assert [(tile.parts, tile.looks) for tile in batch.tiles] == [(1, 1)]
 
 
 def test_label_of_a_tile_follows_its_mask_and_of_a_whole_image_does_not(tmp_path):

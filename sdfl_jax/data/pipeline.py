@@ -273,6 +273,7 @@ def eval_batches(
     scoring: str = "original",
     inputs: Sequence[str] = ("rgb",),
     canvas: bool = False,
+    enlarge: float = 0.0,
 ) -> Iterator[Batch]:
     """Every example of `source` exactly once, in batches of `batch_size` rows.
 
@@ -288,7 +289,8 @@ def eval_batches(
     never longer than eight batches of rows. `keep_images` leaves the image in the
     tile's example; `inputs` as for `train_batches`. With `canvas` rows of several sizes
     share a few canvases, chosen by the sizes of the examples (`tiling.canvases`), and
-    say what of it is theirs.
+    say what of it is theirs. With `enlarge` a small image has a second row, of itself
+    enlarged by that factor (`tiling.cut`).
     """
     if geometry not in GEOMETRIES:
         raise InputError(f"No geometry {geometry!r}; there are {list(GEOMETRIES)}.")
@@ -308,7 +310,8 @@ def eval_batches(
             "overlap": overlap,
             "scoring": scoring,
             "keep_image": keep_images,
-            "canvases": _canvases(source, max_side, overlap)
+            "enlarge": enlarge,
+            "canvases": _canvases(source, max_side, overlap, enlarge)
             if canvas and geometry == "crop"
             else (),
         },
@@ -318,7 +321,9 @@ def eval_batches(
     return group(prefetch(examples, workers), batch_size)
 
 
-def _canvases(source, max_side: int, overlap: int) -> list[tuple[int, int]]:
+def _canvases(
+    source, max_side: int, overlap: int, enlarge: float
+) -> list[tuple[int, int]]:
     """For the rows of all examples, by the sizes of some thousand of them.
 
     For any rows where the source does not know sizes.
@@ -338,7 +343,7 @@ def _canvases(source, max_side: int, overlap: int) -> list[tuple[int, int]]:
         found = list(itertools.chain.from_iterable(found))
     if None in found:
         return tiling.ladder(max_side)
-    return tiling.canvases(found, max_side, overlap, every=every)
+    return tiling.canvases(found, max_side, overlap, every=every, enlarge=enlarge)
 
 
 class _Rows:

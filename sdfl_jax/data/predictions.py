@@ -148,7 +148,7 @@ def saved_batches(source: Predicted, workers: int = 0) -> Iterator[Batch]:
         probs = example.pop("saved_map").astype(np.float32) / 255
         score = np.array([example.pop("score")])
         box = (0, 0, *probs.shape)
-        tile = Tile(example, example["index"], box, parts=1, resized=False)
+        tile = Tile(example, example["index"], box, parts=1)
         arrays = {"mask_probs": probs[None], "score": score, "valid": np.ones(1, bool)}
         yield Batch(arrays, [tile], [])
     if not found and len(source):

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
+from scipy.special import expit, logit
 
 from sdfl_jax.data import coefficients, images
 from sdfl_jax.data.parts import label_of_part, pad
@@ -29,22 +30,28 @@ CANVASES = 6  # of a folder, at most
 # A program more is worth that many pixels less: what networks compute meanwhile.
 _PROGRAM_PIXELS = 2**24
 
+# Pixels of the largest image that is looked at twice, see `cut`.
+MOST_LOOKED_AT_TWICE = 2**18
+_CERTAIN = 1e-6  # probabilities nearer to 0 or 1 count as that far from them
+
 
 @dataclasses.dataclass(frozen=True)
 class Tile:
     """One row of a batch: the part `box` (top, left, height, width) of an example.
 
     `index` is the example's place in its source, `parts` how many tiles it has. Below
-    and to the right of `box` the row is padding. `resized`: the box covers the whole
-    image, stretched to the row. `overlap`: how far neighbours reach into each other.
+    and to the right of `box` the row is padding. `shown`: height and width that the box
+    has in the row, where it is stretched. `overlap`: how far neighbours reach into each
+    other. `looks`: how many rows show the whole image; 1 where tiles are its parts.
     """
 
     example: dict
     index: int
     box: tuple[int, int, int, int]
     parts: int
-    resized: bool
+    shown: tuple[int, int] | None = None
     overlap: int = OVERLAP
+    looks: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,6 +89,7 @@ def cut(
     overlap: int,
     scoring: str,
     keep_image: bool,
+    enlarge: float = 0.0,
     shapes: Sequence[tuple[int, int]] = (),
     canvases: Sequence[tuple[int, int]] = (),
 ) -> list[Row]:
@@ -92,6 +100,9 @@ def cut(
     size and lies in the corner of the smallest one that holds it. The label of a whole
     image is its own; that of one tile of several follows its mask. Of an example with
     JPEG coefficients tiles begin on the grid of the blocks.
+
+    With `enlarge`, a factor, images of up to `MOST_LOOKED_AT_TWICE` pixels have a
+    second row, of themselves enlarged (bicubic), unless that would take tiles.
     """
     whole, image, mask = example, example["image"], example["mask"]
     jpeg = "dct" in example
@@ -107,7 +118,8 @@ def cut(
         if scoring == "network":
             size = (image_size, image_size)
             example["original_mask"] = mask[..., 0]
-        tile = Tile(example, index, box=(0, 0, *size), parts=1, resized=True)
+        stretched = image.shape[:2]
+        tile = Tile(example, index, box=(0, 0, *size), parts=1, shown=stretched)
         return [Row(tile, image, mask, label)]
 
     if image.shape[:2] != size:
@@ -120,25 +132,47 @@ def cut(
     grid = coefficients.BLOCK if jpeg else 1
     tops = _starts(size[0], tall, overlap, grid)
     lefts = _starts(size[1], wide, overlap, grid)
+    bigger = None if jpeg or shapes else _enlarged(size, enlarge, max_side)
+    looks = 2 if bigger else 1
     parts = len(tops) * len(lefts)
-    canvas = _smallest(canvases, (tall, wide)) or (tall, wide)
     rows = []
     for top, left in itertools.product(tops, lefts):
         window = np.s_[top : top + tall, left : left + wide]
         box = (top, left, *mask[window].shape[:2])
         part = label_of_part(example, mask[window]) if parts > 1 else label
-        tile = Tile(example, index, box, parts, resized=False, overlap=overlap)
+        tile = Tile(example, index, box, parts * looks, overlap=overlap, looks=looks)
         if jpeg:
             planes = coefficients.window(whole, top, left, tall, wide)
+            row = Row(tile, planes.pop("image"), planes.pop("mask"), part, planes)
         else:
-            planes = {"image": pad(image[window], tall, wide)}
-            planes["mask"] = pad(mask[window], tall, wide)
-            planes = {name: _placed(plane, canvas) for name, plane in planes.items()}
-        if canvases:
-            planes["extent"] = np.array((tall, wide), np.int32)
-        image_part, mask_part = planes.pop("image"), planes.pop("mask")
-        rows.append(Row(tile, image_part, mask_part, part, planes))
+            planes = image[window], mask[window]
+            row = _laid(tile, *planes, part, (tall, wide), canvases)
+        rows.append(row)
+    if bigger:
+        tile = dataclasses.replace(rows[0].tile, shown=bigger)
+        image = cv2.resize(image, bigger[::-1], interpolation=cv2.INTER_CUBIC)
+        planes = image, images.resize_mask(mask, *bigger)
+        side = _row(bigger, max_side, overlap)
+        rows.append(_laid(tile, *planes, label, side, canvases))
     return rows
+
+
+def _enlarged(
+    size: tuple[int, int], factor: float, max_side: int
+) -> tuple[int, int] | None:
+    """What an image of that size is in its second look, if it has one."""
+    if not factor or math.prod(size) > MOST_LOOKED_AT_TWICE:
+        return None
+    bigger = tuple(round(factor * length) for length in size)
+    return bigger if max(bigger) <= max_side else None
+
+
+def _laid(tile: Tile, image, mask, label: int, size, canvases) -> Row:
+    """Planes mirrored up to `size`, in the corner of a canvas where there are any."""
+    canvas = _smallest(canvases, size) or size
+    planes = (_placed(pad(plane, *size), canvas) for plane in (image, mask))
+    more = {"extent": np.array(size, np.int32)} if canvases else {}
+    return Row(tile, *planes, label, more)
 
 
 def shape_of_rows(
@@ -218,6 +252,7 @@ def canvases(
     overlap: int = OVERLAP,
     *,
     every: int = 1,
+    enlarge: float = 0.0,
 ) -> list[tuple[int, int]]:
     """At most `CANVASES` that hold the rows of images of these heights and widths.
 
@@ -226,9 +261,13 @@ def canvases(
     difference. Empty where all rows have one size: these need no canvas.
 
     `every`: the sizes are of every n-th image alone. The largest canvas of `ladder` is
-    there for what these do not foresee.
+    there for what these do not foresee. `enlarge` as for `cut`.
     """
-    counts = collections.Counter(_row(size, max_side, overlap) for size in sizes)
+    counts = collections.Counter()
+    for size in sizes:
+        bigger = _enlarged(size, enlarge, max_side)
+        looks = [size, bigger] if bigger else [size]
+        counts.update(_row(look, max_side, overlap) for look in looks)
     others = ladder(max_side)[-1:] if every > 1 else []
     if len(counts) < 2 and not others:
         return []
@@ -310,6 +349,7 @@ class Assembler:
         self.lost: list[dict] = []
         self._lost = set()  # their indices
         self._open = {}  # index -> [tiles missing, score, weighted sum, weights]
+        self._looks = collections.defaultdict(list)  # index -> maps and score of each
         self._done = {}  # index -> finished and waiting for its turn; None: unreadable
         self._next = 0
 
@@ -321,6 +361,7 @@ class Assembler:
         Returns the examples that are complete and next in order, each with its
         probabilities float32 h w at the original size and its score, the maximum over
         its tiles. Where tiles overlap, each counts the less the nearer its border is.
+        Of an image that was looked at twice maps and score are those of the mean logit.
         """
         for example in batch.errors:
             self._done[example["index"]] = None
@@ -331,9 +372,8 @@ class Assembler:
                 continue
             if not (np.isfinite(score) and np.isfinite(probs).all()):
                 self._lose(tile, score)
-            elif tile.parts == 1:
-                whole = self._untile(tile, probs)
-                self._done[tile.index] = (tile.example, whole, score)
+            elif tile.parts == tile.looks:
+                self._look(tile, self._untile(tile, probs), score)
             else:
                 self._blend(tile, probs, score)
         finished = []
@@ -354,13 +394,27 @@ class Assembler:
         self.lost.append({"name": name, "index": tile.index, "error": error})
         self._lost.add(tile.index)
         self._open.pop(tile.index, None)
+        self._looks.pop(tile.index, None)
         self._done[tile.index] = None
 
     def _untile(self, tile: Tile, probs: np.ndarray) -> np.ndarray:
         height, width = tile.box[2:]
-        if tile.resized and probs.shape[:2] != (height, width):
+        tall, wide = tile.shown or (height, width)
+        probs = probs[:tall, :wide]
+        if (tall, wide) != (height, width):
             return cv2.resize(probs, (width, height), interpolation=cv2.INTER_LINEAR)
-        return probs[:height, :width].copy()  # a view would keep the whole batch alive
+        return probs.copy()  # a view would keep the whole batch alive
+
+    def _look(self, tile: Tile, probs: np.ndarray, score: float):
+        if tile.looks > 1:
+            looks = self._looks[tile.index]
+            looks.append((probs, score))
+            if len(looks) < tile.looks:
+                return
+            del self._looks[tile.index]
+            probs, score = map(_mean_logit, zip(*looks, strict=True))
+            probs, score = probs.astype(np.float32), float(score)
+        self._done[tile.index] = (tile.example, probs, score)
 
     def _blend(self, tile: Tile, probs: np.ndarray, score: float):
         top, left, height, width = tile.box
@@ -379,6 +433,12 @@ class Assembler:
         if not state[0]:
             _, score, total, weight = self._open.pop(tile.index)
             self._done[tile.index] = (tile.example, total / weight, score)
+
+
+def _mean_logit(probabilities: Sequence):
+    """The probability of the mean logit."""
+    certain = np.clip(np.asarray(probabilities), _CERTAIN, 1 - _CERTAIN)
+    return expit(logit(certain).mean(0))
 
 
 def _taper(length: int, overlap: int) -> np.ndarray:

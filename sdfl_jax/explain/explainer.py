@@ -214,9 +214,8 @@ class _Views:
             score = float(found["score"][row])
             if score <= self._best.get(tile.index, (-1,))[0]:
                 continue
-            shares = (
-                (1, 1) if tile.resized else (tile.box[2] / height, tile.box[3] / width)
-            )
+            tall, wide = tile.shown or tile.box[2:]
+            shares = tall / height, wide / width
             views = {
                 name: _without_padding(found["layers"][name][row], shares)
                 for name in self._layers

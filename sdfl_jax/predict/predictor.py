@@ -39,6 +39,7 @@ class Predictor(Answering):
             "image_size": trained.config.image_size,
             "geometry": trained.config.data.geometry,
             "inputs": tuple(trained.config.data.get("inputs", ("rgb",))),
+            "enlarge": trained.config.data.get("enlarge", 0.0),
         }
         self.canvas = canvas.fits(trained.model)
         self.sha256 = trained.sha256

@@ -35,6 +35,7 @@ _SETTINGS = {
     "geometry": "geometry of the network's input",
     "tile": "tiles",
     "tta": "test-time augmentation",
+    "enlarge": "small images are also seen enlarged, by a factor of",
     "empty_mask": "empty masks",
     "size_mismatch": "masks of another size",
     "permute": "better of the map and its inverse",

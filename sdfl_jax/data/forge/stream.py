@@ -44,17 +44,17 @@ SPLITS = ("train", "val")
 # Shares of the examples.
 KINDS = {
     "authentic": 0.40,
-    "splice": 0.31,
-    "copymove": 0.13,
-    "removal": 0.06,
-    "edit": 0.06,
+    "splice": 0.28,
+    "copymove": 0.12,
+    "removal": 0.11,
+    "edit": 0.05,
     "swap": 0.04,
 }
 MIN_TEXTURE = 6.0  # deviation of the luminance (of 255): less shows nothing at all
 MIN_CHANGE = 4.0  # mean absolute change inside a mask; less is no manipulation
 
 # Shares of the canvases that are given other colours, and a subject in focus.
-_GRADED, _FOCUSED = 0.5, 0.2
+_GRADED, _FOCUSED = 0.5, 0.3
 
 # Shares of what is saved: as WebP, and as JPEG with an editor's tables. From a quality
 # on, the editor's strength of about that quality.
@@ -219,7 +219,7 @@ class Stream:
         draw = rng.random()
         if draw < 0.25 and most >= 1:
             scale = 1.0  # pixels as they are
-        elif draw > 0.8:
+        elif draw > 0.6:
             scale = most  # all of it, or nearly: what it shows stands in the middle
         else:
             scale = most if most <= 1 else float(np.exp(rng.uniform(0, np.log(most))))
@@ -366,9 +366,9 @@ class _Forger:
         rng = self._rng
         mask = self._own_mask(canvas, most=0.15)
         draw = rng.random()
-        if draw < 0.35:
+        if draw < 0.3:
             return _patched(canvas, mask), mask
-        if draw < 0.6 and np.count_nonzero(mask) < 0.06 * mask.size:
+        if draw < 0.75:
             mask = cv2.dilate(mask, np.ones((3, 3), np.uint8))
             method = cv2.INPAINT_TELEA if rng.random() < 0.5 else cv2.INPAINT_NS
             filled = cv2.inpaint(canvas, mask, int(rng.integers(3, 6)), method)
@@ -596,7 +596,7 @@ def _past(canvas, rng):
     """What may have happened to a photograph before anybody manipulates it."""
     if rng.random() < 0.06:
         canvas = _lettered(canvas, rng)
-    if rng.random() < 0.10:
+    if rng.random() < 0.40:
         canvas = _sharpened(canvas, rng)
     if rng.random() < 0.15:
         canvas = _toned(canvas, rng)
