@@ -88,7 +88,7 @@ def test_tiles_of_both_maps_are_blended_alike():
     rng = np.random.default_rng(0)
     example = {"name": "a", "index": 0, "height": 40, "width": 32}
     boxes = [(0, 0, 32, 32), (8, 0, 32, 32)]
-    tiles = [tiling.Tile(example, 0, box, 2, False, overlap=16) for box in boxes]
+    tiles = [tiling.Tile(example, 0, box, 2, overlap=16) for box in boxes]
     maps = rng.random((2, 32, 32, 2), np.float32)
     batch = tiling.Batch({}, tiles, [])
     ((_, both, score),) = tiling.Assembler().add(batch, maps, np.array([0.1, 0.2]))

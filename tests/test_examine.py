@@ -15,6 +15,7 @@ import sys
 import time
 import zlib
 from pathlib import Path
+from types import SimpleNamespace
 
 import c2pa
 import cv2
@@ -705,13 +706,26 @@ def test_a_case_with_a_network_tells_its_verdict_and_its_weights(
         *line["pictures"]
     }
     assert line["found"]["weights_sha256"] == evidence["network"]
-    assert line["found"]["input"] == {"resized_to": [32, 32], "tiles": 1}
+    assert line["found"]["input"] == {
+        "resized_to": [32, 32],
+        "tiles": 1,
+        "second_look": None,
+    }
     assert line["found"]["smallest_edit"] == 64  # 16 pixels of 32, in 128
     after = line["found"]["after_resave"]
     assert after["whole_image"] and after["score_before"] == line["found"]["score"]
     # Never calibrated: whatever its score, nothing follows.
     assert evidence["verdict"]["verdict"] == "inconclusive"
     assert not verify(out)["problems"]
+
+
+@pytest.mark.parametrize(
+    "size, again", [((100, 200), [150, 300]), ((600, 800), None), ((20, 900), None)]
+)
+def test_a_second_look_is_told(size, again):
+    settings = {"geometry": "crop", "enlarge": 1.5}
+    seen = network._input(SimpleNamespace(settings=settings), np.zeros((*size, 3)))
+    assert seen == {"resized_to": None, "tiles": 1, "second_look": again}
 
 
 def test_the_part_that_is_saved_again_is_the_one_most_marked():

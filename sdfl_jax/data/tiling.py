@@ -132,7 +132,7 @@ def cut(
     grid = coefficients.BLOCK if jpeg else 1
     tops = _starts(size[0], tall, overlap, grid)
     lefts = _starts(size[1], wide, overlap, grid)
-    bigger = None if jpeg or shapes else _enlarged(size, enlarge, max_side)
+    bigger = None if jpeg or shapes else enlarged(size, enlarge, max_side)
     looks = 2 if bigger else 1
     parts = len(tops) * len(lefts)
     rows = []
@@ -157,10 +157,10 @@ def cut(
     return rows
 
 
-def _enlarged(
+def enlarged(
     size: tuple[int, int], factor: float, max_side: int
 ) -> tuple[int, int] | None:
-    """What an image of that size is in its second look, if it has one."""
+    """Height and width of an image of that size in its second look, if it has one."""
     if not factor or math.prod(size) > MOST_LOOKED_AT_TWICE:
         return None
     bigger = tuple(round(factor * length) for length in size)
@@ -265,7 +265,7 @@ def canvases(
     """
     counts = collections.Counter()
     for size in sizes:
-        bigger = _enlarged(size, enlarge, max_side)
+        bigger = enlarged(size, enlarge, max_side)
         looks = [size, bigger] if bigger else [size]
         counts.update(_row(look, max_side, overlap) for look in looks)
     others = ladder(max_side)[-1:] if every > 1 else []

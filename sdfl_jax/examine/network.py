@@ -150,13 +150,20 @@ def _most_marked(mask: np.ndarray, side: int) -> tuple[int, int]:
 
 
 def _input(predictor: Predictor, image: np.ndarray) -> dict:
-    """How the image went in: stretched to one size, or in tiles at its own."""
+    """How the image went in: stretched to one size, or in tiles at its own, and
+    enlarged to which size (height, width) beside that."""
     height, width = image.shape[:2]
     if predictor.settings["geometry"] == "resize":
         size = predictor.settings["image_size"]
-        return {"resized_to": [size, size], "tiles": 1}
+        return {"resized_to": [size, size], "tiles": 1, "second_look": None}
     tiles = tiling.number_of_tiles((height, width), tiling.MAX_SIDE, tiling.OVERLAP)
-    return {"resized_to": None, "tiles": tiles}
+    enlarge = predictor.settings.get("enlarge", 0.0)
+    again = tiling.enlarged((height, width), enlarge, tiling.MAX_SIDE)
+    return {
+        "resized_to": None,
+        "tiles": tiles,
+        "second_look": list(again) if again else None,
+    }
 
 
 def _smallest(predictor: Predictor, image: np.ndarray) -> int:
@@ -186,7 +193,11 @@ def _said(found: dict) -> list[str]:
             *how["resized_to"]
         )
     else:
-        went = f"The image went in at its own size, in {how['tiles']} tile(s)."
+        went = f"The image went in at its own size, in {how['tiles']} tile(s)"
+        if how["second_look"]:
+            tall, wide = how["second_look"]
+            went += f", and enlarged to {wide} x {tall} pixels; the means of both count"
+        went += "."
     marks = (
         f"It marks {found['marked_area']:.1%} of the area."
         if found["marked_area"]
