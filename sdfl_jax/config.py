@@ -33,6 +33,7 @@ def defaults() -> mlc.ConfigDict:
         # In evaluation a small image is also seen enlarged by this factor, and the mean
         # of both counts (see `data.tiling.cut`); needs geometry="crop". 0: only once.
         enlarge=0.0,
+        enlarge_bias=0.0,  # what `predict.ship` adds to the score's logit then
         flips=True,
         balance=True,  # every class sampled up to the size of the largest
         workers=0,  # processes that decode; 0 leaves it to threads

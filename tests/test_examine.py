@@ -30,6 +30,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from sdfl_jax.checkpoints import checkpoint
+from sdfl_jax.data.tiling import SecondLook
 from sdfl_jax.errors import InputError
 from sdfl_jax.examine import (
     aids,
@@ -723,7 +724,7 @@ def test_a_case_with_a_network_tells_its_verdict_and_its_weights(
     "size, again", [((100, 200), [150, 300]), ((600, 800), None), ((20, 900), None)]
 )
 def test_a_second_look_is_told(size, again):
-    settings = {"geometry": "crop", "enlarge": 1.5}
+    settings = {"geometry": "crop", "again": SecondLook(1.5)}
     seen = network._input(SimpleNamespace(settings=settings), np.zeros((*size, 3)))
     assert seen == {"resized_to": None, "tiles": 1, "second_look": again}
 

@@ -21,6 +21,7 @@ from sdfl_jax.data.pipeline import (
     train_batches,
 )
 from sdfl_jax.data.records import RecordSource, decode
+from sdfl_jax.data.tiling import SecondLook
 from sdfl_jax.errors import InputError
 
 SIZES = [(40, 56), (56, 40), (33, 47), (70, 64), (20, 90)]
@@ -441,7 +442,9 @@ def test_a_small_image_is_looked_at_twice(tmp_path):
         picture = cv2.resize(rng.integers(30, 225, (*size, 3), np.uint8), size[::-1])
         Image.fromarray(picture).save(tmp_path / f"{name}.png")
     source = FileSource([tmp_path / "small.png", tmp_path / "large.png"])
-    batches = eval_all(source, geometry="crop", enlarge=1.5, keep_images=True)
+    batches = eval_all(
+        source, geometry="crop", again=SecondLook(1.5, np.log(2)), keep_images=True
+    )
     assembler, finished, sizes = Assembler(), [], []
     for batch in batches:
         rows = batch.arrays["image"].astype(np.float32) / 255
@@ -453,7 +456,7 @@ def test_a_small_image_is_looked_at_twice(tmp_path):
     assert sorted(sizes, key=str) == [(90, 135), None, None]
     (small, probs, score), (_, _, alone) = finished
     assert probs.shape == (60, 90) and probs.dtype == np.float32
-    assert score == pytest.approx(0.75) and alone == 0.5  # odds of 9 and 1: of 3
+    assert score == pytest.approx(6 / 7) and alone == 0.5  # odds of 9 and 1: 3, doubled
     own = small["image"][..., 1] / 255
     bigger = cv2.resize(small["image"], (135, 90), interpolation=cv2.INTER_CUBIC)
     other = cv2.resize(np.float32(bigger[..., 1] / 255), (90, 60))
@@ -467,7 +470,7 @@ def test_a_small_image_is_looked_at_twice(tmp_path):
 def test_once_where_twice_would_not_do(tmp_path, more):
     """Where enlarging takes tiles, whole images are stretched, or nobody asks."""
     Image.fromarray(np.zeros((60, 90, 3), np.uint8)).save(tmp_path / "small.png")
-    settings = {"geometry": "crop", "enlarge": 1.5 if more else 0.0} | more
+    settings = {"geometry": "crop", "again": SecondLook(1.5 if more else 0)} | more
     (batch,) = eval_all(FileSource([tmp_path / "small.png"]), **settings)
     assert [(tile.parts, tile.looks) for tile in batch.tiles] == [(1, 1)]
 

@@ -86,7 +86,7 @@ def stream_batches(
     shapes: Sequence[tuple[int, int]] = (),
     inputs: Sequence[str] = ("rgb",),
     canvas: bool = False,
-    enlarge: float = 0.0,
+    again: tiling.SecondLook = tiling.ONCE,
 ) -> Iterator[Batch]:
     """`pipeline.eval_batches` of examples that come one after the other, images kept.
 
@@ -101,7 +101,7 @@ def stream_batches(
         "overlap": overlap,
         "scoring": "original",
         "keep_image": True,
-        "enlarge": enlarge,
+        "again": again,
         "shapes": shapes,
         "canvases": tiling.ladder(max_side) if canvas else (),
     }

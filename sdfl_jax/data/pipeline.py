@@ -273,7 +273,7 @@ def eval_batches(
     scoring: str = "original",
     inputs: Sequence[str] = ("rgb",),
     canvas: bool = False,
-    enlarge: float = 0.0,
+    again: tiling.SecondLook = tiling.ONCE,
 ) -> Iterator[Batch]:
     """Every example of `source` exactly once, in batches of `batch_size` rows.
 
@@ -289,8 +289,8 @@ def eval_batches(
     never longer than eight batches of rows. `keep_images` leaves the image in the
     tile's example; `inputs` as for `train_batches`. With `canvas` rows of several sizes
     share a few canvases, chosen by the sizes of the examples (`tiling.canvases`), and
-    say what of it is theirs. With `enlarge` a small image has a second row, of itself
-    enlarged by that factor (`tiling.cut`).
+    say what of it is theirs. With `again` a small image has a second row, of itself
+    enlarged (`tiling.cut`).
     """
     if geometry not in GEOMETRIES:
         raise InputError(f"No geometry {geometry!r}; there are {list(GEOMETRIES)}.")
@@ -310,8 +310,8 @@ def eval_batches(
             "overlap": overlap,
             "scoring": scoring,
             "keep_image": keep_images,
-            "enlarge": enlarge,
-            "canvases": _canvases(source, max_side, overlap, enlarge)
+            "again": again,
+            "canvases": _canvases(source, max_side, overlap, again.factor)
             if canvas and geometry == "crop"
             else (),
         },

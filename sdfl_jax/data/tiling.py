@@ -35,6 +35,25 @@ MOST_LOOKED_AT_TWICE = 2**18
 _CERTAIN = 1e-6  # probabilities nearer to 0 or 1 count as that far from them
 
 
+class SecondLook(NamedTuple):
+    """How a small image is seen a second time: enlarged by `factor`, 0 for not at all.
+
+    `bias` is added to the logit of such an image's score, so that one threshold fits
+    images that were looked at once as well; `predict.ship` finds it.
+    """
+
+    factor: float = 0.0
+    bias: float = 0.0
+
+
+ONCE = SecondLook()
+
+
+def second_look(data: Mapping) -> SecondLook:
+    """That of `config.data`."""
+    return SecondLook(data.get("enlarge", 0.0), data.get("enlarge_bias", 0.0))
+
+
 @dataclasses.dataclass(frozen=True)
 class Tile:
     """One row of a batch: the part `box` (top, left, height, width) of an example.
@@ -43,6 +62,7 @@ class Tile:
     and to the right of `box` the row is padding. `shown`: height and width that the box
     has in the row, where it is stretched. `overlap`: how far neighbours reach into each
     other. `looks`: how many rows show the whole image; 1 where tiles are its parts.
+    `bias`: of a `SecondLook`.
     """
 
     example: dict
@@ -52,6 +72,7 @@ class Tile:
     shown: tuple[int, int] | None = None
     overlap: int = OVERLAP
     looks: int = 1
+    bias: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,7 +110,7 @@ def cut(
     overlap: int,
     scoring: str,
     keep_image: bool,
-    enlarge: float = 0.0,
+    again: SecondLook = ONCE,
     shapes: Sequence[tuple[int, int]] = (),
     canvases: Sequence[tuple[int, int]] = (),
 ) -> list[Row]:
@@ -101,8 +122,8 @@ def cut(
     image is its own; that of one tile of several follows its mask. Of an example with
     JPEG coefficients tiles begin on the grid of the blocks.
 
-    With `enlarge`, a factor, images of up to `MOST_LOOKED_AT_TWICE` pixels have a
-    second row, of themselves enlarged (bicubic), unless that would take tiles.
+    With `again`, images of up to `MOST_LOOKED_AT_TWICE` pixels have a second row, of
+    themselves enlarged (bicubic), unless that would take tiles.
     """
     whole, image, mask = example, example["image"], example["mask"]
     jpeg = "dct" in example
@@ -132,7 +153,7 @@ def cut(
     grid = coefficients.BLOCK if jpeg else 1
     tops = _starts(size[0], tall, overlap, grid)
     lefts = _starts(size[1], wide, overlap, grid)
-    bigger = None if jpeg or shapes else enlarged(size, enlarge, max_side)
+    bigger = None if jpeg or shapes else enlarged(size, again.factor, max_side)
     looks = 2 if bigger else 1
     parts = len(tops) * len(lefts)
     rows = []
@@ -149,6 +170,9 @@ def cut(
             row = _laid(tile, *planes, part, (tall, wide), canvases)
         rows.append(row)
     if bigger:
+        rows[0] = rows[0]._replace(
+            tile=dataclasses.replace(rows[0].tile, bias=again.bias)
+        )
         tile = dataclasses.replace(rows[0].tile, shown=bigger)
         image = cv2.resize(image, bigger[::-1], interpolation=cv2.INTER_CUBIC)
         planes = image, images.resize_mask(mask, *bigger)
@@ -261,7 +285,7 @@ def canvases(
     difference. Empty where all rows have one size: these need no canvas.
 
     `every`: the sizes are of every n-th image alone. The largest canvas of `ladder` is
-    there for what these do not foresee. `enlarge` as for `cut`.
+    there for what these do not foresee. `enlarge` is the factor of a `SecondLook`.
     """
     counts = collections.Counter()
     for size in sizes:
@@ -412,8 +436,9 @@ class Assembler:
             if len(looks) < tile.looks:
                 return
             del self._looks[tile.index]
-            probs, score = map(_mean_logit, zip(*looks, strict=True))
-            probs, score = probs.astype(np.float32), float(score)
+            maps, scores = zip(*looks, strict=True)
+            probs = expit(_mean_logit(maps)).astype(np.float32)
+            score = float(expit(_mean_logit(scores) + tile.bias))
         self._done[tile.index] = (tile.example, probs, score)
 
     def _blend(self, tile: Tile, probs: np.ndarray, score: float):
@@ -436,9 +461,8 @@ class Assembler:
 
 
 def _mean_logit(probabilities: Sequence):
-    """The probability of the mean logit."""
     certain = np.clip(np.asarray(probabilities), _CERTAIN, 1 - _CERTAIN)
-    return expit(logit(certain).mean(0))
+    return logit(certain).mean(0)
 
 
 def _taper(length: int, overlap: int) -> np.ndarray:

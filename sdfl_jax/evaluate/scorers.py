@@ -49,7 +49,7 @@ class Network:
             "scoring": options.scoring,
             "workers": options.workers,
             "inputs": tuple(config.data.get("inputs", ("rgb",))),
-            "enlarge": config.data.get("enlarge", 0.0),
+            "again": tiling.second_look(config.data),
             "canvas": canvas.fits(trained.model),
         }
         cut = geometry == "crop"
@@ -62,7 +62,7 @@ class Network:
             "tile": side if cut else None,
             "overlap": overlap if cut else None,
             "tta": options.tta,
-            "enlarge": self._settings["enlarge"],
+            "enlarge": self._settings["again"].factor,
             "mask_source": mask_source(trained.model, options.image_level_mask),
             "config": config.to_dict(),
         }

@@ -157,8 +157,8 @@ def _input(predictor: Predictor, image: np.ndarray) -> dict:
         size = predictor.settings["image_size"]
         return {"resized_to": [size, size], "tiles": 1, "second_look": None}
     tiles = tiling.number_of_tiles((height, width), tiling.MAX_SIDE, tiling.OVERLAP)
-    enlarge = predictor.settings.get("enlarge", 0.0)
-    again = tiling.enlarged((height, width), enlarge, tiling.MAX_SIDE)
+    factor = predictor.settings.get("again", tiling.ONCE).factor
+    again = tiling.enlarged((height, width), factor, tiling.MAX_SIDE)
     return {
         "resized_to": None,
         "tiles": tiles,

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from sdfl_jax.checkpoints import checkpoint
-from sdfl_jax.data import pipeline
+from sdfl_jax.data import pipeline, tiling
 from sdfl_jax.devices import compiled, sharding
 from sdfl_jax.models import canvas, inputs_of
 from sdfl_jax.predict.answer import Answering
@@ -39,7 +39,7 @@ class Predictor(Answering):
             "image_size": trained.config.image_size,
             "geometry": trained.config.data.geometry,
             "inputs": tuple(trained.config.data.get("inputs", ("rgb",))),
-            "enlarge": trained.config.data.get("enlarge", 0.0),
+            "again": tiling.second_look(trained.config.data),
         }
         self.canvas = canvas.fits(trained.model)
         self.sha256 = trained.sha256

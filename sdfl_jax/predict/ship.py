@@ -8,8 +8,9 @@ authentic ones, whole photographs among them, that the run was not trained on. T
 biases of a `starter` network are moved so that 0.5 means something: the mask head's, so
 that a threshold of 0.5 gives the best mean pixel F1 over the manipulated images, and
 the label head's, so that --alarms of the authentic ones score 0.5 or more, which is
-"manipulated". A score that is lower than those of all but --missed of the manipulated
-ones is "no manipulation found"; between the two lies "inconclusive".
+"manipulated", among those that are looked at once and among those looked at twice
+(`config.data.enlarge_bias`). A score that is lower than those of all but --missed of
+the manipulated ones is "no manipulation found"; between the two lies "inconclusive".
 """
 
 import argparse
@@ -23,6 +24,7 @@ import numpy as np
 from scipy.special import expit, logit
 
 from sdfl_jax.checkpoints import card, checkpoint, shipped
+from sdfl_jax.data import tiling
 from sdfl_jax.data.eval_sources import ListSource
 from sdfl_jax.errors import InputError, one_line
 from sdfl_jax.files import replacing
@@ -53,11 +55,14 @@ def ship(
             f"{workdir}: a {trained.config.model.name}; only the biases of a 'starter' "
             "are known here."
         )
-    f1, scores, labels = _measure(Predictor(workdir, checkpoint_name), lists)
+    predictor = Predictor(workdir, checkpoint_name)
+    f1, scores, labels, twice = _measure(predictor, lists)
     if not f1 or labels.all():
         raise InputError("The lists need manipulated images and authentic ones.")
     mean_f1 = np.mean(f1, axis=0)
     best = float(_THRESHOLDS[np.argmax(mean_f1)])
+    bias = _bias(scores[labels == 0], twice[labels == 0], alarms)
+    scores = np.where(twice, expit(_bounded_logit(scores) + bias), scores)
     high = float(np.quantile(scores[labels == 0], 1 - alarms))
     low = float(np.quantile(scores[labels == 1], missed))
     variables = jax.tree.map(np.asarray, trained.variables)
@@ -77,6 +82,7 @@ def ship(
         "pixel_f1_before": float(mean_f1[np.argmin(np.abs(_THRESHOLDS - 0.5))]),
         "pixel_f1": float(mean_f1.max()),
         "score_threshold_before": high,
+        "bias_of_second_look": bias,
         "authentic": int(np.sum(labels == 0)),
         "manipulated": int(np.sum(labels == 1)),
         "called_manipulated": {
@@ -93,6 +99,7 @@ def ship(
         "card": (trained.progress.get("card") or {}) | {"calibration": told},
     }
     config = mlc.ConfigDict(_without_folders(trained.config.to_dict()))
+    config.data.enlarge_bias = predictor.settings["again"].bias + bias
     packed = _without_folders(packed)
     shipped.write(out, config, variables, packed)
     if "config" in packed["card"]:  # of a run
@@ -125,17 +132,34 @@ def _without_folders(value):
 
 
 def _measure(predictor: Predictor, lists: list[str]):
-    """Pixel F1 at each threshold, of each manipulated image; scores and labels."""
-    f1, scores, labels = [], [], []
+    """Pixel F1 at each threshold, of each manipulated image; scores, labels, and which
+    images were looked at twice."""
+    f1, scores, labels, twice = [], [], [], []
+    factor = predictor.settings["again"].factor
     for path in lists:
         source = ListSource(path, root=os.path.dirname(os.path.abspath(path)))
         for example, mask_probs, score in predictor.of_source(source):
             scores.append(score)
             labels.append(example["label"])
+            size = (example["height"], example["width"])
+            looked = tiling.enlarged(size, factor, tiling.MAX_SIDE)
+            twice.append(looked is not None)
             if example["label"]:
                 mask = example["original_mask"] >= 128
                 f1.append([_f1(mask_probs >= level, mask) for level in _THRESHOLDS])
-    return f1, np.array(scores), np.array(labels)
+    return f1, np.array(scores), np.array(labels), np.array(twice, bool)
+
+
+def _bias(scores: np.ndarray, twice: np.ndarray, alarms: float) -> float:
+    """What makes the second look's alarms start where those of a single look do.
+
+    Of authentic images; nothing where there are too few of either to tell.
+    """
+    if alarms * min(twice.sum(), (~twice).sum()) < 1:
+        return 0.0
+    logits = _bounded_logit(scores)
+    starts = [np.quantile(logits[part], 1 - alarms) for part in (~twice, twice)]
+    return float(starts[0] - starts[1])
 
 
 def _f1(called, mask) -> float:
