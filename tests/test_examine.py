@@ -15,7 +15,6 @@ import sys
 import time
 import zlib
 from pathlib import Path
-from types import SimpleNamespace
 
 import c2pa
 import cv2
@@ -725,7 +724,7 @@ def test_a_case_with_a_network_tells_its_verdict_and_its_weights(
 )
 def test_a_second_look_is_told(size, again):
     settings = {"geometry": "crop", "again": SecondLook(1.5)}
-    seen = network._input(SimpleNamespace(settings=settings), np.zeros((*size, 3)))
+    seen = network._input(settings, np.zeros((*size, 3)))
     assert seen == {"resized_to": None, "tiles": 1, "second_look": again}
 
 

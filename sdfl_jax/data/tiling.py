@@ -49,8 +49,8 @@ class SecondLook(NamedTuple):
 ONCE = SecondLook()
 
 
-def second_look(data: Mapping) -> SecondLook:
-    """That of `config.data`."""
+def second_look(data) -> SecondLook:
+    """That of `config.data`, a ConfigDict."""
     return SecondLook(data.get("enlarge", 0.0), data.get("enlarge_bias", 0.0))
 
 

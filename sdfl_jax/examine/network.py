@@ -40,7 +40,7 @@ def network(predictor: Predictor, image: np.ndarray) -> tuple[Finding, dict]:
         "pixel_threshold": round(float(threshold), 4),
         "marked_area": round(answer.area, 4),
         "mask_source": answer.mask_source,
-        "input": _input(predictor, image),
+        "input": _input(predictor.settings, image),
         "smallest_edit": _smallest(predictor, image),
         "after_resave": _after_resave(predictor, answer),
     }
@@ -149,15 +149,15 @@ def _most_marked(mask: np.ndarray, side: int) -> tuple[int, int]:
     )
 
 
-def _input(predictor: Predictor, image: np.ndarray) -> dict:
+def _input(settings: Mapping, image: np.ndarray) -> dict:
     """How the image went in: stretched to one size, or in tiles at its own, and
     enlarged to which size (height, width) beside that."""
     height, width = image.shape[:2]
-    if predictor.settings["geometry"] == "resize":
-        size = predictor.settings["image_size"]
+    if settings["geometry"] == "resize":
+        size = settings["image_size"]
         return {"resized_to": [size, size], "tiles": 1, "second_look": None}
     tiles = tiling.number_of_tiles((height, width), tiling.MAX_SIDE, tiling.OVERLAP)
-    factor = predictor.settings.get("again", tiling.ONCE).factor
+    factor = settings.get("again", tiling.ONCE).factor
     again = tiling.enlarged((height, width), factor, tiling.MAX_SIDE)
     return {
         "resized_to": None,
