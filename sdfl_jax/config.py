@@ -247,10 +247,11 @@ def check(config: mlc.ConfigDict) -> mlc.ConfigDict:
                 "image_size of whole blocks of 8."
             )
     enlarge = known.data.enlarge
-    if enlarge and (not 1 < enlarge <= 4 or known.data.geometry != "crop"):
+    fits = known.data.geometry == "crop" and "jpeg" not in known.data.inputs
+    if enlarge and not (1 < enlarge <= 4 and fits):
         raise InputError(
             f"config.data.enlarge={enlarge}: 0, or a factor above 1 and up to 4 with "
-            "data.geometry='crop'."
+            "data.geometry='crop' and without JPEG coefficients."
         )
     return known.lock()
 

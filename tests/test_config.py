@@ -110,6 +110,8 @@ def test_lists_and_patterns_can_be_given_on_the_command_line():
         ({"ema": 1.0}, "config.ema=1.0: .* below 1"),
         ({"ema": -0.1}, "config.ema=-0.1: .* at least 0"),
         ({"data": {"workers": -1}}, "config.data.workers=-1: must be 0 or more"),
+        ({"data": {"enlarge": 1.5}}, "config.data.enlarge=1.5: 0, or a factor"),
+        ({"data": {"enlarge": 0.5, "geometry": "crop"}}, "config.data.enlarge=0.5: 0"),
         ({"profile": -1}, "config.profile=-1: must be 0 or more"),
         ({"validate_every": -5}, "config.validate_every=-5: must be 0 or more"),
         ({"best_metric": "image_acu"}, "'image_acu'; .*did you mean 'image_auc'"),

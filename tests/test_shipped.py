@@ -6,11 +6,12 @@ import cv2
 import jax
 import numpy as np
 import pytest
+from scipy.special import expit, logit
 
 import sdfl_jax
 from sdfl_jax.checkpoints import checkpoint, shipped
 from sdfl_jax.errors import InputError
-from sdfl_jax.predict.ship import _without_folders, ship
+from sdfl_jax.predict.ship import _bias, _without_folders, ship
 from tests import tiny
 
 STARTER = {
@@ -108,3 +109,16 @@ def test_other_networks_and_lists_of_one_class_are_refused(run, packed, tmp_path
     (tmp_path / "list.csv").write_text("image,label\na.png,0\n")
     with pytest.raises(InputError, match="manipulated images and authentic"):
         ship(str(run), str(tmp_path / "out"), [str(tmp_path / "list.csv")])
+
+
+def test_alarms_of_a_second_look_start_where_those_of_one_do():
+    rng = np.random.default_rng(0)
+    logits, twice = rng.normal(-2, 1, 400), np.arange(400) % 4 > 0
+    scores = expit(np.where(twice, logits - 3, logits))
+    bias = _bias(scores, twice, 0.05)
+    moved = expit(logit(scores) + np.where(twice, bias, 0))
+    high = np.quantile(moved, 0.95)
+    for part in (twice, ~twice):
+        assert np.mean(moved[part] > high) == pytest.approx(0.05, abs=0.02)
+    assert _bias(scores, twice, 0.005) == 0  # of 100, none is half of one
+    assert _bias(scores, np.ones(400, bool), 0.05) == 0

@@ -311,7 +311,7 @@ def eval_batches(
             "scoring": scoring,
             "keep_image": keep_images,
             "again": again,
-            "canvases": _canvases(source, max_side, overlap, again.factor)
+            "canvases": _canvases(source, max_side, overlap, again)
             if canvas and geometry == "crop"
             else (),
         },
@@ -322,7 +322,7 @@ def eval_batches(
 
 
 def _canvases(
-    source, max_side: int, overlap: int, enlarge: float
+    source, max_side: int, overlap: int, again: tiling.SecondLook
 ) -> list[tuple[int, int]]:
     """For the rows of all examples, by the sizes of some thousand of them.
 
@@ -343,7 +343,7 @@ def _canvases(
         found = list(itertools.chain.from_iterable(found))
     if None in found:
         return tiling.ladder(max_side)
-    return tiling.canvases(found, max_side, overlap, every=every, enlarge=enlarge)
+    return tiling.canvases(found, max_side, overlap, every=every, again=again)
 
 
 class _Rows:

@@ -45,6 +45,14 @@ class SecondLook(NamedTuple):
     factor: float = 0.0
     bias: float = 0.0
 
+    def size(self, given: tuple[int, int], max_side: int) -> tuple[int, int] | None:
+        """Height and width of an image of that size then; None where it is seen once:
+        where it is not small, or would be larger than a tile."""
+        if not self.factor or math.prod(given) > MOST_LOOKED_AT_TWICE:
+            return None
+        bigger = tuple(round(self.factor * length) for length in given)
+        return bigger if max(bigger) <= max_side else None
+
 
 ONCE = SecondLook()
 
@@ -62,7 +70,7 @@ class Tile:
     and to the right of `box` the row is padding. `shown`: height and width that the box
     has in the row, where it is stretched. `overlap`: how far neighbours reach into each
     other. `looks`: how many rows show the whole image; 1 where tiles are its parts.
-    `bias`: of a `SecondLook`.
+    `bias`: of a `SecondLook`, where there are two.
     """
 
     example: dict
@@ -153,7 +161,7 @@ def cut(
     grid = coefficients.BLOCK if jpeg else 1
     tops = _starts(size[0], tall, overlap, grid)
     lefts = _starts(size[1], wide, overlap, grid)
-    bigger = None if jpeg or shapes else enlarged(size, again.factor, max_side)
+    bigger = None if jpeg or shapes else again.size(size, max_side)
     looks = 2 if bigger else 1
     parts = len(tops) * len(lefts)
     rows = []
@@ -161,7 +169,15 @@ def cut(
         window = np.s_[top : top + tall, left : left + wide]
         box = (top, left, *mask[window].shape[:2])
         part = label_of_part(example, mask[window]) if parts > 1 else label
-        tile = Tile(example, index, box, parts * looks, overlap=overlap, looks=looks)
+        tile = Tile(
+            example,
+            index,
+            box,
+            parts * looks,
+            overlap=overlap,
+            looks=looks,
+            bias=again.bias,
+        )
         if jpeg:
             planes = coefficients.window(whole, top, left, tall, wide)
             row = Row(tile, planes.pop("image"), planes.pop("mask"), part, planes)
@@ -170,25 +186,12 @@ def cut(
             row = _laid(tile, *planes, part, (tall, wide), canvases)
         rows.append(row)
     if bigger:
-        rows[0] = rows[0]._replace(
-            tile=dataclasses.replace(rows[0].tile, bias=again.bias)
-        )
         tile = dataclasses.replace(rows[0].tile, shown=bigger)
         image = cv2.resize(image, bigger[::-1], interpolation=cv2.INTER_CUBIC)
         planes = image, images.resize_mask(mask, *bigger)
         side = _row(bigger, max_side, overlap)
         rows.append(_laid(tile, *planes, label, side, canvases))
     return rows
-
-
-def enlarged(
-    size: tuple[int, int], factor: float, max_side: int
-) -> tuple[int, int] | None:
-    """Height and width of an image of that size in its second look, if it has one."""
-    if not factor or math.prod(size) > MOST_LOOKED_AT_TWICE:
-        return None
-    bigger = tuple(round(factor * length) for length in size)
-    return bigger if max(bigger) <= max_side else None
 
 
 def _laid(tile: Tile, image, mask, label: int, size, canvases) -> Row:
@@ -276,7 +279,7 @@ def canvases(
     overlap: int = OVERLAP,
     *,
     every: int = 1,
-    enlarge: float = 0.0,
+    again: SecondLook = ONCE,
 ) -> list[tuple[int, int]]:
     """At most `CANVASES` that hold the rows of images of these heights and widths.
 
@@ -285,11 +288,11 @@ def canvases(
     difference. Empty where all rows have one size: these need no canvas.
 
     `every`: the sizes are of every n-th image alone. The largest canvas of `ladder` is
-    there for what these do not foresee. `enlarge` is the factor of a `SecondLook`.
+    there for what these do not foresee. `again` as for `cut`.
     """
     counts = collections.Counter()
     for size in sizes:
-        bigger = enlarged(size, enlarge, max_side)
+        bigger = again.size(size, max_side)
         looks = [size, bigger] if bigger else [size]
         counts.update(_row(look, max_side, overlap) for look in looks)
     others = ladder(max_side)[-1:] if every > 1 else []

@@ -157,8 +157,8 @@ def _input(settings: Mapping, image: np.ndarray) -> dict:
         size = settings["image_size"]
         return {"resized_to": [size, size], "tiles": 1, "second_look": None}
     tiles = tiling.number_of_tiles((height, width), tiling.MAX_SIDE, tiling.OVERLAP)
-    factor = settings.get("again", tiling.ONCE).factor
-    again = tiling.enlarged((height, width), factor, tiling.MAX_SIDE)
+    look = settings.get("again", tiling.ONCE)
+    again = look.size((height, width), tiling.MAX_SIDE)
     return {
         "resized_to": None,
         "tiles": tiles,

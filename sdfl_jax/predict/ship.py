@@ -135,15 +135,14 @@ def _measure(predictor: Predictor, lists: list[str]):
     """Pixel F1 at each threshold, of each manipulated image; scores, labels, and which
     images were looked at twice."""
     f1, scores, labels, twice = [], [], [], []
-    factor = predictor.settings["again"].factor
+    again = predictor.settings["again"]
     for path in lists:
         source = ListSource(path, root=os.path.dirname(os.path.abspath(path)))
         for example, mask_probs, score in predictor.of_source(source):
             scores.append(score)
             labels.append(example["label"])
             size = (example["height"], example["width"])
-            looked = tiling.enlarged(size, factor, tiling.MAX_SIDE)
-            twice.append(looked is not None)
+            twice.append(again.size(size, tiling.MAX_SIDE) is not None)
             if example["label"]:
                 mask = example["original_mask"] >= 128
                 f1.append([_f1(mask_probs >= level, mask) for level in _THRESHOLDS])
