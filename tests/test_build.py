@@ -243,8 +243,8 @@ def slow_build(folder) -> list[str]:
 
 @pytest.fixture
 def long_list(folder):
-    """Sixty lines."""
-    edit_list(folder, lambda lines: lines.extend(lines[1:] * 4))
+    """Six hundred lines, which a slow build takes fifteen seconds for."""
+    edit_list(folder, lambda lines: lines.extend(lines[1:] * 49))
     return folder
 
 
@@ -266,7 +266,7 @@ def test_build_killed_midway_resumes_to_the_same_bytes(long_list):
         build(folder / "list.csv", out, mask_inverted=True)
     time.sleep(0.3)  # the workers notice that they are alone
     finished = {path: path.stat().st_mtime_ns for path in out.glob("*.array_record")}
-    assert 2 <= len(finished) < 8
+    assert 2 <= len(finished) < 75  # of all: a busy machine looks late
     leftovers = content(out)
     time.sleep(0.3)
     assert content(out) == leftovers  # and have stopped writing
