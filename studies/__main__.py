@@ -29,6 +29,8 @@ STUDIES = (
     "backbones",
 )
 
+_STEP_MEMORY = 4 * 2**30  # bytes that a step of the small form stays below
+
 
 @one_line
 def main(argv: Sequence[str] | None = None) -> None:
@@ -53,7 +55,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.photos and not os.path.isdir(args.photos):
         raise InputError(f"--photos={args.photos}: no such folder.")
     photos = os.path.abspath(args.photos) if args.photos else None
-    runner = Runner(Path(args.dir).absolute(), fork, form.limit)
+    runner = Runner(
+        Path(args.dir).absolute(), fork, form.limit, _cores() if form.apart else ()
+    )
     plan = Plan(form, runner, photos)
     studies = {name: study(name) for name in names}
     steps = ordered([step for study in studies.values() for step in study.steps(plan)])
@@ -84,6 +88,17 @@ def main(argv: Sequence[str] | None = None) -> None:
 def study(name: str):
     """The module of a study, with its TITLE, `steps` and `write`."""
     return importlib.import_module(f"studies.{name}")
+
+
+def _cores() -> list[int]:
+    """Those that get a step of their own: as many as there is memory for.
+
+    Two steps on a core each end sooner than one after the other on both: much of a
+    short training is tracing and loading its program, which know one thread.
+    """
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    most = max(1, int(memory / _STEP_MEMORY))
+    return sorted(os.sched_getaffinity(0))[:most]
 
 
 def _import_what_steps_need():

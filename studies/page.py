@@ -48,7 +48,7 @@ def write(plan: Plan, studies: Mapping[str, ModuleType], names: Sequence[str]) -
     plan.pictures.mkdir(parents=True, exist_ok=True)
     path = plan.pictures.parent / "studies.md"
     with replacing(path) as beside:
-        beside.write_text(_page(plan.form.name, sections, names))
+        beside.write_text(_page(plan.form.name, sections, names, _took(plan, studies)))
     return path
 
 
@@ -58,12 +58,12 @@ def merge(page: Path, to: Path, names: Sequence[str]) -> None:
     What `to` holds of other studies stays where it is of the same form; each section
     says by itself what made it. Charts lie in `studies` beside either page.
     """
-    form, sections = _parts(page.read_text())
+    form, sections, took = _parts(page.read_text())
     before = to.read_text() if to.exists() else ""
-    form_there, there = _parts(before)
-    if form_there == form:
-        sections = there | sections
-    text = _page(form, sections, names)
+    form_there, there, _ = _parts(before)
+    if form_there == form and not set(there) <= set(sections):
+        sections, took = there | sections, ""
+    text = _page(form, sections, names, took)
     charts = to.parent / "studies"
     charts.mkdir(parents=True, exist_ok=True)
     for name in _charts(page.read_text()):
@@ -78,12 +78,15 @@ def _charts(page: str) -> set[str]:
     return set(re.findall(r"\(studies/([^)]+)\)", page))
 
 
-def _page(form: str, sections: Mapping[str, str], names: Sequence[str]) -> str:
+def _page(
+    form: str, sections: Mapping[str, str], names: Sequence[str], took: str
+) -> str:
     parts = [
         "# Studies",
         "<!-- Written by launch/studies.sh; changes here are lost. -->",
         _SAID[form],
         _RULES,
+        *([took] if took else []),
     ]
     left_out = [name for name in names if name not in sections]
     if left_out:
@@ -97,12 +100,26 @@ def _page(form: str, sections: Mapping[str, str], names: Sequence[str]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _parts(page: str) -> tuple[str, dict[str, str]]:
-    """The form of a page, and its sections by study."""
+def _parts(page: str) -> tuple[str, dict[str, str], str]:
+    """The form of a page, its sections by study, and what `_took` said of them."""
     lead, *rest = re.split(r"^<!-- study: (\w+) -->$", page, flags=re.MULTILINE)
     form = next((form for form, said in _SAID.items() if said in lead), "")
     sections = dict(zip(rest[::2], map(str.strip, rest[1::2]), strict=True))
-    return form, sections
+    took = re.search(rf"^{_TOOK} .*$", lead, flags=re.MULTILINE)
+    return form, sections, took[0] if took else ""
+
+
+_TOOK = "All of this took"
+
+
+def _took(plan: Plan, studies: Mapping[str, ModuleType]) -> str:
+    steps = ordered([step for study in studies.values() for step in study.steps(plan)])
+    seconds = plan.runner.seconds(steps)
+    cores = len(plan.runner.cores)
+    where = f" on {cores} cores, a step on each" if cores > 1 else ""
+    return (
+        f"{_TOOK} {len(seconds)} steps and {plan.runner.hours(steps):.2f} hours{where}."
+    )
 
 
 def _how(plan: Plan, name: str, study: ModuleType) -> str:
@@ -122,10 +139,9 @@ def _how(plan: Plan, name: str, study: ModuleType) -> str:
             f"kind, {' + '.join(f'{n} {s}' for s, n in form.kind_images.items())}"
         )
     return (
-        f"This section ({said}) took {len(seconds)} steps and "
-        f"{sum(seconds) / 60:.1f} minutes ({processor:.1f} of processor time), data "
-        "that other studies share included, and its longest step "
-        f"{max(seconds, default=0) / 60:.1f}."
+        f"This section ({said}) took {len(seconds)} steps and {processor:.1f} minutes "
+        "of processor time, data that other studies share included, and its longest "
+        f"step {max(seconds, default=0) / 60:.1f} minutes."
     )
 
 

@@ -26,7 +26,8 @@ class Form:
 
     `images` are those of one forged set by split; `steps` those of training by study,
     None for what the config says. `narrow` takes the `:small` form of every config.
-    `limit` stops a step that takes more; 0 lets all run to their end. A study or
+    `limit` stops a step that takes more; 0 lets all run to their end. With `apart`
+    every core has a step of its own, and none waits for another's. A study or
     STUDY/RUN in `once` takes the first seed alone.
     """
 
@@ -41,7 +42,8 @@ class Form:
     seconds: float = 0  # of training, of the comparison at equal time
     narrow: bool = True
     resamples: int = metrics.RESAMPLES
-    limit: int = 720  # processor seconds of a step: six minutes of two cores
+    limit: int = 360  # processor seconds of a step: six minutes of one core
+    apart: bool = True
 
     @property
     def forged(self) -> bool:
@@ -100,7 +102,13 @@ FORMS = {
         seconds=40,
     ),
     "full": Form(
-        "full", seeds=3, kinds=GENERATORS, seconds=3600, narrow=False, limit=0
+        "full",
+        seeds=3,
+        kinds=GENERATORS,
+        seconds=3600,
+        narrow=False,
+        limit=0,
+        apart=False,
     ),
 }
 

@@ -61,28 +61,50 @@ def ordered(steps: Iterable[Step]) -> list[Step]:
     return list(found.values())
 
 
+_OFTEN = 0.05  # seconds between looks at what runs
 OVER = 124  # exit status of a command that took longer than it may
 
 
-def fork(module: str, flags: Sequence[str], log: Path, limit: int = 0) -> int:
-    """Exit status of `python -m MODULE FLAGS`, whose output goes to `log`.
+class Child:
+    """A command that runs in a process of its own; see `fork`."""
+
+    def __init__(self, pid: int):
+        self._pid = pid
+
+    def poll(self, wait: bool = False) -> tuple[int, float] | None:
+        """Its exit status and seconds of processor time, or None while it runs."""
+        pid, status, used = os.wait4(self._pid, 0 if wait else os.WNOHANG)
+        if not pid:
+            return None
+        return os.waitstatus_to_exitcode(status), used.ru_utime + used.ru_stime
+
+    def stop(self) -> None:
+        """Asks it to save what it has and end; `poll(wait=True)` waits for that."""
+        os.kill(self._pid, signal.SIGTERM)
+
+
+def fork(
+    module: str,
+    flags: Sequence[str],
+    log: Path,
+    limit: int = 0,
+    core: int | None = None,
+) -> Child:
+    """Begins `python -m MODULE FLAGS`, whose output goes to `log`.
 
     A child of this process has its imports already, which a new Python would take
-    seconds for; this process must not have started a device. After `limit` seconds of
-    processor time, where there is one, it is asked to stop (a training saves what it
-    has) and its status is `OVER`.
+    seconds for; this process must not have started a device. It keeps to `core`, if one
+    is given. After `limit` seconds of processor time, where there is one, it is asked
+    to stop (a training saves what it has) and its status is `OVER`.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     sys.stdout.flush(), sys.stderr.flush()
     child = os.fork()
     if child == 0:
+        if core is not None:
+            os.sched_setaffinity(0, {core})
         _become(module, flags, log, limit)
-    try:
-        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    except BaseException:
-        os.kill(child, 15)  # it saves what it has
-        os.waitpid(child, 0)
-        raise
+    return Child(child)
 
 
 def _become(module: str, flags: Sequence[str], log: Path, limit: int):
@@ -120,14 +142,39 @@ def _become(module: str, flags: Sequence[str], log: Path, limit: int):
         os._exit(OVER if over else status)
 
 
-class Runner:
-    """Runs steps below `folder`; `command` as `fork`, but for tests.
+@dataclasses.dataclass
+class _Running:
+    """A step in work."""
 
-    No step may take more than `limit` seconds of processor time, if that is not 0.
+    step: Step
+    key: str
+    log: Path
+    core: int | None
+    child: Child
+    began: float  # of the clock
+    ended: tuple[int, float] | None = None  # as `Child.poll`
+
+    def has_ended(self) -> bool:
+        self.ended = self.child.poll()
+        return self.ended is not None
+
+
+class Runner:
+    """Runs steps below `folder`, one on each of `cores` at once; `command` as `fork`.
+
+    Without cores one step at a time has the whole machine. No step may take more than
+    `limit` seconds of processor time, if that is not 0.
     """
 
-    def __init__(self, folder: Path, command: Callable = fork, limit: int = 0):
+    def __init__(
+        self,
+        folder: Path,
+        command: Callable = fork,
+        limit: int = 0,
+        cores: Sequence[int] = (),
+    ):
         self.folder, self._command, self._limit = folder, command, limit
+        self.cores = tuple(cores)
 
     def run(self, steps: Sequence[Step]) -> None:
         """Runs what is not done, under one progress line.
@@ -136,17 +183,36 @@ class Runner:
         `InputError` names the first in the end, and its log.
         """
         failed: dict[Path, InputError] = {}
+        left, free = list(steps), list(self.cores) or [None]
+        running: list[_Running] = []
         with tqdm(total=len(steps), unit="step", dynamic_ncols=True) as bar:
-            for step in steps:
-                bar.set_description_str(self._name(step))
-                spoiled = [failed[n.out] for n in step.needs if n.out in failed]
-                try:
-                    if spoiled:
-                        raise spoiled[0]
-                    self._run(step)
-                except InputError as error:
-                    failed[step.out] = error
-                bar.update()
+            try:
+                while left or running:
+                    step = _ready(left, running) if free else None
+                    if step:
+                        left.remove(step)
+                        begun = self._begin(step, free[0], failed)
+                        if begun:
+                            running.append(begun)
+                            free.pop(0)
+                            bar.set_description_str(self._names(running))
+                        else:
+                            bar.update()
+                        continue
+                    ended = [one for one in running if one.has_ended()]
+                    for one in ended:
+                        running.remove(one)
+                        free.append(one.core)
+                        self._end(one, failed)
+                        bar.update()
+                    if not ended:
+                        time.sleep(_OFTEN)
+            except BaseException:
+                for one in running:
+                    one.child.stop()
+                for one in running:
+                    one.child.poll(wait=True)
+                raise
             bar.set_description_str("done")
         for error in failed.values():
             raise error
@@ -163,39 +229,53 @@ class Runner:
         ran = told.get("key") == self.key(step, flags) and "seconds" in told
         return (ran or not step.module) and step.out.exists()
 
-    def _run(self, step: Step):
-        if not step.module:
-            if not step.out.exists():
-                raise InputError(f"{step.out}: no such folder; --print says of what.")
-            return
-        flags = self.flags(step)
-        key, mark = self.key(step, flags), self._mark(step)
+    def _begin(
+        self, step: Step, core: int | None, failed: dict[Path, InputError]
+    ) -> _Running | None:
+        """Starts what is not done; why it cannot be goes to `failed`."""
+        try:
+            for needed in step.needs:
+                if needed.out in failed:
+                    raise failed[needed.out]
+            if not step.module:
+                if not step.out.exists():
+                    raise InputError(
+                        f"{step.out}: no such folder; --print says of what."
+                    )
+                return None
+            flags = self.flags(step)
+        except InputError as error:
+            failed[step.out] = error
+            return None
         if self._done(step, flags):
-            return
+            return None
+        key, mark = self.key(step, flags), self._mark(step)
         if _read(mark).get("key") != key and step.out.exists():
             shutil.rmtree(step.out)
         write_json(mark, {"key": key})
         log = self.folder / "logs" / f"{self._name(step).replace('/', '-')}.txt"
-        start, cpu = time.monotonic(), _children_seconds()
-        status = self._command(step.module, flags, log, self._limit)
+        child = self._command(step.module, flags, log, self._limit, core)
+        return _Running(step, key, log, core, child, time.time())
+
+    def _end(self, one: _Running, failed: dict[Path, InputError]) -> None:
+        """Marks a step that has ended as done, or notes in `failed` that it is not."""
+        name, (status, processor) = self._name(one.step), one.ended
         if status == OVER:
-            raise InputError(
-                f"{self._name(step)} took more than {self._limit} s of processor "
-                f"time and was stopped ({log}). The same command goes on "
-                "from there; studies/plan.py has sizes."
+            failed[one.step.out] = InputError(
+                f"{name} took more than {self._limit} s of processor time and was "
+                f"stopped ({one.log}). The same command goes on from there; "
+                "studies/plan.py has sizes."
             )
-        if status or not step.out.exists():
-            lines = log.read_text(errors="replace").split("\n") if log.exists() else []
-            last = [line for line in lines if line.strip()][-1:] or ["it said nothing"]
-            raise InputError(
-                f"{self._name(step)} failed ({log}): {last[0].split(chr(13))[-1]} The "
-                "same command goes on from there."
+        elif status or not one.step.out.exists():
+            failed[one.step.out] = InputError(
+                f"{name} failed ({one.log}): {_last_line(one.log)} The same command "
+                "goes on from there."
             )
-        taken = {
-            "seconds": time.monotonic() - start,
-            "processor": _children_seconds() - cpu,
-        }
-        write_json(mark, {"key": key} | {k: round(v, 1) for k, v in taken.items()})
+        else:
+            now = time.time()
+            taken = {"seconds": now - one.began, "processor": processor, "ended": now}
+            taken = {name: round(value, 1) for name, value in taken.items()}
+            write_json(self._mark(one.step), {"key": one.key} | taken)
 
     def flags(self, step: Step) -> list[str]:
         """All flags of a step; those that are measured only where they are known."""
@@ -211,8 +291,23 @@ class Runner:
 
     def seconds(self, steps: Iterable[Step], of: str = "seconds") -> list[float]:
         """How long each of the steps took that were run; `of` may be `processor`."""
-        told = (_read(self._mark(step)) for step in steps if step.module)
-        return [mark[of] for mark in told if of in mark]
+        return [mark[of] for mark in self._marks(steps) if of in mark]
+
+    def hours(self, steps: Iterable[Step]) -> float:
+        """How long at least one of the steps was running."""
+        spans = sorted(
+            (mark["ended"] - mark["seconds"], mark["ended"])
+            for mark in self._marks(steps)
+            if "ended" in mark
+        )
+        total, until = 0.0, 0.0
+        for start, end in spans:
+            total += max(0.0, end - max(start, until))
+            until = max(until, end)
+        return total / 3600
+
+    def _marks(self, steps: Iterable[Step]) -> list[dict]:
+        return [_read(self._mark(step)) for step in steps if step.module]
 
     def shown(self, step: Step) -> str:
         """The command of a step as a reader would give it, with DIR for the folder."""
@@ -228,6 +323,9 @@ class Runner:
             return f"# given: {str(step.out).replace(here, 'DIR')}"
         return " ".join(["python -m", step.module, *map(shlex.quote, words)])
 
+    def _names(self, running: Sequence[_Running]) -> str:
+        return " + ".join(self._name(one.step) for one in running)
+
     def _name(self, step: Step) -> str:
         return step.out.relative_to(self.folder).as_posix()
 
@@ -235,10 +333,19 @@ class Runner:
         return self.folder / ".done" / f"{self._name(step)}.json"
 
 
-def _children_seconds() -> float:
-    """Processor time of all children that have ended."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
+def _ready(left: Sequence[Step], running: Sequence[_Running]) -> Step | None:
+    """The first step whose needs have all ended."""
+    awaited = {step.out for step in left} | {one.step.out for one in running}
+    for step in left:
+        if not any(needed.out in awaited for needed in step.needs):
+            return step
+    return None
+
+
+def _last_line(log: Path) -> str:
+    lines = log.read_text(errors="replace").split("\n") if log.exists() else []
+    last = [line for line in lines if line.strip()][-1:] or ["it said nothing"]
+    return last[0].split("\r")[-1]
 
 
 def _read(mark: Path) -> dict:

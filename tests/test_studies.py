@@ -34,6 +34,16 @@ from tests import evaluations
 ROOT = Path(__file__).parent.parent
 
 
+class Ended:
+    """Stands for a command that has ended already."""
+
+    def __init__(self, status: int):
+        self._status = status
+
+    def poll(self) -> tuple[int, float]:
+        return self._status, 0.0
+
+
 class Pretender:
     """Stands for the commands: notes what it is asked for, and fills the folders."""
 
@@ -41,7 +51,10 @@ class Pretender:
         self.asked, self._fails = [], fails
         self._written = {}
 
-    def __call__(self, module, flags, log, limit) -> int:
+    def __call__(self, module, flags, log, limit, core) -> "Ended":
+        return Ended(self._does(module, flags, log))
+
+    def _does(self, module, flags, log) -> int:
         told = dict(f.removeprefix("--").partition("=")[::2] for f in flags)
         out = Path(told.get("out") or told["workdir"])
         self.asked.append(out)
@@ -143,12 +156,12 @@ def test_other_photographs_or_flags_run_what_rests_on_them_again(tmp_path, photo
 def test_a_result_of_other_flags_is_cleared_and_an_interrupted_one_kept(tmp_path):
     seen = []
 
-    def told(module, flags, log, limit):
+    def told(module, flags, log, limit, core):
         out = tmp_path / "run"
         seen.append((out / "half").exists())
         out.mkdir(exist_ok=True)
         (out / "half").write_text("")
-        return int(len(seen) == 1)
+        return Ended(int(len(seen) == 1))
 
     runner = Runner(tmp_path, told)
     step = Step(tmp_path / "run", "module", ("--a=1",))
@@ -164,9 +177,10 @@ def test_what_a_step_prints_goes_to_its_log_and_its_status_comes_back(tmp_path):
     code = (
         "from studies import steps; from pathlib import Path\n"
         f"log = Path({str(log)!r})\n"
-        "assert steps.fork('sdfl_jax.cli', ['--version'], log) == 0\n"
+        "run = lambda flag: steps.fork('sdfl_jax.cli', [flag], log).poll(wait=True)\n"
+        "assert run('--version')[0] == 0\n"
         "assert 'sdfl ' in log.read_text()\n"
-        "assert steps.fork('sdfl_jax.cli', ['nonsense'], log) == 2\n"
+        "assert run('nonsense')[0] == 2\n"
         "assert log.read_text().startswith('Error: No verb')\n"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True)
@@ -205,6 +219,77 @@ def test_a_step_that_takes_too_long_is_stopped_and_told(tmp_path):
     for module, line in zip(("endless", "saving"), lines, strict=True):
         assert line.startswith(f"{module} took more than 1 s of processor time")
     assert (tmp_path / "saved").exists()
+
+
+class Slow:
+    """Stands for commands that run until they are told to end."""
+
+    def __init__(self):
+        self.now, self.stopped, self.begun = {}, [], []
+
+    def __call__(self, module, flags, log, limit, core):
+        self.begun.append((module, core))
+        Path(flags[0]).mkdir()
+        self.now[module] = core
+        return _SlowOne(self, module)
+
+
+class _SlowOne:
+    def __init__(self, of, name):
+        self._of, self._name = of, name
+
+    def poll(self, wait=False):
+        if not wait and "impatient" in self._of.now and len(self._of.now) == 2:
+            raise KeyboardInterrupt
+        # The later one of two ends first.
+        if not wait and list(self._of.now)[-1] != self._name:
+            return None
+        self._of.now.pop(self._name)
+        return 0, 1.0
+
+    def stop(self):
+        self._of.stopped.append(self._name)
+
+
+def diamond(folder: Path) -> list[Step]:
+    """Two steps that need the first, and one that needs both."""
+    first = _step(folder / "first")
+    sides = [_step(folder / name, first) for name in ("left", "right")]
+    return ordered([_step(folder / "last", *sides)])
+
+
+def _step(out: Path, *needs: Step) -> Step:
+    return Step(out, out.name, (str(out),), needs)
+
+
+def test_steps_that_do_not_need_each_other_run_at_once_on_a_core_each(tmp_path):
+    slow = Slow()
+    runner = Runner(tmp_path, slow, cores=(4, 7))
+    steps = diamond(tmp_path)
+    runner.run(steps)
+    assert slow.begun == [("first", 4), ("left", 7), ("right", 4), ("last", 4)]
+    assert runner.done(steps) and not slow.stopped
+    assert runner.seconds(steps, "processor") == [1.0] * 4
+
+
+def test_an_interruption_stops_all_that_run(tmp_path):
+    slow = Slow()
+    runner = Runner(tmp_path, slow, cores=(0, 1))
+    steps = [_step(tmp_path / name) for name in ("one", "impatient")]
+    with pytest.raises(KeyboardInterrupt):
+        runner.run(steps)
+    assert slow.stopped == ["one", "impatient"] and not slow.now
+    assert not runner.done(steps)
+
+
+def test_time_is_counted_once_where_steps_ran_at_once(tmp_path):
+    runner = Runner(tmp_path)
+    spans = {"a": (100, 160), "b": (120, 150), "c": (140, 200), "d": (500, 530)}
+    for name, (start, end) in spans.items():
+        mark = {"key": "", "seconds": end - start, "processor": 1, "ended": end}
+        write_json(tmp_path / ".done" / f"{name}.json", mark)
+    steps = [Step(tmp_path / name, "module") for name in spans]
+    assert runner.hours(steps) == pytest.approx(130 / 3600)
 
 
 @pytest.mark.parametrize(
