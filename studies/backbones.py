@@ -21,6 +21,7 @@ TITLE = "Other backbones"
 TESTS = ("shallow", "deep")
 METRIC = "pixel_f1_all"
 OF_DOCUMENTS = "resnet50_deep"
+SMALL = 64  # images are made as small as this for narrow networks
 
 
 def steps(plan: Plan) -> list[Step]:
@@ -39,6 +40,8 @@ def _trained(plan: Plan, encoder: str, seed: int) -> tuple[Step, Step]:
         "--config.init_encoders.encoder=",  # fresh, with statistics that it learns
         "--config.model.freeze_encoder_bn=False",
     ]
+    if plan.form.narrow:  # with four times as many images, for nothing is known yet
+        flags.append(f"--config.image_size={SMALL}")
     train = functools.partial(
         plan.train, "backbones", config="study_6_upernet_both", data="both", seed=seed
     )
@@ -104,13 +107,13 @@ def write(plan: Plan) -> list[str]:
         "taken": "steps taken in them",
     }
     judged = findings.found(_claims(plan, rows), plan.form.resamples)
+    small = f", made {SMALL}x{SMALL}" * plan.form.narrow
     left_out = [name for name in ENCODERS if name not in plan.form.encoders]
     return [
         f"The network without BayarConv under {len(rows)} encoders, from fresh "
         "weights, trained on shallow and deep fakes together; pixel F1 over all images "
-        "of both tests, in the reference's protocol. Speed is that of this machine "
-        "while it trained, which may have had other work, and so may the steps that "
-        "fitted into the same seconds."
+        f"of both tests{small}, in the reference's protocol. Speed is that of "
+        f"{'one core' if plan.runner.cores else 'this machine'} while it trained."
         + f" Left out at this size: {', '.join(left_out)}."
         * bool(left_out),
         tables.table(shown, heads),

@@ -12,13 +12,18 @@ TITLE = "U-Net across generators"
 
 def steps(plan: Plan) -> list[Step]:
     return [
-        plan.score(
-            plan.train("generators", data, "unet_inpainting", data, seed=seed),
-            plan.form.kinds,
-        )
+        plan.score(_trained(plan, data, seed), plan.form.kinds)
         for seed in plan.seeds("generators")
         for data in (*plan.form.kinds, *(f"all_but_{kind}" for kind in plan.form.kinds))
     ]
+
+
+def _trained(plan: Plan, data: str, seed: int) -> Step:
+    """One kind's, or in twice as many steps one of several, which is harder."""
+    times = 2 if data.startswith("all_but_") else 1
+    return plan.train(
+        "generators", data, "unet_inpainting", data, seed=seed, times=times
+    )
 
 
 def write(plan: Plan) -> list[str]:

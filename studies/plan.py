@@ -59,12 +59,12 @@ FORMS = {
         kind_images={"train": 48, "val": 12, "test": 32},
         kinds=("splice", "inpainting", "swap"),
         steps={
-            "nine": 10,
-            "backbones": 6,
-            "settings": 6,
-            "finetuning": 6,
-            "generators": 10,
-            "faces": 6,
+            "nine": 4,
+            "backbones": 4,
+            "settings": 4,
+            "finetuning": 4,
+            "generators": 8,
+            "faces": 4,
         },
         encoders=("resnet10_narrow", "resnet50_deep"),
         seconds=5,
@@ -75,12 +75,12 @@ FORMS = {
         images={"train": 1000, "val": 100, "test": 300},
         kind_images={"train": 640, "val": 60, "test": 150},
         steps={
-            "nine": 240,
-            "backbones": 40,
-            "settings": 160,
+            "nine": 200,
+            "backbones": 80,
+            "settings": 100,
             "finetuning": 60,
-            "generators": 300,
-            "faces": 80,
+            "generators": 500,
+            "faces": 60,
         },
         # Above 60 million parameters two cores take as long for one as for several.
         encoders=tuple(
@@ -211,13 +211,17 @@ class Plan:
         flags: Sequence[str] = (),
         needs: Sequence[Step] = (),
         late: Callable[[], Sequence[str]] | None = None,
+        times: int = 1,
     ) -> Step:
-        """A training with `configs/CONFIG.py` on the set `data`."""
+        """A training with `configs/CONFIG.py` on the set `data`.
+
+        It takes `times` as many steps as others of the study, where the form has any.
+        """
         arg = "small" if self.form.narrow else ""
         module = importlib.import_module(f"sdfl_jax.configs.{config}")
         splits = [self.shards_of(data, split) for split in ("train", "val")]
         out = self.folder / "runs" / study / run / str(seed)
-        steps = self.form.steps.get(study)
+        steps = times * self.form.steps.get(study, 0)
         if steps and late is None:
             flags = (*of_length(steps), *flags)
         return Step(
