@@ -79,7 +79,7 @@ FORMS = {
             "backbones": 80,
             "settings": 100,
             "finetuning": 60,
-            "generators": 500,
+            "generators": 600,
             "faces": 60,
         },
         # Above 60 million parameters two cores take as long for one as for several.
