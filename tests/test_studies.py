@@ -463,6 +463,18 @@ def test_commands_are_printed_and_none_is_run(tmp_path, photos, capsys):
     assert len(trained) == 27 and not any(":small" in line for line in trained)
 
 
+def test_a_network_of_several_kinds_trains_twice_as_long(tmp_path, photos, capsys):
+    form = FORMS["quick"]
+    told = [str(tmp_path), f"--photos={photos}", "--quick", "--print"]
+    command.main([*told, "--only=generators"])
+    lines = capsys.readouterr().out.splitlines()
+    trained = [line for line in lines if line.startswith("python -m sdfl_jax.main")]
+    assert len(trained) == 2 * len(form.kinds)
+    for line in trained:
+        steps = form.steps["generators"] * (1 + ("all_but_" in line))
+        assert f"--config.total_steps={steps} " in line
+
+
 def test_a_study_that_fails_is_left_out_of_the_page(
     tmp_path, photos, capsys, monkeypatch
 ):
