@@ -13,6 +13,8 @@ import argparse
 import dataclasses
 import importlib
 import os
+import signal
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -66,6 +68,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             print(runner.shown(step))
         return
     _import_what_steps_need()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     failed = None
     try:
         runner.run(steps)

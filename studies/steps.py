@@ -7,6 +7,7 @@ all the commands here resume; otherwise its folder is emptied first.
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -16,6 +17,7 @@ import shlex
 import shutil
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -95,16 +97,32 @@ def fork(
     A child of this process has its imports already, which a new Python would take
     seconds for; this process must not have started a device. It keeps to `core`, if one
     is given. After `limit` seconds of processor time, where there is one, it is asked
-    to stop (a training saves what it has) and its status is `OVER`.
+    to stop (a training saves what it has) and its status is `OVER`; so it is when this
+    process has ended.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
+    ends = _pipe()
     sys.stdout.flush(), sys.stderr.flush()
     child = os.fork()
     if child == 0:
         if core is not None:
             os.sched_setaffinity(0, {core})
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        threading.Thread(target=_watch, args=ends, daemon=True).start()
         _become(module, flags, log, limit)
     return Child(child)
+
+
+@functools.cache
+def _pipe() -> tuple[int, int]:
+    """Whose writing end this process alone keeps, as long as it is there."""
+    return os.pipe()
+
+
+def _watch(reading: int, writing: int):
+    os.close(writing)
+    os.read(reading, 1)  # comes back when the last who could write is gone
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _become(module: str, flags: Sequence[str], log: Path, limit: int):

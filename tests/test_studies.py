@@ -5,8 +5,10 @@ import dataclasses
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import ml_collections as mlc
@@ -290,6 +292,42 @@ def test_time_is_counted_once_where_steps_ran_at_once(tmp_path):
         write_json(tmp_path / ".done" / f"{name}.json", mark)
     steps = [Step(tmp_path / name, "module") for name in spans]
     assert runner.hours(steps) == pytest.approx(130 / 3600)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_step_is_asked_to_stop_when_its_runner_is_gone(tmp_path, number):
+    """However the runner ended; a step then saves what it has."""
+    (tmp_path / "saving.py").write_text(
+        "import pathlib, signal, time\n"
+        "ends = []\n"
+        "signal.signal(signal.SIGTERM, lambda *_: ends.append(1))\n"
+        f"folder = pathlib.Path({str(tmp_path)!r})\n"
+        "(folder / 'begun').touch()\n"
+        "while not ends:\n    time.sleep(0.01)\n"
+        "(folder / 'saved').touch()\n"
+    )
+    code = (
+        "from studies import steps; from pathlib import Path\n"
+        f"folder = Path({str(tmp_path)!r})\n"
+        "steps.Runner(folder).run([steps.Step(folder / 'saving', 'saving')])\n"
+    )
+    run = subprocess.Popen(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        stderr=subprocess.DEVNULL,
+    )
+    _wait_for(tmp_path / "begun")
+    run.send_signal(number)
+    run.wait(60)
+    _wait_for(tmp_path / "saved")
+
+
+def _wait_for(path: Path):
+    deadline = time.monotonic() + 60
+    while not path.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 @pytest.mark.parametrize(
