@@ -28,7 +28,8 @@ class Form:
     None for what the config says. `narrow` takes the `:small` form of every config.
     `limit` stops a step that takes more; 0 lets all run to their end. With `apart`
     every core has a step of its own, and none waits for another's. A study or
-    STUDY/RUN in `once` takes the first seed alone.
+    STUDY/RUN in `once` takes the first seed alone. `encoder`, fresh, stands for that of
+    every config that has one.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Form:
     kinds: Sequence[str] = tuple(KINDS)
     steps: Mapping[str, int] = dataclasses.field(default_factory=dict)
     encoders: Sequence[str] = tuple(ENCODERS)
+    encoder: str = ""
     once: Sequence[str] = ()
     seconds: float = 0  # of training, of the comparison at equal time
     narrow: bool = True
@@ -67,6 +69,7 @@ FORMS = {
             "faces": 4,
         },
         encoders=("resnet10_narrow", "resnet50_deep"),
+        encoder="resnet10_narrow",  # others take longer to compile than to train
         seconds=5,
     ),
     "small": Form(
@@ -221,6 +224,9 @@ class Plan:
         module = importlib.import_module(f"sdfl_jax.configs.{config}")
         splits = [self.shards_of(data, split) for split in ("train", "val")]
         out = self.folder / "runs" / study / run / str(seed)
+        settings = module.get_config(arg)
+        if not any(flag.startswith("--config.model.encoder=") for flag in flags):
+            flags = (*self._encoder(settings), *flags)
         steps = times * self.form.steps.get(study, 0)
         if steps and late is None:
             flags = (*of_length(steps), *flags)
@@ -237,7 +243,17 @@ class Plan:
             ),
             (*splits, *needs),
             late,
-            stamp=module.get_config(arg).to_json(sort_keys=True),
+            stamp=settings.to_json(sort_keys=True),
+        )
+
+    def _encoder(self, config) -> tuple[str, ...]:
+        """Flags that put the form's encoder into the place of the config's."""
+        if not self.form.encoder or "encoder" not in config.model:
+            return ()
+        given = [name for name, weights in config.init_encoders.items() if weights]
+        return (
+            f"--config.model.encoder={self.form.encoder}",
+            *(f"--config.init_encoders.{name}=" for name in given),
         )
 
     def shards_of(self, data: str, split: str) -> Step:

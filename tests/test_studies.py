@@ -493,6 +493,7 @@ def test_commands_are_printed_and_none_is_run(tmp_path, photos, capsys):
     lines = capsys.readouterr().out.splitlines()
     trained = [line for line in lines if line.startswith("python -m sdfl_jax.main")]
     assert len(trained) == 9 and all(":small" in line for line in trained)
+    assert all("--config.model.encoder=resnet10_narrow" in line for line in trained)
     assert not out.exists()
     command.main([str(out), "--full", "--print", "--only=nine"])
     lines = capsys.readouterr().out.splitlines()
