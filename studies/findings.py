@@ -151,7 +151,7 @@ def _sentence(row: dict) -> str:
 def _above_chance(values: Sequence, metric: str, images: Evaluation) -> float:
     """Of the best run: how far above one that marks nothing or tosses a coin."""
     chance = 0.0
-    if metric.endswith("_auc"):
+    if "_auc" in metric:
         chance = 0.5
     elif metric == "pixel_f1_all":  # an empty map of an authentic image is right
         chance = float((images.label == 0).mean())

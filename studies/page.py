@@ -25,7 +25,9 @@ _RULES = (
     "direction holds where the whole interval lies on its side of zero; “the same” "
     "where it lies within ±.03 as a whole and one of the two is at least .1 above "
     "chance; a network that is not so on any set it trained on tells nothing of "
-    "transfer."
+    "transfer. Pixel F1 over all images, the reference's, counts an authentic image "
+    "without marks as right: a network that marks nothing has their share, .4 in the "
+    "forged sets."
 )
 
 

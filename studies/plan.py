@@ -57,7 +57,7 @@ FORMS = {
     "quick": Form(
         "quick",
         seeds=1,
-        images={"train": 96, "val": 24, "test": 64},
+        images={"train": 96, "val": 24, "test": 32},
         kind_images={"train": 48, "val": 12, "test": 32},
         kinds=("splice", "inpainting", "swap"),
         steps={
@@ -66,7 +66,7 @@ FORMS = {
             "settings": 4,
             "finetuning": 4,
             "generators": 8,
-            "faces": 4,
+            "faces": 2,
         },
         encoders=("resnet10_narrow", "resnet50_deep"),
         encoder="resnet10_narrow",  # others take longer to compile than to train

@@ -370,7 +370,12 @@ def test_what_learnt_nothing_tells_nothing_of_transfer(
 
 @pytest.mark.parametrize(
     ("metric", "chance"),
-    [("image_auc", 0.5), ("pixel_f1_all", 0.5), ("pixel_f1_manipulated", 0.0)],
+    [
+        ("image_auc", 0.5),
+        ("pixel_auc_manipulated", 0.5),
+        ("pixel_f1_all", 0.5),
+        ("pixel_f1_manipulated", 0.0),
+    ],
 )
 def test_chance_is_what_a_network_reaches_that_marks_nothing(
     tmp_path, metric, chance, monkeypatch
@@ -380,7 +385,8 @@ def test_chance_is_what_a_network_reaches_that_marks_nothing(
     judge = lambda expected, interval, above: asked.append(above) or "holds"
     monkeypatch.setattr(findings, "judge", judge)
     runs = [tmp_path / "run"]
-    claim = findings.Claim("", ("a", "b"), runs, runs, "", metric, "same")
+    how = ("", metric, "same", "reference" if metric.endswith("all") else "standard")
+    claim = findings.Claim("", ("a", "b"), runs, runs, *how)
     (row,) = findings.found([claim], resamples=9)
     assert asked == [pytest.approx(row["first"] - chance)]
 
