@@ -119,7 +119,7 @@ def _claims(plan: Plan) -> list[Claim]:
 
     def claim(said, first, second):
         runs = reports[first], reports[second]
-        how = (plan.labelled, "image_accuracy", "higher", "standard")
+        how = (plan.labelled, "image_accuracy", "higher")
         return Claim(said, (first, second), *runs, *how)
 
     return [

@@ -47,7 +47,7 @@ def write(plan: Plan) -> list[str]:
 
     def claim(said, test, metric, expected):
         names, runs = ("before", "after"), (before, after)
-        return Claim(said, names, *runs, test, metric, expected, "standard")
+        return Claim(said, names, *runs, test, metric, expected)
 
     collapse = "mask quality does not collapse"
     judged = findings.found(
@@ -55,10 +55,10 @@ def write(plan: Plan) -> list[str]:
             claim(
                 "labels alone teach the new kind", plan.labelled, "image_auc", "higher"
             ),
-            claim(collapse, "shallow", "pixel_f1_manipulated", "same"),
-            claim(collapse, "deep", "pixel_f1_manipulated", "same"),
-            claim("the old kinds are still told", "shallow", "image_auc", "same"),
-            claim("the old kinds are still told", "deep", "image_auc", "same"),
+            claim(collapse, "shallow", "pixel_f1_manipulated", "not lower"),
+            claim(collapse, "deep", "pixel_f1_manipulated", "not lower"),
+            claim("the old kinds are still told", "shallow", "image_auc", "not lower"),
+            claim("the old kinds are still told", "deep", "image_auc", "not lower"),
         ],
         plan.form.resamples,
     )

@@ -44,7 +44,6 @@ def write(plan: Plan) -> list[str]:
                 kind,
                 "pixel_iou_manipulated",
                 "lower",
-                "standard",
                 learnt=[other for other in plan.form.kinds if other != kind],
             )
             for kind in plan.form.kinds

@@ -22,12 +22,12 @@ _SAID = {
 _RULES = (
     "Intervals draw photographs, and runs where there are several, anew (95 %). A "
     "sentence below follows from its interval by rule (`studies/findings.py`): a "
-    "direction holds where the whole interval lies on its side of zero; “the same” "
-    "where it lies within ±.03 as a whole and one of the two is at least .1 above "
-    "chance; a network that is not so on any set it trained on tells nothing of "
-    "transfer. Pixel F1 over all images, the reference's, counts an authentic image "
-    "without marks as right: a network that marks nothing has their share, .4 in the "
-    "forged sets."
+    "direction holds where the whole interval lies on its side of zero, “not lower” "
+    "where it lies above -.03 as a whole, and both only where one of the two is at "
+    "least .1 above chance; a network that is not so on any set it trained on tells "
+    "nothing of transfer. Sentences rest on the standard protocol: in the reference's, "
+    "pixel F1 counts an authentic image without marks as right, so that a network that "
+    "marks nothing has their share, .4 in the forged sets."
 )
 
 

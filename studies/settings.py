@@ -72,7 +72,7 @@ def write(plan: Plan) -> list[str]:
                 "lower",
             )
             for name in list(runs)[1:]
-            for metric in ("pixel_f1_all", "image_auc")
+            for metric in ("pixel_f1_manipulated", "image_auc")
         ],
         plan.form.resamples,
     )

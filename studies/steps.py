@@ -97,8 +97,8 @@ def fork(
     A child of this process has its imports already, which a new Python would take
     seconds for; this process must not have started a device. It keeps to `core`, if one
     is given. After `limit` seconds of processor time, where there is one, it is asked
-    to stop (a training saves what it has) and its status is `OVER`; so it is when this
-    process has ended.
+    to stop (a training saves what it has) and its status is `OVER`. It is asked as well
+    when this process has ended, however that was.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     ends = _pipe()
@@ -120,6 +120,7 @@ def _pipe() -> tuple[int, int]:
 
 
 def _watch(reading: int, writing: int):
+    # `workers.end_with_parent` knows children of multiprocessing, and asks nobody.
     os.close(writing)
     os.read(reading, 1)  # comes back when the last who could write is gone
     os.kill(os.getpid(), signal.SIGTERM)
@@ -213,7 +214,8 @@ class Runner:
                         if begun:
                             running.append(begun)
                             free.pop(0)
-                            bar.set_description_str(self._names(running))
+                            names = [self._name(one.step) for one in running]
+                            bar.set_description_str(" + ".join(names))
                         else:
                             bar.update()
                         continue
@@ -340,9 +342,6 @@ class Runner:
         if not step.module:
             return f"# given: {str(step.out).replace(here, 'DIR')}"
         return " ".join(["python -m", step.module, *map(shlex.quote, words)])
-
-    def _names(self, running: Sequence[_Running]) -> str:
-        return " + ".join(self._name(one.step) for one in running)
 
     def _name(self, step: Step) -> str:
         return step.out.relative_to(self.folder).as_posix()
