@@ -71,6 +71,7 @@ FORMS = {
         encoders=("resnet10_narrow", "resnet50_deep"),
         encoder="resnet10_narrow",  # others take longer to compile than to train
         seconds=5,
+        resamples=200,
     ),
     "small": Form(
         "small",
