@@ -17,11 +17,13 @@ import contextlib
 import contextvars
 from collections.abc import Iterator
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax import lax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
+
+from sdfl_jax.ops.apart import apart
 
 _CANVAS = contextvars.ContextVar("canvas", default=None)
 
@@ -32,7 +34,9 @@ def of(extent: Int[Array, "B 2"] | None, size: tuple[int, int]) -> Iterator[None
 
     `extent` holds heights and widths in pixels; None stands for whole images.
     """
-    token = _CANVAS.set(None if extent is None else (extent, size))
+    # Each row's own would else be looked up anew for every value of every layer, and a
+    # CPU's loops, with that in them, take up to eight times as long.
+    token = _CANVAS.set(None if extent is None else (apart(extent), size))
     try:
         yield
     finally:
@@ -51,21 +55,24 @@ def fits(model: nn.Module) -> bool:
 
 def extent(height: int, width: int) -> Int[Array, "B 2"] | None:
     """Rows and columns that are each image's own, of maps of that size; None: all."""
-    canvas = _CANVAS.get()
-    if canvas is None:
+    if _CANVAS.get() is None:
         return None
-    pixels, whole = canvas
-    return pixels * jnp.array([[height, width]]) // jnp.array([whole])
+    return jnp.stack([_own(height, 0), _own(width, 1)], axis=1)
+
+
+def _own(length: int, axis: int) -> Int[Array, "B"]:
+    """`extent` along one axis. Its divisor is a constant, which costs no division."""
+    pixels, whole = _CANVAS.get()
+    return lax.div(pixels[:, axis] * length, jnp.int32(whole[axis]))
 
 
 def inside(x: Float[Array, "B h w C"]) -> Bool[Array, "B h w C"] | None:
     """Where a map holds the image; None where it does everywhere."""
-    _, H, W, _ = x.shape
-    own = extent(H, W)
-    if own is None:
+    if _CANVAS.get() is None:
         return None
-    rows = jnp.arange(H)[None] < own[:, :1]
-    columns = jnp.arange(W)[None] < own[:, 1:]
+    _, H, W, _ = x.shape
+    rows = jnp.arange(H)[None] < _own(H, 0)[:, None]
+    columns = jnp.arange(W)[None] < _own(W, 1)[:, None]
     return jnp.broadcast_to((rows[:, :, None] & columns[:, None])[..., None], x.shape)
 
 
@@ -133,7 +140,7 @@ def stretch(
             f"bn{letter},bhwc->b{'hwc'.replace(letter, 'n')}",
             weights.astype(x.dtype),
             x,
-            precision=jax.lax.Precision.HIGHEST,
+            precision=lax.Precision.HIGHEST,
         )
     return x
 

@@ -3,13 +3,13 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Shaped
 
 from sdfl_jax.ops.platforms import by_platform
 
 
 @jax.custom_vjp
-def apart(x: Float[Array, "B n ..."]) -> Float[Array, "B n ..."]:
+def apart(x: Shaped[Array, "B n ..."]) -> Shaped[Array, "B n ..."]:
     """`x`, and on a CPU an array of its own; so is its gradient.
 
     XLA fuses what is cheap into whatever reads it, anew for each reader, and what comes
