@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 
 from benchmarks.train import CONFIGS, SIZES, lowered_step, random_batch
-from sdfl_jax.devices import huge_pages
+from sdfl_jax.devices import memory
 
 _WRAPPED = re.compile(r"(transpose\()?jvp\(")
 _NO_MODULE = re.compile(r"\(|^cond$|^branch_\d")
@@ -136,5 +136,5 @@ def main():
 
 
 if __name__ == "__main__":
-    huge_pages.restart()  # as `sdfl_jax.main` does
+    memory.restart()  # as `sdfl_jax.main` does
     main()

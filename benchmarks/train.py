@@ -33,7 +33,7 @@ from importlib.metadata import version
 
 import numpy as np
 
-from sdfl_jax.devices import huge_pages
+from sdfl_jax.devices import memory
 
 # Two processes share a GPU's memory here; ours would take most of it at once.
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
@@ -63,10 +63,10 @@ def random_batch(size: int, image_size: int) -> dict:
 def lowered_step(network: str, batch: dict, precision: str, remat: bool):
     """The project's own train step, ready to be compiled; its state and batch."""
     from sdfl_jax.config import check
-    from sdfl_jax.devices import compiled, sharding
+    from sdfl_jax.devices import sharding
     from sdfl_jax.training import experiment
 
-    compiled.give_back()  # as `sdfl_jax.main` does
+    memory.keep()  # as `sdfl_jax.main` does
 
     config = importlib.import_module(CONFIGS[network]).get_config()
     config.batch_size, config.image_size = batch["image"].shape[:2]
@@ -330,5 +330,5 @@ def write(args, tables: list[dict]):
 
 
 if __name__ == "__main__":
-    huge_pages.restart()  # as `sdfl_jax.main` does, here for every side
+    memory.restart()  # as `sdfl_jax.main` does, here for every side
     main()

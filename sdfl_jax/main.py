@@ -16,7 +16,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from sdfl_jax import config
-from sdfl_jax.devices import huge_pages
+from sdfl_jax.devices import memory
 from sdfl_jax.errors import InputError, one_line
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -51,14 +51,14 @@ def main(argv=None):
     experiment = _parse(list(sys.argv if argv is None else ["main", *argv]))
     # Imported late: a misspelt flag is told within a second.
     from sdfl_jax.data.setup import setup
-    from sdfl_jax.devices import compiled, processes
+    from sdfl_jax.devices import processes
     from sdfl_jax.train import train
     from sdfl_jax.training.dry_run import dry_run
     from sdfl_jax.training.preemption import Preempted
 
     setup()
+    memory.keep()
     processes.join()
-    compiled.give_back()
     if _DRY_RUN.value:
         dry_run(experiment)
         return
@@ -130,7 +130,7 @@ def command(argv: Sequence[str] | None = None):
     if any(flag in given for flag in ("--help", "-help", "--helpshort", "-h")):
         print(_help())
         return
-    huge_pages.restart()
+    memory.restart()
     main(given)
 
 

@@ -137,7 +137,7 @@ def _arguments() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    from sdfl_jax.devices import huge_pages
+    from sdfl_jax.devices import memory
 
-    huge_pages.restart()
+    memory.restart()
     main()

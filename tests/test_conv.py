@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from jax import lax
 
 from sdfl_jax.devices import sharding
-from sdfl_jax.ops import conv
+from sdfl_jax.ops import conv, winograd
 from sdfl_jax.ops.apart import apart
 from sdfl_jax.ops.conv import conv2d
 
@@ -58,7 +58,7 @@ def assert_same(ours, theirs, dtype="float32"):
         np.testing.assert_allclose(a / scale, b / scale, atol=TOLERANCE[dtype])
 
 
-@pytest.fixture(params=["unfolded", "tapwise", "native"])
+@pytest.fixture(params=["unfolded", "tapwise", "native", "winograd"])
 def dense_form(request, monkeypatch):
     """Dense convolutions of any size take the form of this name."""
     few, many = 0, 2**40
@@ -67,10 +67,16 @@ def dense_form(request, monkeypatch):
     cached = many if request.param == "native" else few
     monkeypatch.setattr(conv, "CACHED_VALUES", cached)
     monkeypatch.setattr(conv, "FEW_FEATURES", 0)
+    for least in ("CHANNELS", "POSITIONS", "WORK"):
+        monkeypatch.setattr(
+            winograd, least, few if request.param == "winograd" else many
+        )
+    monkeypatch.setattr(winograd, "_STRIP_VALUES", 0)
+    monkeypatch.setattr(winograd, "_STRIP_TILES", 12)  # two strips of 7 rows
     return request.param
 
 
-@pytest.mark.parametrize("padding", ["SAME", 1, ((0, 1), (2, 0))])
+@pytest.mark.parametrize("padding", ["SAME", 1, ((0, 1), (2, 0)), ((4, 5), (2, 3))])
 @pytest.mark.parametrize("strides", [1, 2])
 @pytest.mark.parametrize("size", [1, 3])
 def test_each_dense_form_has_xlas_values_and_gradients(
@@ -109,6 +115,19 @@ def test_any_window_has_xlas_values_and_gradients(
         patch.setattr(conv, "FEW_FEATURES", 0)
         ours = value_and_gradients(conv2d, x, kernel, **window)
     assert_same(ours, value_and_gradients(xla, x, kernel, **window), dtype)
+
+
+def test_fewer_products_lose_no_more_than_float32_does():
+    """What a decoder's last convolution asks for, beside the same in float64."""
+    x, kernel = draw((1, 66, 66, 256), 0), draw((3, 3, 256, 128), 1)
+    x = jax.nn.relu(x + 1)  # of one sign, as features are
+    views = np.lib.stride_tricks.sliding_window_view(
+        np.asarray(x, np.float64), (3, 3), axis=(1, 2)
+    )
+    exact = np.einsum("bhwcij,ijcf->bhwf", views, np.float64(kernel), optimize=True)
+    lost = lambda y: np.abs(np.asarray(y) - exact).max() / np.abs(exact).std()
+    fewer = winograd.convolve(x, kernel, ((0, 0), (0, 0)))
+    assert lost(fewer) < 4 * lost(xla(x, kernel, padding="VALID")) < 1e-4
 
 
 @pytest.mark.parametrize("window", [{}, {"strides": 2}, {"dilation": 2, "padding": 3}])

@@ -2,8 +2,6 @@
 
 import csv
 import json
-import platform
-import types
 from pathlib import Path
 
 import cv2
@@ -231,22 +229,6 @@ def test_programs_are_kept_where_caches_belong(no_cache, tmp_path, monkeypatch):
     compiled.keep()
     folder = tmp_path / "sdfl_jax" / "compiled"
     assert folder.is_dir() and jax.config.jax_compilation_cache_dir == str(folder)
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="asks glibc")
-def test_memory_of_long_compilations_goes_back_to_the_system(monkeypatch):
-    asked = []
-    library = types.SimpleNamespace(malloc_trim=asked.append)
-    monkeypatch.setattr(compiled.ctypes, "CDLL", lambda name: library)
-    compiled.give_back()
-    try:
-        jax.jit(lambda x: x * 3 + 1)(np.ones(7))
-        assert not asked  # a short one
-        monkeypatch.setattr(compiled, "_LONG", 0.0)
-        jax.jit(lambda x: x * 5 + 2)(np.ones(7))
-        assert asked and not any(asked)
-    finally:
-        jax.monitoring.unregister_event_duration_listener(compiled._after)
 
 
 def test_a_folder_of_ones_own_stays_and_an_impossible_one_is_done_without(

@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parent.parent / "sdfl_jax"
 # A room may import what stands below it, never what stands beside or above it. Every
 # file and folder of `data` is a room; rooms of one floor know nothing of each other.
 FLOORS = [
-    {"errors", "devices.huge_pages"},
+    {"errors", "devices.memory"},
     {"stores", "trees"},
     {"files"},
     {"ops", "devices", "drawing", "metrics", "losses", "optim"},

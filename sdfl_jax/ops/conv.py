@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from sdfl_jax.ops import winograd
 from sdfl_jax.ops.apart import apart
 from sdfl_jax.ops.platforms import by_platform
 
@@ -170,6 +171,13 @@ def _cpu_form(x, kernel, window):
     h, w = _output_size(x, kernel, window)
     if kh == kw == 1 or x.shape[0] * h * w <= UNFOLDED_POSITIONS:
         return _unfolded, _unfolded_backward
+    small_steps = window.strides == window.dilation == 1
+    if (
+        kh == kw == 3
+        and small_steps
+        and winograd.pays(x.shape[0] * h * w, channels, features)
+    ):
+        return _winograd, _winograd_backward
     if x.size > CACHED_VALUES and features > FEW_FEATURES:
         return _native, _tapwise_backward
     return plain
@@ -247,6 +255,18 @@ def _unfolded_backward(x, kernel, gradient, *, window):
     by_features = jax.vjp(lambda x: _unfolded(x, kernel, window=window), x)[1]
     by_kernel = _kernel_gradient([_columns(x, kernel, window)], gradient)
     return *by_features(gradient), by_kernel.reshape(kernel.shape)
+
+
+def _winograd(x, kernel, *, window):
+    return winograd.convolve(x, kernel, window.padding)
+
+
+def _winograd_backward(x, kernel, gradient, *, window):
+    """The features' gradient is such a convolution, with the kernel turned around."""
+    around = tuple((2 - low, 2 - high) for low, high in window.padding)
+    turned = kernel[::-1, ::-1].swapaxes(2, 3)
+    by_features = winograd.convolve(gradient, turned, around)
+    return by_features, winograd.kernel_gradient(x, gradient, window.padding)
 
 
 def _tapwise_backward(x, kernel, gradient, *, window):
