@@ -66,7 +66,7 @@ def lowered_step(network: str, batch: dict, precision: str, remat: bool):
     from sdfl_jax.devices import sharding
     from sdfl_jax.training import experiment
 
-    memory.keep()  # as `sdfl_jax.main` does
+    memory.keep_steps()  # as `sdfl_jax.main` does
 
     config = importlib.import_module(CONFIGS[network]).get_config()
     config.batch_size, config.image_size = batch["image"].shape[:2]

@@ -57,7 +57,7 @@ def main(argv=None):
     from sdfl_jax.training.preemption import Preempted
 
     setup()
-    memory.keep()
+    memory.keep_steps()
     processes.join()
     if _DRY_RUN.value:
         dry_run(experiment)

@@ -52,7 +52,7 @@ def test_after_a_long_compilation_its_memory_goes_back_and_the_steps_stays(monke
         mallopt=lambda *setting: asked.append(setting),
     )
     monkeypatch.setattr(memory.ctypes, "CDLL", lambda name: library)
-    memory.keep()
+    memory.keep_steps()
     try:
         jax.jit(lambda x: x * 3 + 1)(np.ones(7))
         assert not asked  # a short one
@@ -73,7 +73,7 @@ import jax.numpy as jnp
 
 from sdfl_jax.devices import memory
 
-memory.keep()
+memory.keep_steps()
 memory._LONG = 0.0
 step = jax.jit(lambda x: jnp.dot(jnp.dot(x, x), x).sum())
 x = jnp.ones((3000, 3000))  # 34 MiB, more than the C library keeps by itself

@@ -109,7 +109,7 @@ def test_no_two_files_have_one_name():
         ("os.replace(", {"files.py"}),
         ("pebble.ProcessPool(", {"data/workers.py", "examine/isolation.py"}),
         ("def init_variables(", {"models/__init__.py"}),
-        ("mallopt", {"data/setup.py"}),
+        ("mallopt", {"devices/memory.py"}),
     ],
 )
 def test_what_is_written_once_stands_once(what, where):

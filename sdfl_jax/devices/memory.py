@@ -1,4 +1,4 @@
-"""What a process on a CPU asks the system for: large pages, and the same ones again.
+"""What a process asks the system for: large pages, and the same memory only once.
 
 A training step takes gigabytes for what it computes meanwhile, and gives them back. The
 system clears and maps them page by page: 2 MiB at a time it does so in much less time
@@ -8,6 +8,7 @@ takes free memory back, that saved a further sixth.
 """
 
 import ctypes
+import functools
 import os
 import platform
 import sys
@@ -15,7 +16,8 @@ import sys
 _SETTING = "GLIBC_TUNABLES"
 _COMPILED = "/jax/core/compile/backend_compile_duration"  # an event of JAX's
 _LONG = 5.0  # seconds of a compilation that leaves something worth asking for
-_TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # names of `mallopt`
+# Names of `mallopt`.
+_TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
 
 
 def restart():
@@ -30,14 +32,31 @@ def restart():
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
-def keep():
-    """From now on freed memory stays with the process, but for a compilation's.
+def keep_planes():
+    """Lets the C library reuse what images took instead of handing it back each time.
 
-    A long compilation leaves 0.7 GiB (a training step of `sdfl`) beside all that the
-    step itself takes: they go back to the system. From then on a CPU's steps take what
-    the last one left. To be called before JAX knows its devices: such steps have to
-    run in the thread that asks for them, for the C library keeps what the first thread
-    frees and of the others' no large blocks.
+    Planes of some hundred kilobytes would otherwise be mapped anew, page fault by page
+    fault, which took a third of the input pipeline's CPU time.
+    """
+    if _glibc():
+        library = ctypes.CDLL(None)
+        library.mallopt(_MMAP_THRESHOLD, 32 << 20)  # the largest value there is
+        library.mallopt(_TRIM_THRESHOLD, 64 << 20)
+
+
+def give_back():
+    """Hands freed memory to the system, which the process would keep."""
+    if _glibc():
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def keep_steps():
+    """Lets the steps of a training on a CPU take what the last one left.
+
+    From the first long compilation on, whose own memory goes back to the system: 0.7
+    GiB (a training step of `sdfl`) beside all that the step itself takes. To be called
+    before JAX knows its devices: such steps have to run in the thread that asks for
+    them, for of what other threads free the C library keeps no large blocks.
     """
     import jax  # not above: a misspelt flag is told before
 
@@ -50,12 +69,13 @@ def _after(event: str, seconds: float, **_):
     import jax
 
     if event == _COMPILED and seconds > _LONG:
-        library = ctypes.CDLL(None)
-        library.malloc_trim(0)
+        give_back()
         if jax.default_backend() == "cpu":
+            library = ctypes.CDLL(None)
             library.mallopt(_MMAP_MAX, 0)
             library.mallopt(_TRIM_THRESHOLD, -1)
 
 
+@functools.cache
 def _glibc() -> bool:
     return platform.libc_ver()[0] == "glibc"

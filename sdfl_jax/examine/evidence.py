@@ -11,7 +11,7 @@ from pathlib import Path
 
 import cv2
 
-from sdfl_jax.data.setup import give_back_memory
+from sdfl_jax.devices import memory
 from sdfl_jax.examine.aids import aids
 from sdfl_jax.examine.compression import jpeg
 from sdfl_jax.examine.copy_move import copy_move
@@ -51,5 +51,5 @@ def examine_line(name: str, path: str, options: Mapping) -> tuple[Finding, float
     try:
         finding = EVIDENCE[name](Path(path), **options)
     finally:
-        give_back_memory()  # a worker that waits need not hold what the largest took
+        memory.give_back()  # a worker that waits need not hold what the largest took
     return finding, round(time.monotonic() - start, 2)
