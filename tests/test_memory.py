@@ -98,4 +98,4 @@ def test_a_step_takes_the_memory_that_the_last_one_left():
         text=True,
         check=True,
     )
-    assert int(run.stdout) < 1000  # pages; else hundreds of thousands
+    assert int(run.stdout) < 200_000  # pages; else over a million
