@@ -15,6 +15,7 @@ import sys
 
 _SETTING = "GLIBC_TUNABLES"
 _COMPILED = "/jax/core/compile/backend_compile_duration"  # an event of JAX's
+_IN_OTHER_THREADS = "jax_cpu_enable_async_dispatch"
 _LONG = 5.0  # seconds of a compilation that leaves something worth asking for
 # Names of `mallopt`.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
@@ -61,7 +62,8 @@ def keep_steps():
     import jax  # not above: a misspelt flag is told before
 
     if _glibc():
-        jax.config.update("jax_cpu_enable_async_dispatch", False)
+        if _IN_OTHER_THREADS in jax.config.values:  # not promised for every version
+            jax.config.update(_IN_OTHER_THREADS, False)
         jax.monitoring.register_event_duration_secs_listener(_after)
 
 
