@@ -171,12 +171,8 @@ def _cpu_form(x, kernel, window):
     h, w = _output_size(x, kernel, window)
     if kh == kw == 1 or x.shape[0] * h * w <= UNFOLDED_POSITIONS:
         return _unfolded, _unfolded_backward
-    small_steps = window.strides == window.dilation == 1
-    if (
-        kh == kw == 3
-        and small_steps
-        and winograd.pays(x.shape[0] * h * w, channels, features)
-    ):
+    plain_window = kh == kw == 3 and window.strides == window.dilation == 1
+    if plain_window and winograd.pays(x.shape[0] * h * w, channels, features):
         return _winograd, _winograd_backward
     if x.size > CACHED_VALUES and features > FEW_FEATURES:
         return _native, _tapwise_backward

@@ -86,7 +86,7 @@ def kernel_gradient(
         strip = lax.dynamic_slice(gradient, (0, 2 * rows * i, 0, 0), size)
         strip = strip.reshape(B, rows, 2, columns, 2, F)
         outputs = [strip[:, :, i, :, j] for i in (0, 1) for j in (0, 1)]
-        # XLA would turn the tiles, which are made anew, instead.
+        # Turned while they are written; XLA would make turned copies of the tiles.
         spread = (
             _sum(outputs, above, left).reshape(-1, F).T
             for above in products
