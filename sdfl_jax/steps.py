@@ -9,7 +9,7 @@ import optax
 from jax.sharding import Mesh, PartitionSpec
 
 from sdfl_jax import explain, losses, models, optim
-from sdfl_jax.devices import sharding
+from sdfl_jax.devices import compiled, sharding
 from sdfl_jax.errors import InputError, valid
 from sdfl_jax.models import canvas, freezing
 from sdfl_jax.models.layers import grey
@@ -320,10 +320,13 @@ def make_evaluate_step(
         )
     else:
         evaluate = evaluate_step
-    compiled = jax.jit(evaluate, in_shardings=(sharding.everywhere(mesh), None))
-    return lambda variables, arrays: compiled(
-        variables, sharding.to_global(arrays, mesh)
+    name = models.identity(model)
+    settings = (flips, one_by_one, image_level_mask, sorted(loss_settings.items()))
+    step = compiled.traced_once(
+        jax.jit(evaluate, in_shardings=(sharding.everywhere(mesh), None)),
+        name and repr((name, settings)),
     )
+    return lambda variables, arrays: step(variables, sharding.to_global(arrays, mesh))
 
 
 def mask_source(model, image_level_mask: str = "grey") -> str:

@@ -5,13 +5,11 @@ import json
 from pathlib import Path
 
 import cv2
-import jax
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
 from sdfl_jax.data import images, search, videos
-from sdfl_jax.devices import compiled
 from sdfl_jax.drawing import page
 from sdfl_jax.errors import InputError
 from sdfl_jax.metrics.calibration import VERDICTS
@@ -209,38 +207,6 @@ def test_prediction_asks_for_what_it_needs(workdir, tmp_path, capsys):
     path = write_video(tmp_path / "film.avi", [0])
     with pytest.raises(InputError, match="every_frames=0"):
         next(videos.frames(path, every_frames=0))
-
-
-@pytest.fixture
-def no_cache():
-    names = (
-        "jax_compilation_cache_dir",
-        "jax_persistent_cache_min_compile_time_secs",
-    )
-    before = {name: getattr(jax.config, name) for name in names}
-    jax.config.update("jax_compilation_cache_dir", None)
-    yield
-    for name, value in before.items():
-        jax.config.update(name, value)
-
-
-def test_programs_are_kept_where_caches_belong(no_cache, tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    compiled.keep()
-    folder = tmp_path / "sdfl_jax" / "compiled"
-    assert folder.is_dir() and jax.config.jax_compilation_cache_dir == str(folder)
-
-
-def test_a_folder_of_ones_own_stays_and_an_impossible_one_is_done_without(
-    no_cache, tmp_path, monkeypatch
-):
-    (tmp_path / "file").touch()
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    compiled.keep()
-    assert jax.config.jax_compilation_cache_dir is None
-    jax.config.update("jax_compilation_cache_dir", str(tmp_path / "mine"))
-    compiled.keep()
-    assert jax.config.jax_compilation_cache_dir == str(tmp_path / "mine")
 
 
 def test_a_mask_that_no_network_gave_says_what_it_is(tmp_path):

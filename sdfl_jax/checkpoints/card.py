@@ -16,7 +16,6 @@ from pathlib import Path
 from sdfl_jax import __version__
 from sdfl_jax.data import mixing, records
 from sdfl_jax.data.audit.leaks import LEAKS
-from sdfl_jax.data.forge import stream
 from sdfl_jax.errors import InputError
 from sdfl_jax.files import replacing
 from sdfl_jax.trees.nested import flat
@@ -138,6 +137,9 @@ def markdown(card: Mapping) -> str:
 
 
 def _data(folder: str) -> dict:
+    # Imported late: reading a card, which each command does, needs no forgeries.
+    from sdfl_jax.data.forge import stream
+
     if stream.is_stream(folder):
         found = stream.folders(folder)
         return {

@@ -27,7 +27,7 @@ import orbax.checkpoint as ocp
 
 from sdfl_jax import models
 from sdfl_jax.checkpoints import card, frozen, hashes, shipped
-from sdfl_jax.devices import processes
+from sdfl_jax.devices import compiled, processes
 from sdfl_jax.errors import InputError
 from sdfl_jax.files import write_json
 from sdfl_jax.metrics import calibration
@@ -289,10 +289,7 @@ def load(workdir: str | os.PathLike, which: str = "best") -> Trained:
     folder, step = _find(Path(workdir).absolute() / "checkpoints", str(which))
     manager = _manager(folder)
     model = models.build(**config.model)
-    wanted = jax.eval_shape(
-        lambda rng: models.init_variables(model, config.image_size, rng),
-        jax.random.key(0),
-    )
+    wanted = _shapes(model, config.image_size)
     progress = _progress(manager, step)
     left_out = frozen.of_progress(progress)
     whole, wanted = wanted, left_out.without(wanted) if left_out else wanted
@@ -343,13 +340,29 @@ def _with_calibration(folder: str | os.PathLike, trained: Trained) -> Trained:
 def _load_shipped(folder: Path) -> Trained:
     config, variables, told = shipped.read(folder)
     model = models.build(**config.model)
-    wanted = jax.eval_shape(
-        lambda rng: models.init_variables(model, config.image_size, rng),
-        jax.random.key(0),
-    )
+    wanted = _shapes(model, config.image_size)
     matching.must_match(str(folder), variables, wanted)
     variables = jax.device_put(variables, jax.local_devices()[0])
     return Trained(config, model, variables, told["step"], told)
+
+
+def _shapes(model, image_size: int) -> dict:
+    """Shapes and types of a network's variables."""
+
+    def traced() -> bytes:
+        init = lambda rng: models.init_variables(model, image_size, rng)
+        shapes = jax.eval_shape(init, jax.random.key(0))
+        told = jax.tree.map(lambda x: [list(x.shape), x.dtype.name], shapes)
+        return json.dumps(told).encode()
+
+    name = models.identity(model)
+    about = name and f"variables {image_size} {name}"
+    told = json.loads(compiled.remembered(about, traced))
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(tuple(leaf[0]), leaf[1]),
+        told,
+        is_leaf=lambda node: isinstance(node, list),
+    )
 
 
 def has_begun(workdir: str | os.PathLike) -> bool:

@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-from scipy.special import expit, logit
 
 from sdfl_jax.data import coefficients, images
 from sdfl_jax.data.parts import label_of_part, pad
@@ -440,8 +439,8 @@ class Assembler:
                 return
             del self._looks[tile.index]
             maps, scores = zip(*looks, strict=True)
-            probs = expit(_mean_logit(maps)).astype(np.float32)
-            score = float(expit(_mean_logit(scores) + tile.bias))
+            probs = _logistic(_mean_logit(maps)).astype(np.float32)
+            score = float(_logistic(_mean_logit(scores) + tile.bias))
         self._done[tile.index] = (tile.example, probs, score)
 
     def _blend(self, tile: Tile, probs: np.ndarray, score: float):
@@ -465,7 +464,11 @@ class Assembler:
 
 def _mean_logit(probabilities: Sequence):
     certain = np.clip(np.asarray(probabilities), _CERTAIN, 1 - _CERTAIN)
-    return logit(certain).mean(0)
+    return (np.log(certain) - np.log1p(-certain)).mean(0)
+
+
+def _logistic(logits):
+    return 1 / (1 + np.exp(-logits))
 
 
 def _taper(length: int, overlap: int) -> np.ndarray:

@@ -104,6 +104,35 @@ def inputs_of(arrays: dict) -> dict:
     return {name: arrays[name] for name in ("dct", "qtable") if name in arrays}
 
 
+def identity(model) -> str | None:
+    """What tells a network of this package from any other: classes and settings.
+
+    None where these are not all it is: where code is from elsewhere, which could change
+    unseen, or where a setting is a function.
+    """
+    if not isinstance(model, nn.Module):
+        return None
+    settings = (getattr(model, name, None) for name in model.__dataclass_fields__)
+    known = all(map(_ours, type(model).__mro__)) and all(map(_says_all, settings))
+    return repr((type(model).__mro__, model)) if known else None
+
+
+def _ours(kind: type) -> bool:
+    package = kind.__module__.partition(".")[0]
+    return not issubclass(kind, nn.Module) or package in ("flax", "sdfl_jax")
+
+
+def _says_all(setting) -> bool:
+    """Whether its text leaves nothing out."""
+    if isinstance(setting, nn.Module):
+        return identity(setting) is not None
+    if isinstance(setting, functools.partial):
+        setting = setting.func
+    if isinstance(setting, type):
+        return _ours(setting)
+    return not callable(setting) and " at 0x" not in repr(setting)
+
+
 def init_variables(model: nn.Module, image_size: int, rng) -> dict:
     """Fresh `params` and `batch_stats`; runs under `jax.jit` and `jax.eval_shape`."""
     variables = model.init(rng, **blank_inputs(model, image_size), train=False)

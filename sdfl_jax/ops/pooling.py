@@ -16,7 +16,6 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from sdfl_jax.errors import InputError, valid
-from sdfl_jax.ops import pooling_kernel
 from sdfl_jax.ops.atoms import Grids, adjoint, integrals
 from sdfl_jax.ops.platforms import by_platform
 
@@ -52,6 +51,8 @@ def pyramid_pool(
         raise InputError(f"bins={bins}: takes grid sizes of 1 or more, at least one.")
     features = jnp.asarray(features)
     if chosen(implementation) == "pallas":
+        from sdfl_jax.ops import pooling_kernel
+
         return pooling_kernel.pyramid_pool(features, bins)
     return _pyramid_pool(features, Grids(*features.shape[1:3], bins))
 
@@ -66,6 +67,9 @@ def chosen(implementation: str) -> str:
             f"No implementation {implementation!r}; "
             f"{valid(implementation, IMPLEMENTATIONS)}"
         )
+    # Imported late: Pallas takes a tenth of a second, which each command would wait.
+    from sdfl_jax.ops import pooling_kernel
+
     missing = pooling_kernel.missing() if implementation != "xla" else ""
     if implementation == "pallas" and missing:
         raise InputError(

@@ -37,9 +37,11 @@ def main(argv=None):
         raise InputError(f"--every_seconds={args.every_seconds}: 0 or more.")
     # Imported late: help and mistakes are told within a second.
     from sdfl_jax.data.setup import setup
+    from sdfl_jax.devices import memory
     from sdfl_jax.predict.output_folder import predict
 
     setup()
+    memory.keep_all()
     failed = 0
     for line in predict(
         _network(args),
