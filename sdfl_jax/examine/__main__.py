@@ -7,6 +7,7 @@ Without either the network is `starter`, which ships with the package.
 """
 
 import argparse
+import contextlib
 import json
 import sys
 from collections.abc import Sequence
@@ -32,16 +33,23 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.workers == 0:
         raise InputError("--workers=0: 1 or more is expected.")
     from sdfl_jax.data import search
+    from sdfl_jax.devices import memory
     from sdfl_jax.examine.case import Case
+    from sdfl_jax.examine.isolation import Workers
 
     number = len(
         search.find(args.files, skip=[args.out])
     )  # before a network is loaded for nothing
-    case = Case(args.out, _predictor(args), _trusted(args.trusted))
-    failed = 0
-    bar = tqdm(total=number, unit="photograph", dynamic_ncols=True, file=sys.stderr)
-    with bar:
-        for row in case.examine(args.files, workers=args.workers):
+    memory.keep_all()
+    with contextlib.ExitStack() as stack:
+        workers = args.workers
+        if isinstance(workers, int):  # they start while the network is loaded
+            workers = stack.enter_context(Workers(workers))
+        case = Case(args.out, _predictor(args), _trusted(args.trusted))
+        failed = 0
+        bar = tqdm(total=number, unit="photograph", dynamic_ncols=True, file=sys.stderr)
+        stack.enter_context(bar)
+        for row in case.examine(args.files, workers=workers):
             bar.update()
             if "error" in row:
                 failed += 1

@@ -84,15 +84,14 @@ class _Desk:
             and not list(_changed(self.folder, entry["files"]))
         )
 
-    def rows(self, named: dict[str, Path], workers: int) -> Iterator[dict]:
+    def rows(self, named: dict[str, Path], pool: Workers) -> Iterator[dict]:
         """The row of each photograph, one after the other."""
-        with Workers(workers) as pool:
-            waiting = []
-            for name, path in named.items():
-                waiting.append(_Photograph(name, path, pool, self))
-                if len(waiting) > 1:  # the next one's lines run beside the network
-                    yield waiting.pop(0).row()
-            yield waiting.pop().row()
+        waiting = []
+        for name, path in named.items():
+            waiting.append(_Photograph(name, path, pool, self))
+            if len(waiting) > 1:  # the next one's lines run beside the network
+                yield waiting.pop(0).row()
+        yield waiting.pop().row()
 
 
 class Case:
@@ -131,7 +130,7 @@ class Case:
         self._desk = _Desk(self.folder, predictor, options, ways, done, self._note)
 
     def examine(
-        self, files: Sequence[str], *, workers: AnyWorkers = 2
+        self, files: Sequence[str], *, workers: AnyWorkers | Workers = 2
     ) -> Iterator[dict]:
         """A row of `case.csv` for each photograph, written as it is ready.
 
@@ -146,8 +145,11 @@ class Case:
         self.log.write("opened", {**self._desk.ways, "photographs": len(named)})
         if isinstance(workers, Engine):
             yield from self._spread(named, workers)
-        else:
+        elif isinstance(workers, Workers):
             yield from self._desk.rows(named, workers)
+        else:
+            with Workers(workers) as pool:
+                yield from self._desk.rows(named, pool)
         self._close()
 
     def _spread(self, named: dict[str, Path], engine: Engine) -> Iterator[dict]:
@@ -210,7 +212,8 @@ class _Part:
         note = lambda *said: notes.append(said)
         predictor = _loaded(self.predictor)
         desk = _Desk(folder, predictor, self.options, ways, done, note)
-        return list(desk.rows(named, max(1, self.workers))), notes
+        with Workers(max(1, self.workers)) as pool:
+            return list(desk.rows(named, pool)), notes
 
     def attempt(self, *_):
         """Nothing: what crashes a line's process is told in that line."""

@@ -23,7 +23,7 @@ MEGABYTES = 3000  # of address space, beyond what an idle worker has
 class Workers:
     """A pool whose tasks end after `seconds`, and whose processes hold so much memory.
 
-    Leaving the context ends the processes.
+    The processes start at once, and end when the context is left.
     """
 
     def __init__(
@@ -36,6 +36,7 @@ class Workers:
             initializer=_limit,
             initargs=(megabytes,),
         )
+        _ = self._pool.active  # asked, it starts them
 
     def __enter__(self):
         return self
