@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import optax
+from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 
 from sdfl_jax import explain, losses, models, optim
@@ -235,7 +236,8 @@ def make_evaluate_step(
         images; the loss stays that of the image itself.
       one_by_one: each device works its rows off one after the other. What comes out is
         then the same to the bit for every batch size and number of devices, where the
-        platform's operations are deterministic, as they are on a CPU.
+        platform's operations are deterministic, as they are on a CPU. Rows that are not
+        `valid` take no time, and their answers are zeros.
       image_level_mask: one of IMAGE_LEVEL_MASKS, what stands for the mask of a network
         that gives none: "grey" is the image in grey levels, the brightest manipulated,
         as one study did it; "grad_cam" is `explain.grad_cam`.
@@ -304,11 +306,21 @@ def make_evaluate_step(
         return found
 
     def each_row(variables, arrays):
-        def alone(row):
-            result = evaluate_step(variables, {k: x[None] for k, x in row.items()})
-            return jax.tree.map(lambda x: x[0], result)
+        alone = jax.jit(evaluate_step)  # traced once: for its shapes, and in the loop
+        row = lambda i: jax.tree.map(
+            lambda x: lax.dynamic_slice_in_dim(x, i, 1), arrays
+        )
 
-        return jax.lax.map(alone, arrays)
+        def answer(i, found):
+            put = lambda all_, one: lax.dynamic_update_slice_in_dim(all_, one, i, 0)
+            return jax.tree.map(put, found, alone(variables, row(i)))
+
+        rows = len(arrays["image"])
+        blank = lambda x: jnp.zeros((rows, *x.shape[1:]), x.dtype)
+        found = jax.tree.map(blank, jax.eval_shape(alone, variables, row(0)))
+        # Rows that fill a batch up come last, and nobody looks at their answers.
+        count = jnp.sum(arrays["valid"]) if "valid" in arrays else rows
+        return lax.fori_loop(0, count, answer, found)
 
     if one_by_one:
         evaluate = jax.shard_map(

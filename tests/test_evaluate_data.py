@@ -333,6 +333,20 @@ def test_flips_average_the_four_mirror_images():
         np.testing.assert_allclose(found["score"], np.mean(scores, 0), atol=1e-6)
 
 
+@pytest.mark.parametrize("devices", [1, 4])
+def test_rows_that_fill_a_batch_up_are_not_computed(devices):
+    mesh = sharding.make_mesh(devices=jax.devices()[:devices])
+    step = make_evaluate_step(Slope(), mesh, one_by_one=True)
+    image = np.random.default_rng(0).integers(0, 256, (8, 8, 6, 3), np.uint8)
+    every = step({}, {"image": image})
+    for count in (0, 3, 8):
+        some = step({}, {"image": image, "valid": np.arange(8) < count})
+        for name in ("mask_probs", "score"):
+            found = np.asarray(some[name])
+            assert np.array_equal(found[:count], every[name][:count])
+            assert not found[count:].any()
+
+
 def test_robustness_gives_a_curve_for_every_figure(
     workdir, shards, tmp_path, monkeypatch
 ):

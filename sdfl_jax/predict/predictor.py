@@ -29,8 +29,14 @@ class Predictor(Answering):
         compiled.keep()
         trained = checkpoint.load(workdir, checkpoint_name)
         self._mesh = sharding.data_mesh()
+        # One after the other takes a CPU the least memory and time, and a batch that
+        # is not full no more than what it holds.
+        self._one_by_one = self._mesh.devices.flat[0].platform == "cpu"
         self._evaluate = make_evaluate_step(
-            trained.model, self._mesh, image_level_mask=_IMAGE_LEVEL_MASK
+            trained.model,
+            self._mesh,
+            one_by_one=self._one_by_one,
+            image_level_mask=_IMAGE_LEVEL_MASK,
         )
         self._variables = jax.device_put(
             trained.variables, sharding.everywhere(self._mesh)
@@ -52,13 +58,13 @@ class Predictor(Answering):
         return type(self), self._given
 
     def _step(self, arrays: Mapping) -> Mapping:
-        given = {name: arrays[name] for name in ("image", "extent") if name in arrays}
+        names = ("image", "extent", "valid")
+        given = {name: arrays[name] for name in names if name in arrays}
         return self._evaluate(self._variables, given | inputs_of(arrays))
 
     @property
     def batch_size(self) -> int:
-        cpu = self._mesh.devices.flat[0].platform == "cpu"
-        return sharding.fitting_batch_size(1 if cpu else 8, self._mesh)
+        return sharding.fitting_batch_size(1 if self._one_by_one else 8, self._mesh)
 
     def _batches(self, source, batch_size: int, workers: int = 0):
         return pipeline.eval_batches(
@@ -72,7 +78,8 @@ class Predictor(Answering):
 
     def _rows(self, count: int) -> int:
         """A power of two that fits the devices: few sizes, so few programs."""
-        rows = 1 << max(0, count - 1).bit_length()
+        least = 8 if self._one_by_one else 1  # where a row that is none costs nothing
+        rows = max(least, 1 << max(0, count - 1).bit_length())
         return sharding.fitting_batch_size(rows, self._mesh)
 
     def of_source(
