@@ -32,7 +32,8 @@ def keep():
         folder.mkdir(parents=True, exist_ok=True)
     except OSError:
         return
-    _kept = folder
+    if Path(__file__).suffix == ".py" and Path(__file__).is_file():  # not in an archive
+        _kept = folder
     if given:
         return
     jax.config.update("jax_compilation_cache_dir", str(folder))
