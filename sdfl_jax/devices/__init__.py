@@ -1,1 +1,1 @@
-"""Device meshes, processes, compiled programs, huge pages."""
+"""Device meshes, processes, compiled programs, memory."""

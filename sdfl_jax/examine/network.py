@@ -98,7 +98,7 @@ def _false_alarms(calibration: Mapping) -> tuple[float, str]:
 
 
 def _answer(predictor: Predictor, image: np.ndarray) -> Answer:
-    (found,) = predictor.of_images([("photograph", image)], batch_size=1)
+    (found,) = predictor.of_images([("photograph", image)])
     if isinstance(found, dict):
         raise InputError(found["error"])
     return found

@@ -110,10 +110,12 @@ class Answering:
     pixel_threshold: float
     image_threshold: float
     canvas: bool = False
+    _least = 1  # rows of a batch that cost no more than one alone would
 
     def _step(self, arrays: Mapping) -> Mapping:
         """`mask_probs` B H W and `score` B of `image` uint8 B H W 3, and what else the
-        network reads, with `canvas` also `extent`; may return before done."""
+        network reads, with `canvas` also `extent`; may return before done, and more
+        rows than were given."""
         raise NotImplementedError
 
     def _rows(self, count: int) -> int:
@@ -146,7 +148,7 @@ class Answering:
         example = _example(0, image, self.inputs)
         if isinstance(example, Unanswered):
             raise InputError(example.error)
-        (answer,) = self._streamed([example], 1, canvas=self.canvas)
+        (answer,) = self._streamed([example], self._least, canvas=self.canvas)
         if isinstance(answer, dict):
             raise InputError(answer["error"])
         return answer

@@ -30,8 +30,9 @@ class Predictor(Answering):
         trained = checkpoint.load(workdir, checkpoint_name)
         self._mesh = sharding.data_mesh()
         # One after the other takes a CPU the least memory and time, and a batch that
-        # is not full no more than what it holds.
+        # is not full no more than what it holds: one program serves all numbers.
         self._one_by_one = self._mesh.devices.flat[0].platform == "cpu"
+        self._least = self._rows(8 if self._one_by_one else 1)
         self._evaluate = make_evaluate_step(
             trained.model,
             self._mesh,
@@ -60,7 +61,14 @@ class Predictor(Answering):
     def _step(self, arrays: Mapping) -> Mapping:
         names = ("image", "extent", "valid")
         given = {name: arrays[name] for name in names if name in arrays}
-        return self._evaluate(self._variables, given | inputs_of(arrays))
+        given |= inputs_of(arrays)
+        more = self._least - len(given["image"])
+        if more > 0:  # rows that are not valid, and whose answers nobody reads
+            given = {
+                name: np.concatenate([x, np.zeros((more, *x.shape[1:]), x.dtype)])
+                for name, x in given.items()
+            }
+        return self._evaluate(self._variables, given)
 
     @property
     def batch_size(self) -> int:
@@ -69,7 +77,7 @@ class Predictor(Answering):
     def _batches(self, source, batch_size: int, workers: int = 0):
         return pipeline.eval_batches(
             source,
-            batch_size=self._rows(min(batch_size, len(source))),
+            batch_size=self._rows(max(self._least, min(batch_size, len(source)))),
             workers=workers,
             keep_images=True,
             canvas=self.canvas,
@@ -78,8 +86,7 @@ class Predictor(Answering):
 
     def _rows(self, count: int) -> int:
         """A power of two that fits the devices: few sizes, so few programs."""
-        least = 8 if self._one_by_one else 1  # where a row that is none costs nothing
-        rows = max(least, 1 << max(0, count - 1).bit_length())
+        rows = 1 << max(0, count - 1).bit_length()
         return sharding.fitting_batch_size(rows, self._mesh)
 
     def of_source(
