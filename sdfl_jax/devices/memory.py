@@ -54,7 +54,7 @@ def give_back():
 def keep_all():
     """Keeps whatever is freed, until the process ends or gives it back.
 
-    For commands that answer and end: an eighth of the time of a large photograph went
+    For commands that answer and end: a tenth of the time of a large photograph went
     into memory that the system took back and cleared from one tile to the next.
     """
     if _glibc():
