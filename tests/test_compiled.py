@@ -166,3 +166,13 @@ def test_a_mistake_in_a_network_is_still_told(kept):
     with pytest.raises(Exception, match="params"):
         step({"params": {}}, {"image": np.zeros((1, 64, 64, 3), np.uint8)})
     assert not kept.exists()
+
+
+def test_a_trace_that_cannot_be_written_costs_only_the_time(kept, monkeypatch):
+    def refuses(*given, **more):
+        raise ImportError("no flatbuffers")
+
+    monkeypatch.setattr(jax.export, "export", refuses)
+    double = compiled.traced_once(jax.jit(lambda x: 2 * x), "double")
+    assert double(jax.numpy.ones(3)).tolist() == [2, 2, 2]
+    assert not kept.exists()

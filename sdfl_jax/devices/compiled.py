@@ -81,16 +81,21 @@ def traced_once(function, about: str | None) -> Callable:
         return function
     programs = {}
 
+    def kept(arguments, about: str) -> Callable:
+        export = lambda: bytes(jax.export.export(function)(*arguments).serialize())
+        try:
+            trace = remembered(about, export)
+            return jax.jit(jax.export.deserialize(bytearray(trace)).call)
+        except Exception:  # what the function itself raises it will raise again
+            return function
+
     def call(*arguments):
         if _kept is None or jax.default_backend() != "cpu" or jax.process_count() > 1:
             return function(*arguments)
         leaves, tree = jax.tree.flatten(arguments)
         shapes = tuple((x.shape, x.dtype, x.sharding) for x in leaves)
         if (tree, shapes) not in programs:
-            export = lambda: bytes(jax.export.export(function)(*arguments).serialize())
-            trace = remembered(repr((about, tree, shapes)), export)
-            exported = jax.export.deserialize(bytearray(trace))
-            programs[tree, shapes] = jax.jit(exported.call)
+            programs[tree, shapes] = kept(arguments, repr((about, tree, shapes)))
         return programs[tree, shapes](*arguments)
 
     return call
