@@ -8,7 +8,7 @@ from clu import parameter_overview
 
 from sdfl_jax import optim
 from sdfl_jax.checkpoints import card, frozen
-from sdfl_jax.checkpoints.checkpoint import Checkpoints
+from sdfl_jax.checkpoints.saving import Checkpoints
 from sdfl_jax.config import check, check_data
 from sdfl_jax.data.damaged import DamagedRecords
 from sdfl_jax.devices import sharding

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from sdfl_jax import evaluators
-from sdfl_jax.drawing.page import save
+from sdfl_jax.drawing.figures import save
 from sdfl_jax.errors import InputError
 from sdfl_jax.evaluators import Evaluation
 from sdfl_jax.models import ENCODERS

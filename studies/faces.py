@@ -2,7 +2,7 @@
 
 import shutil
 
-from sdfl_jax.drawing.page import save
+from sdfl_jax.drawing.figures import save
 from sdfl_jax.evaluators import Evaluation
 from sdfl_jax.report import curves, tables
 from sdfl_jax.report.facts import read_scores

@@ -1,6 +1,6 @@
 """U-Net across generators: trained on each kind and on all but one, tested on each."""
 
-from sdfl_jax.drawing.page import save
+from sdfl_jax.drawing.figures import save
 from sdfl_jax.report import matrix
 from studies import findings
 from studies.findings import Claim

@@ -2,7 +2,7 @@
 
 import json
 
-from sdfl_jax.drawing.page import save
+from sdfl_jax.drawing.figures import save
 from sdfl_jax.report import charts
 from sdfl_jax.report.training_log import read_log
 from studies import findings

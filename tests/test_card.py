@@ -8,7 +8,7 @@ import optax
 import pytest
 
 from sdfl_jax.checkpoints import card
-from sdfl_jax.checkpoints.checkpoint import Checkpoints
+from sdfl_jax.checkpoints.saving import Checkpoints
 from sdfl_jax.config import check
 from sdfl_jax.data.audit import __main__ as audit_command
 from sdfl_jax.errors import InputError

@@ -11,8 +11,9 @@ import pytest
 from flax import traverse_util
 
 from sdfl_jax import models, optim
-from sdfl_jax.checkpoints import checkpoint, frozen
-from sdfl_jax.checkpoints.checkpoint import Checkpoints, Trained
+from sdfl_jax.checkpoints import checkpoint, frozen, saving
+from sdfl_jax.checkpoints.checkpoint import Trained
+from sdfl_jax.checkpoints.saving import Checkpoints
 from sdfl_jax.config import check
 from sdfl_jax.errors import InputError
 from sdfl_jax.state import init_state
@@ -103,9 +104,7 @@ def saved_without_encoder(workdir, file, ema: bool):
 @pytest.mark.parametrize("ema", [False, True])
 def test_what_is_frozen_is_read_from_its_file(pretrained, tmp_path, ema):
     state = saved_without_encoder(tmp_path, pretrained, ema)
-    saved = checkpoint._saved(
-        checkpoint._manager(tmp_path / "checkpoints/best"), 1, "model"
-    )
+    saved = saving._saved(saving._manager(tmp_path / "checkpoints/best"), 1, "model")
     assert set(saved["params"]["encoder"]) == {"conv3"}
     assert "encoder" not in saved["batch_stats"]
 

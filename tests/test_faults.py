@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from sdfl_jax.checkpoints import checkpoint, hashes
-from sdfl_jax.checkpoints.checkpoint import Checkpoints
+from sdfl_jax.checkpoints.saving import Checkpoints
 from sdfl_jax.data import damaged, pipeline, records
 from sdfl_jax.errors import InputError
 from sdfl_jax.report import Log

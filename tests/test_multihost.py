@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from jax.experimental import multihost_utils
 
-from sdfl_jax.checkpoints import checkpoint
+from sdfl_jax.checkpoints import checkpoint, saving
 from sdfl_jax.data import images
 from sdfl_jax.data.records import RecordSource, decode
 from sdfl_jax.devices import processes, sharding
@@ -373,7 +373,7 @@ def test_a_validation_that_one_cannot_log_or_read_ends_all(both, shards, monkeyp
 def test_a_model_card_that_cannot_be_written_ends_all(both, monkeypatch, tmp_path):
     monkeypatch.setattr(checkpoint.card, "write", refused)
     monkeypatch.setattr(checkpoint.card, "with_scores", lambda card, *_: card)
-    made = checkpoint.Checkpoints.__new__(checkpoint.Checkpoints)
+    made = saving.Checkpoints.__new__(saving.Checkpoints)
     made._workdir, made._card, made._left_out = tmp_path, {"a": 1}, None
     saver = types.SimpleNamespace(save=lambda *_: pytest.fail("never gets here"))
     state = object.__new__(TrainState)
@@ -390,7 +390,7 @@ def test_a_write_of_a_checkpoint_that_one_process_lost_ends_all(both, where):
             self.wait_until_finished = refused if index == where else lambda: None
 
     def act(index):
-        saver = checkpoint._Saver.__new__(checkpoint._Saver)
+        saver = saving._Saver.__new__(saving._Saver)
         saver._step, saver._unhashed, saver.manager = 1, None, Manager(index)
         saver.save(None, {}, None)
 
@@ -407,7 +407,7 @@ def test_hashes_that_cannot_be_written_leave_nobody_at_orbax_barrier(
     )
 
     def act(index):
-        saver = checkpoint._Saver.__new__(checkpoint._Saver)
+        saver = saving._Saver.__new__(saving._Saver)
         saver._step, saver._unhashed, saver.manager = 1, None, manager
         if index == 0:
             saver._write_hashes()

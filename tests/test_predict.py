@@ -10,7 +10,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from sdfl_jax.data import images, search, videos
-from sdfl_jax.drawing import page
+from sdfl_jax.drawing import figures
 from sdfl_jax.errors import InputError
 from sdfl_jax.metrics.calibration import VERDICTS
 from sdfl_jax.predict import __main__ as predict_command
@@ -125,8 +125,8 @@ def test_films_of_phones_and_recorders_are_found_and_read(tmp_path, ending):
 def test_names_in_any_script_are_drawn_without_a_warning(tmp_path, recwarn):
     figure = Figure()
     figure.suptitle("照片 фото תמונה 😀 $1")
-    page.save(figure, tmp_path / "照片.png")
-    assert page.png(figure)[:4] == b"\x89PNG"
+    figures.save(figure, tmp_path / "照片.png")
+    assert figures.png(figure)[:4] == b"\x89PNG"
     assert not [w for w in recwarn if "Glyph" in str(w.message)]
 
 

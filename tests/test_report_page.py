@@ -11,7 +11,7 @@ import pytest
 from scipy.stats import norm
 
 from sdfl_jax import report
-from sdfl_jax.drawing import page
+from sdfl_jax.drawing import figures
 from sdfl_jax.errors import InputError
 from sdfl_jax.report import charts, curves, facts, tables
 from sdfl_jax.report.training_log import read_log
@@ -79,7 +79,7 @@ def small_charts(monkeypatch):
         figure.canvas.draw()
         return b"\x89PNG " + type(figure).__name__.encode()
 
-    monkeypatch.setattr(page, "png", png)
+    monkeypatch.setattr(figures, "png", png)
 
 
 @pytest.fixture(scope="module")
@@ -402,8 +402,8 @@ def test_training_curves_hold_every_logged_value(workdir):
 def test_headings_tell_figures_apart():
     from sdfl_jax.metrics import METRICS
 
-    for figures in METRICS.values():
-        names = [tables.heading(key) for key in figures]
+    for named in METRICS.values():
+        names = [tables.heading(key) for key in named]
         assert len(set(names)) == len(names)
     assert tables.heading("pixel_f1_manipulated") == "pixel F1"
     assert tables.heading("pixel_iou_oracle_dataset_manipulated") == (

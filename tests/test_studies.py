@@ -23,7 +23,7 @@ from sdfl_jax.data.forge.dataset import forge
 from sdfl_jax.data.images import encode_png, read_image
 from sdfl_jax.data.lists import SPLITS
 from sdfl_jax.data.records import load_manifest
-from sdfl_jax.drawing.page import chart, save
+from sdfl_jax.drawing.figures import chart, save
 from sdfl_jax.errors import InputError
 from sdfl_jax.files import write_json
 from sdfl_jax.report import Log

@@ -12,7 +12,7 @@ import optax
 from flax import linen as nn
 
 from sdfl_jax import models
-from sdfl_jax.checkpoints import checkpoint
+from sdfl_jax.checkpoints import checkpoint, saving
 from sdfl_jax.config import check
 from sdfl_jax.data.build import __main__ as build_command
 from sdfl_jax.models import ENCODERS
@@ -109,7 +109,7 @@ def write_run(folder: Path, **changes) -> Path:
         lambda rng: models.init_variables(model, fields.image_size, rng)
     )(jax.random.key(fields.seed))
     checkpoint.write_config(folder, fields)
-    checkpoints = checkpoint.Checkpoints(folder, keep=1)
+    checkpoints = saving.Checkpoints(folder, keep=1)
     checkpoints.save_best(init_state(variables, optax.identity()), {})
     checkpoints.close()
     return folder

@@ -9,7 +9,6 @@ of quality 100 at full colour resolution, and its pixels.
 import os
 
 import cv2
-import jpeglib
 import numpy as np
 import simplejpeg
 from jaxtyping import Float32, Int16, UInt8
@@ -50,6 +49,8 @@ def read(
 
     A grey file's are those of its only channel, and so are those of CMYK's first.
     """
+    import jpeglib  # a tenth of a second, and few networks ask for coefficients
+
     file = os.memfd_create("jpeg")  # jpeglib reads by name
     try:
         os.write(file, data)

@@ -20,7 +20,7 @@ from sdfl_jax.data import search
 from sdfl_jax.data.workers import Engine
 from sdfl_jax.data.workers import Workers as AnyWorkers
 from sdfl_jax.errors import InputError
-from sdfl_jax.examine import html_report, log, pdf
+from sdfl_jax.examine import html_report, log, network, pdf
 from sdfl_jax.examine.evidence import EVIDENCE, examine_line
 from sdfl_jax.examine.finding import Finding, text
 from sdfl_jax.examine.isolation import Workers
@@ -245,8 +245,6 @@ class _Photograph:
         if self._kept:
             return
         if desk.predictor:  # first: the network takes longer than all other lines
-            from sdfl_jax.examine import network  # JAX, which the workers do not need
-
             self._pixels = pool.start(network.pixels, path)
         for line in EVIDENCE:
             options = desk.options.get(line, {})
@@ -301,8 +299,6 @@ class _Photograph:
         return _as_json(finding, seconds, pictures)
 
     def _network(self, pictures, verdict) -> tuple[dict, dict]:
-        from sdfl_jax.examine import network
-
         try:
             image: np.ndarray = self._pool.result(self._pixels)
             start = time.monotonic()

@@ -6,12 +6,10 @@ import struct
 from pathlib import Path
 
 import cv2
-import jpeglib
 import numpy as np
 from PIL import Image
 
 from sdfl_jax.data import images
-from sdfl_jax.drawing import page
 from sdfl_jax.drawing.overlay import thumbnail
 from sdfl_jax.errors import InputError
 from sdfl_jax.examine.finding import SIDE, Finding, text
@@ -220,6 +218,8 @@ def earlier(path: Path) -> dict:
     coefficients are 0, 1, ... either way, `seen` and as expected of `once` and `twice`.
     All but the first are None where the picture is too small or too flat.
     """
+    import jpeglib  # as slow to load as all that other lines need
+
     with path.open("rb") as file:  # jpeglib takes no name that is not UTF-8
         coefficients = jpeglib.read_dct(f"/proc/self/fd/{file.fileno()}")
     blocks = _middle(np.asarray(coefficients.Y))  # h w 8 8
@@ -335,24 +335,28 @@ def _said_of_earlier(found: dict) -> str:
 
 def _charts(found: dict) -> bytes:
     """The histograms as a PNG file: bars of what was seen, lines of what to expect."""
+    from sdfl_jax.drawing import figures  # matplotlib, which no other line needs
+
     shown = found["histograms"][:6]
-    figure = page.chart(4.6)
+    figure = figures.chart(4.6)
     panels = figure.subplots(2, 3, sharex=True).ravel()
     for axes, one in zip(panels, shown, strict=False):
         sizes = np.arange(1, _WIDEST)  # zeros would dwarf them, as what lies beyond
         part = slice(1, _WIDEST)
-        axes.bar(sizes, one["seen"][part], 0.8, color=page.GRID, edgecolor=page.FAINT)
-        axes.plot(sizes, one["once"][part], color=page.COLORS[0], linewidth=1)
+        axes.bar(
+            sizes, one["seen"][part], 0.8, color=figures.GRID, edgecolor=figures.FAINT
+        )
+        axes.plot(sizes, one["once"][part], color=figures.COLORS[0], linewidth=1)
         if found["claimed"]:
-            axes.plot(sizes, one["twice"][part], color=page.COLORS[1], linewidth=1)
+            axes.plot(sizes, one["twice"][part], color=figures.COLORS[1], linewidth=1)
         said = f"row {one['row']}, column {one['column']}, step {one['step']}"
         axes.set_title(said, loc="left", fontsize=9)
-        page.tidy(axes, "y")
+        figures.tidy(axes, "y")
     for axes in panels[len(shown) :]:
         axes.set_visible(False)
     figure.supxlabel("size of the coefficient, in steps", fontsize=9)
     figure.supylabel("share of the blocks", fontsize=9)
-    return page.png(figure)
+    return figures.png(figure)
 
 
 # The grid

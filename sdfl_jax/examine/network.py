@@ -13,8 +13,7 @@ from sdfl_jax.errors import InputError
 from sdfl_jax.examine.aids import resaved
 from sdfl_jax.examine.finding import SIDE, Finding
 from sdfl_jax.metrics.calibration import verdict
-from sdfl_jax.predict.answer import Answer
-from sdfl_jax.predict.predictor import Predictor
+from sdfl_jax.predict.answer import Answer, Answering
 
 _RESAVE = 90  # quality of the mild resave
 _MAX_PIXELS = 60_000_000
@@ -25,7 +24,7 @@ def pixels(path: Path) -> np.ndarray:
     return images.read_image(path, max_pixels=_MAX_PIXELS)
 
 
-def network(predictor: Predictor, image: np.ndarray) -> tuple[Finding, dict]:
+def network(predictor: Answering, image: np.ndarray) -> tuple[Finding, dict]:
     """The line, and the verdict: `verdict`, `score`, `why`, `false_alarms`, `data`.
 
     Raises `InputError` where the network's answer is no number.
@@ -63,7 +62,7 @@ def network(predictor: Predictor, image: np.ndarray) -> tuple[Finding, dict]:
     return finding, judged(predictor, answer.score)
 
 
-def judged(predictor: Predictor, score: float) -> dict:
+def judged(predictor: Answering, score: float) -> dict:
     """The verdict, its reason, and the false alarms at its threshold where known."""
     calibration, said = predictor.calibration, verdict(score, predictor.calibration)
     if calibration is None:
@@ -97,14 +96,14 @@ def _false_alarms(calibration: Mapping) -> tuple[float, str]:
     return rate, f"its {calibration['authentic']:,} images kept aside"
 
 
-def _answer(predictor: Predictor, image: np.ndarray) -> Answer:
+def _answer(predictor: Answering, image: np.ndarray) -> Answer:
     (found,) = predictor.of_images([("photograph", image)])
     if isinstance(found, dict):
         raise InputError(found["error"])
     return found
 
 
-def _after_resave(predictor: Predictor, answer: Answer) -> dict:
+def _after_resave(predictor: Answering, answer: Answer) -> dict:
     """Whether score and mask stay after a mild resave, of the part most marked.
 
     The part is one tile of the network, which is the whole image where that is smaller
@@ -166,7 +165,7 @@ def _input(settings: Mapping, image: np.ndarray) -> dict:
     }
 
 
-def _smallest(predictor: Predictor, image: np.ndarray) -> int:
+def _smallest(predictor: Answering, image: np.ndarray) -> int:
     """Pixels across of four cells of a mask at a quarter of the network's input."""
     if predictor.settings["geometry"] != "resize":
         return 16

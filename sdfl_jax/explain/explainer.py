@@ -14,7 +14,7 @@ from sdfl_jax import explain
 from sdfl_jax.checkpoints import checkpoint
 from sdfl_jax.data import images, pipeline, search
 from sdfl_jax.devices import sharding
-from sdfl_jax.drawing import page
+from sdfl_jax.drawing import figures
 from sdfl_jax.errors import InputError, valid
 from sdfl_jax.explain import METHODS, sheets
 from sdfl_jax.files import write_csv
@@ -109,12 +109,12 @@ def run(
             (example, _, score), *_ = several
             maps = dict(zip(found, (plane for _, plane, _ in several), strict=True))
             maps = {name: maps[name] for name in ("mask", *METHODS) if name in maps}
-            called = page.CLASSES[int(score >= 0.5)]
+            called = figures.CLASSES[int(score >= 0.5)]
             line = {
                 "image": example["name"],
-                "label": page.CLASSES[example["label"]] if labelled else None,
+                "label": figures.CLASSES[example["label"]] if labelled else None,
                 "called": called,
-                "explained": page.CLASSES[example["label"]] if labelled else called,
+                "explained": figures.CLASSES[example["label"]] if labelled else called,
                 "score": round(float(score), 4),
             }
             line |= _write(out, example, maps, line)
@@ -123,7 +123,7 @@ def run(
                 seen = views.pop(example["index"])
                 path = out / "layers" / images.png_name(example["name"])
                 title = f"{example['name']}: maps of layers"
-                page.save(sheets.layer_sheet(title, seen, channels), path)
+                figures.save(sheets.layer_sheet(title, seen, channels), path)
                 line["layers"] = str(path)
                 first = {name: view[..., 0] for name, view in seen.items()}
                 layer_means.add(line["explained"], first)
@@ -195,7 +195,7 @@ def _write(out: Path, example: dict, maps: dict, line: dict) -> dict:
         notes.append(f"is {line['label']}")
     notes.append(f"explained: why {line['explained']}")
     figure = sheets.sheet(example["name"], panels, notes)
-    page.save(figure, out / "pictures" / name)
+    figures.save(figure, out / "pictures" / name)
     return {"picture": str(out / "pictures" / name)}
 
 
@@ -266,11 +266,11 @@ def _write_means(out: Path, means: _Means, layer_means: _Means, channels: dict):
             name: sheets.coloured(name, plane, None)
             for name, plane in means.of(which).items()
         }
-        page.save(sheets.sheet(title, panels, notes), out / f"mean_{which}.png")
+        figures.save(sheets.sheet(title, panels, notes), out / f"mean_{which}.png")
         views = {n: plane[..., None] for n, plane in layer_means.of(which).items()}
         if views:
             figure = sheets.layer_sheet(f"Mean of layers, {which}", views, channels)
-            page.save(figure, out / f"mean_layers_{which}.png")
+            figures.save(figure, out / f"mean_layers_{which}.png")
 
 
 def layer_shapes(trained: checkpoint.Trained) -> dict[str, tuple[int, int, int, int]]:

@@ -7,7 +7,7 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from sdfl_jax.drawing.page import FAINT, INK, frame, printable
+from sdfl_jax.drawing.figures import FAINT, INK, frame, printable
 
 HEADINGS = {
     "saliency": "saliency",

@@ -49,15 +49,15 @@ def stretches(rows: Sequence[dict]) -> list[tuple[float, float]]:
 
 
 def _draw(path: stores.AnyPath, video: str, rows: Sequence[dict], threshold: float):
-    from sdfl_jax.drawing import page  # matplotlib, which a photo does not need
+    from sdfl_jax.drawing import figures  # matplotlib, which a photo does not need
 
     seconds = np.array([row["seconds"] for row in rows])
-    figure = page.chart(3.4)
+    figure = figures.chart(3.4)
     axes = figure.subplots()
     marker = "o" if len(rows) < 60 else None
     lines = (
-        ("score", page.CLASS_COLORS[1], "-", 2, "score of the frame"),
-        ("manipulated_area", page.CLASS_COLORS[0], "-", 1.2, "share of its area"),
+        ("score", figures.CLASS_COLORS[1], "-", 2, "score of the frame"),
+        ("manipulated_area", figures.CLASS_COLORS[0], "-", 1.2, "share of its area"),
     )
     for key, colour, style, width, label in lines:
         values = [row[key] for row in rows]
@@ -73,27 +73,27 @@ def _draw(path: stores.AnyPath, video: str, rows: Sequence[dict], threshold: flo
     for i, (start, end) in enumerate(stretches(rows)):
         axes.axvspan(
             *(start - half, end + half),
-            color=page.CLASS_COLORS[1],
+            color=figures.CLASS_COLORS[1],
             alpha=0.12,
             linewidth=0,
             label=None if i else "called manipulated",
         )
-    axes.axhline(threshold, color=page.FAINT, linewidth=1, linestyle=":")
+    axes.axhline(threshold, color=figures.FAINT, linewidth=1, linestyle=":")
     axes.annotate(
         f"threshold {threshold:.2f}",
         (1, threshold),
         xycoords=("axes fraction", "data"),
         xytext=(4, 0),
         textcoords="offset points",
-        color=page.FAINT,
+        color=figures.FAINT,
         fontsize=8,
         va="center",
     )
     axes.set(ylim=(0, 1.02), xlim=(seconds[0] - half, seconds[-1] + half))
     axes.set_xlabel("seconds")
-    axes.set_title(page.printable(f"{video}: {len(rows)} frames"), loc="left")
+    axes.set_title(figures.printable(f"{video}: {len(rows)} frames"), loc="left")
     axes.legend(
         frameon=False, fontsize=9, ncols=3, loc="lower right", bbox_to_anchor=(1, 1)
     )
-    page.tidy(axes, "y")
-    page.save(figure, path)
+    figures.tidy(axes, "y")
+    figures.save(figure, path)

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from sdfl_jax.drawing.page import COLORS, FAINT, INK, chart, nothing, printable, tidy
+from sdfl_jax.drawing.figures import COLORS, FAINT, INK, chart, nothing, printable, tidy
 
 _HALF = 4.5  # inches: two such charts stand side by side on a page
 

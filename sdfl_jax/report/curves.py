@@ -16,7 +16,7 @@ from sklearn import metrics as sklearn_metrics
 from sklearn.calibration import calibration_curve
 
 from sdfl_jax import metrics
-from sdfl_jax.drawing.page import (
+from sdfl_jax.drawing.figures import (
     CLASS_COLORS,
     CLASSES,
     COLORS,

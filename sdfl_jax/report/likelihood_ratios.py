@@ -20,7 +20,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold
 
 from sdfl_jax import metrics
-from sdfl_jax.drawing import page
+from sdfl_jax.drawing import figures
 from sdfl_jax.errors import InputError
 from sdfl_jax.evaluators import Evaluation
 from sdfl_jax.files import write_json
@@ -264,35 +264,35 @@ def draw(evaluation: Evaluation, found: dict, path: str | os.PathLike):
     label, score = evaluation.label, evaluation.score
     slope, intercept = found["logistic"]["slope"], found["logistic"]["intercept"]
     ratios = (slope * _logit(score) + intercept) / np.log(10)
-    figure = page.chart(4.2)
+    figure = figures.chart(4.2)
     left, right = figure.subplots(1, 2)
-    for value, name in enumerate(page.CLASSES):
+    for value, name in enumerate(figures.CLASSES):
         ordered = np.sort(ratios[label == value])
         beyond = 1 - np.arange(len(ordered)) / len(ordered)
-        left.step(ordered, beyond, color=page.CLASS_COLORS[value], label=name)
-    left.axvline(0, color=page.FAINT, linewidth=1, linestyle=":")
+        left.step(ordered, beyond, color=figures.CLASS_COLORS[value], label=name)
+    left.axvline(0, color=figures.FAINT, linewidth=1, linestyle=":")
     left.set(xlabel="log10 likelihood ratio", ylabel="share with a greater one")
     left.set_title("Tippett plot", loc="left")
     left.legend(frameon=False, fontsize=9)
     grid = np.linspace(0, 1, 401)
     said = (slope * _logit(grid) + intercept) / np.log(10)
-    right.plot(grid, said, color=page.COLORS[0], label="logistic")
+    right.plot(grid, said, color=figures.COLORS[0], label="logistic")
     points = found["isotonic"]
     right.step(
         points["score"],
         np.array(points["ratio"]) / np.log(10),
-        color=page.COLORS[1],
+        color=figures.COLORS[1],
         label="isotonic",
     )
-    right.axvspan(*found["band"], color=page.FAINT, alpha=0.15, label="inconclusive")
+    right.axvspan(*found["band"], color=figures.FAINT, alpha=0.15, label="inconclusive")
     right.set(
         xlabel="score", ylabel="log10 likelihood ratio", ylim=(-4, 4), xlim=(0, 1)
     )
     right.set_title("What a score says", loc="left")
     right.legend(frameon=False, fontsize=9)
     for axes in (left, right):
-        page.tidy(axes, "both")
-    page.save(figure, path)
+        figures.tidy(axes, "both")
+    figures.save(figure, path)
 
 
 def write(

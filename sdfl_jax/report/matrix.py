@@ -10,7 +10,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from sdfl_jax.data import records
-from sdfl_jax.drawing.page import save
+from sdfl_jax.drawing.figures import save
 from sdfl_jax.errors import InputError, valid
 from sdfl_jax.files import write_csv
 from sdfl_jax.metrics import METRICS

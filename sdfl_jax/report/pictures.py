@@ -9,8 +9,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from sdfl_jax import metrics
+from sdfl_jax.drawing.figures import FAINT, INK, frame, printable, save
 from sdfl_jax.drawing.overlay import overlay
-from sdfl_jax.drawing.page import FAINT, INK, frame, printable, save
 
 
 def picture_sheet(rows: Iterable[Mapping], path: str | os.PathLike, title: str) -> None:

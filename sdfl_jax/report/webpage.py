@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import cv2
 import numpy as np
 
-from sdfl_jax.drawing import page
+from sdfl_jax.drawing import figures, page
 from sdfl_jax.evaluators import Evaluation
 from sdfl_jax.report import charts, curves, facts, tables
 from sdfl_jax.report.gallery import SECTIONS, Gallery
@@ -84,7 +84,7 @@ def _said(text: str) -> str:
 
 
 def _chart(alt: str, figure) -> str:
-    return f"<figure>{page.picture(alt, page.png(figure))}</figure>"
+    return f"<figure>{page.picture(alt, figures.png(figure))}</figure>"
 
 
 def _pair(drawn: Mapping[str, object]) -> str:
@@ -224,7 +224,7 @@ def _pictures(gallery: Gallery, evaluation: Evaluation) -> list[str]:
 
 
 def _caption(row: Mapping, scores: Mapping) -> str:
-    said = [row["name"], page.CLASSES[row["label"]]]
+    said = [row["name"], figures.CLASSES[row["label"]]]
     if row["kind"]:
         said.append(row["kind"])
     if row["pixel_f1"] is not None:

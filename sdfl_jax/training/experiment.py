@@ -12,7 +12,7 @@ import ml_collections as mlc
 from jax.sharding import Mesh
 
 from sdfl_jax import models, optim, weights
-from sdfl_jax.checkpoints import checkpoint
+from sdfl_jax.checkpoints import checkpoint, saving
 from sdfl_jax.config import check_change
 from sdfl_jax.devices import sharding
 from sdfl_jax.devices.processes import is_first
@@ -145,7 +145,7 @@ def agree_with_config(
 
     Shows what differs; `InputError` where `config.check_change` refuses it.
     """
-    if checkpoint.has_begun(workdir):
+    if saving.has_begun(workdir):
         before = checkpoint.read_config(workdir).to_dict()
         for line in check_change(before, config, allow=allow_change):
             print(line, file=sys.stderr)

@@ -7,7 +7,7 @@ import numpy as np
 import optax
 
 from sdfl_jax import weights
-from sdfl_jax.checkpoints import checkpoint
+from sdfl_jax.checkpoints import checkpoint, saving
 from sdfl_jax.config import check, of_network
 from sdfl_jax.errors import InputError
 from sdfl_jax.files import new_folder
@@ -47,7 +47,7 @@ def merge_workdir(workdir: str, merged: str):
     variables = weights.merge_lora(jax.device_get(trained.variables), lora.scale)
     with new_folder(merged, made_by=_MADE_BY) as folder:
         checkpoint.write_config(folder, config)
-        checkpoints = checkpoint.Checkpoints(folder, keep=1)
+        checkpoints = saving.Checkpoints(folder, keep=1)
         state = init_state(variables, optax.identity())
         checkpoints.save_best(state, trained.progress)
         checkpoints.close()
@@ -76,7 +76,7 @@ def write_workdir(
     variables = weights.from_torch(model_name, state_dict, keep=keep, **settings)
     with new_folder(workdir, made_by=_MADE_BY) as folder:
         checkpoint.write_config(folder, config)
-        checkpoints = checkpoint.Checkpoints(folder, keep=1)
+        checkpoints = saving.Checkpoints(folder, keep=1)
         checkpoints.save_best(init_state(variables, optax.identity()), {})
         checkpoints.close()
         (folder / _MADE_BY).touch()

@@ -22,7 +22,7 @@ from sdfl_jax.data.explore import plots
 from sdfl_jax.data.lists import Entry, nothing_usable, read_list
 from sdfl_jax.data.planes import read_planes
 from sdfl_jax.data.workers import Workers, each
-from sdfl_jax.drawing import page
+from sdfl_jax.drawing import figures, page
 from sdfl_jax.drawing.overlay import thumbnail
 from sdfl_jax.errors import InputError
 
@@ -307,7 +307,7 @@ def explore(
         for place, (source, rows) in enumerate(shown.items(), start=1):
             drawn[f"gallery_{place}.png"] = plots.gallery(source, rows)
         for name, figure in drawn.items():
-            page.save(figure, folder / name)
+            figures.save(figure, folder / name)
         text = _page(title, counts, good, bad, total, examples.rejected, folder, drawn)
         (folder / PAGE).write_text(text, encoding="utf-8", errors="backslashreplace")
     return counts

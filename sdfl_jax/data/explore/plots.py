@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from sdfl_jax.drawing.page import (
+from sdfl_jax.drawing.figures import (
     CLASS_COLORS,
     CLASSES,
     FAINT,
