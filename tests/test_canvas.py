@@ -12,7 +12,8 @@ import pytest
 
 from sdfl_jax import models
 from sdfl_jax.checkpoints import checkpoint
-from sdfl_jax.data import eval_sources, pipeline, tiling
+from sdfl_jax.data import eval_sources, tiling
+from sdfl_jax.data.batches import FileSource, eval_batches
 from sdfl_jax.evaluate import scorers, scoring
 from sdfl_jax.evaluate.options import Options
 from sdfl_jax.explain import explainer
@@ -218,9 +219,7 @@ def test_explanations_do_not_see_the_canvas(folder, tmp_path, monkeypatch):
     trained = checkpoint.load(run, "best")
 
     def maps(out):
-        lines = explainer.run(
-            trained, pipeline.FileSource(paths), out, labelled=False, steps=2
-        )
+        lines = explainer.run(trained, FileSource(paths), out, labelled=False, steps=2)
         assert all("score" in line for line in lines)
         return {p.relative_to(out): cv2.imread(str(p), 0) for p in out.glob("*/*.png")}
 
@@ -267,20 +266,20 @@ def test_a_sample_of_sizes_leaves_room_for_what_it_does_not_foresee(sizes):
 def test_of_many_images_a_sample_of_headers_is_read(folder, monkeypatch):
     where, _, _ = folder
     paths = sorted((where / "images").glob("?.png")) * 4
-    read, size = [], pipeline.FileSource.size
+    read, size = [], FileSource.size
 
     def counted(source, index):
         read.append(index)
         return size(source, index)
 
-    monkeypatch.setattr(pipeline.FileSource, "size", counted)
+    monkeypatch.setattr(FileSource, "size", counted)
 
     def rows(sizes):
         read.clear()
-        monkeypatch.setattr(pipeline, "_SIZES", sizes)
-        source = pipeline.FileSource(paths)
+        monkeypatch.setattr("sdfl_jax.data.batches._SIZES", sizes)
+        source = FileSource(paths)
         settings = {"image_size": 64, "geometry": "crop", "max_side": 256}
-        batches = pipeline.eval_batches(source, batch_size=2, canvas=True, **settings)
+        batches = eval_batches(source, batch_size=2, canvas=True, **settings)
         found, shapes = {}, set()
         for batch in batches:
             image = batch.arrays["image"]

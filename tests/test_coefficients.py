@@ -14,6 +14,7 @@ from scipy import fft
 from sdfl_jax import models
 from sdfl_jax.config import check, of_network
 from sdfl_jax.data import coefficients, pipeline, transforms
+from sdfl_jax.data.batches import eval_batches
 from sdfl_jax.data.build import __main__ as build_command
 from sdfl_jax.errors import InputError
 from sdfl_jax.models.layers import BatchNorm
@@ -162,7 +163,7 @@ def test_batches_hold_coefficients_of_their_windows(shards):
 
 
 def test_tiles_of_an_image_begin_on_the_grid_and_cover_it(shards):
-    batches = pipeline.eval_batches(
+    batches = eval_batches(
         shards,
         batch_size=2,
         image_size=SIDE,
@@ -183,7 +184,7 @@ def test_tiles_of_an_image_begin_on_the_grid_and_cover_it(shards):
     assert len(covered) == 8 and all(seen.all() for seen in covered.values())
     with pytest.raises(InputError, match="cannot be resized"):
         next(
-            pipeline.eval_batches(
+            eval_batches(
                 shards, batch_size=2, image_size=SIDE, geometry="resize", inputs=INPUTS
             )
         )

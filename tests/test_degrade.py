@@ -4,7 +4,8 @@ import cv2
 import numpy as np
 import pytest
 
-from sdfl_jax.data import eval_sources, pipeline
+from sdfl_jax.data import eval_sources
+from sdfl_jax.data.batches import eval_batches
 from sdfl_jax.data.build import __main__ as build_command
 from sdfl_jax.data.degrade import STRENGTHS, Degradation
 from sdfl_jax.data.records import RecordSource
@@ -116,7 +117,7 @@ def test_worker_processes_degrade_alike(tmp_path):
         noisy = eval_sources.Prepared(
             RecordSource(str(tmp_path / "out")), change=Degradation("noise", 9)
         )
-        batches = pipeline.eval_batches(
+        batches = eval_batches(
             noisy, batch_size=4, image_size=32, geometry="resize", workers=workers
         )
         found.append(np.concatenate([batch.arrays["image"] for batch in batches]))

@@ -276,7 +276,8 @@ def test_tiles_of_any_size_at_native_resolution(workdir, shards, tmp_path):
 @pytest.mark.parametrize("overlap", [0, 8, 31])
 def test_tiles_blend_into_the_map_of_the_whole_image(overlap):
     """Where every tile says the same, so does the whole, whatever the overlap."""
-    from sdfl_jax.data import pipeline
+    from sdfl_jax.data.batches import eval_batches
+    from sdfl_jax.data.tiling import Assembler
 
     class Source:
         def __len__(self):
@@ -290,8 +291,8 @@ def test_tiles_blend_into_the_map_of_the_whole_image(overlap):
             size = {"height": image.shape[0], "width": image.shape[1]}
             return {"image": image, "mask": mask} | known | size
 
-    assembler, found = pipeline.Assembler(), []
-    for batch in pipeline.eval_batches(
+    assembler, found = Assembler(), []
+    for batch in eval_batches(
         Source(),
         batch_size=3,
         image_size=64,

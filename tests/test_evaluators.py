@@ -11,7 +11,7 @@ import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from sdfl_jax import metrics, report
-from sdfl_jax.data import pipeline
+from sdfl_jax.data.batches import eval_batches
 from sdfl_jax.errors import InputError
 from sdfl_jax.evaluators import Evaluation, Evaluator, compare
 from sdfl_jax.files import write_csv
@@ -75,7 +75,7 @@ def evaluate(
     """An evaluation and the order in which its examples came."""
     seen = []
     make_batches = lambda: change(
-        pipeline.eval_batches(
+        eval_batches(
             Source(),
             batch_size=batch_size,
             image_size=64,

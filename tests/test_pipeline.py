@@ -12,16 +12,11 @@ import pytest
 from PIL import Image
 
 from sdfl_jax.data import transforms
+from sdfl_jax.data.batches import FileSource, eval_batches
 from sdfl_jax.data.build.builder import build
-from sdfl_jax.data.pipeline import (
-    Assembler,
-    FileSource,
-    eval_batches,
-    steps_per_epoch,
-    train_batches,
-)
+from sdfl_jax.data.pipeline import steps_per_epoch, train_batches
 from sdfl_jax.data.records import RecordSource, decode
-from sdfl_jax.data.tiling import SecondLook
+from sdfl_jax.data.tiling import Assembler, SecondLook
 from sdfl_jax.errors import InputError
 
 SIZES = [(40, 56), (56, 40), (33, 47), (70, 64), (20, 90)]

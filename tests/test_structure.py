@@ -25,7 +25,7 @@ FLOORS = [
     {"data.coefficients"},
     {"data.planes", "data.records", "data.transforms"},
     {"data.mixing"},
-    {"data.damaged", "data.tiling", "data.degrade", "data.photographs"},
+    {"data.damaged", "data.tiling", "data.degrade", "data.photographs", "data.ahead"},
     {"data.batches"},
     {"data.pipeline", "data.eval_sources"},
     {"data.predictions", "data.build", "data.audit", "data.explore", "data.layouts"}
@@ -128,6 +128,23 @@ def test_each_encoder_s_file_owns_its_names():
     for path in (PACKAGE / "weights").glob("*.py"):
         words = set(re.findall(r"\b\w+\b", path.read_text()))
         assert not words & encoders, path
+
+
+@pytest.mark.parametrize(
+    ("module", "heavy"),
+    [
+        # Each takes as long to load as a small photograph's answer.
+        ("predict.predictor", "grain orbax matplotlib jpeglib scipy"),
+        ("examine.case", "jax grain matplotlib jpeglib"),  # in each of its workers
+    ],
+)
+def test_a_photograph_waits_for_no_library_that_it_does_not_need(module, heavy):
+    code = (
+        f"import sys, sdfl_jax.{module};"
+        f"print(*set({heavy.split()}) & sys.modules.keys())"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (run.returncode, run.stdout.strip()) == (0, ""), run.stderr
 
 
 def test_data_starts_no_device():

@@ -1,18 +1,22 @@
 """Rows of examples, collected to batches of one shape. In NumPy, without grain."""
 
+import concurrent.futures
 import dataclasses
+import itertools
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 
-from sdfl_jax.data import coefficients, images, tiling
+from sdfl_jax.data import ahead, coefficients, images, records, tiling
 from sdfl_jax.data.planes import WARNINGS
 from sdfl_jax.data.tiling import Batch
 from sdfl_jax.errors import InputError
 
 _PATIENCE = 8  # batches of rows that a row waits for others of its shape
+# Of whose sizes canvases are chosen, evenly spaced, and the threads that read them.
+_SIZES, _THREADS = 4096, 16
 
 
 class FileSource:
@@ -75,6 +79,108 @@ def unlabelled(name: str, image: np.ndarray) -> dict:
     }
 
 
+def eval_batches(
+    source,
+    *,
+    batch_size: int,
+    image_size: int,
+    geometry: str,
+    workers: int = 0,
+    keep_images: bool = False,
+    max_side: int = tiling.MAX_SIDE,
+    overlap: int = tiling.OVERLAP,
+    scoring: str = "original",
+    inputs: Sequence[str] = ("rgb",),
+    canvas: bool = False,
+    again: tiling.SecondLook = tiling.ONCE,
+) -> Iterator[Batch]:
+    """Every example of `source` exactly once, in batches of `batch_size` rows.
+
+    `source` is a shard folder, a `RecordSource` or anything indexed that gives examples
+    (`FileSource`, `eval_sources`). With `geometry` "resize" a row is a whole image
+    stretched to `image_size`; with `scoring` "network" it is scored at that size, mask
+    and map alike, instead of the image's. With "crop" it is the image at native
+    resolution, mirrored up to one of a few sides (`tiling.SIDES`), or one of several
+    tiles where a side exceeds `max_side`, which overlap by `overlap` but never by more
+    than half; `Assembler` joins them again.
+
+    Batches hold one shape. To keep them full, rows wait for others of their shape, but
+    never longer than eight batches of rows. `keep_images` leaves the image in the
+    tile's example; `inputs` as for `pipeline.train_batches`. With `canvas` rows of
+    several sizes share a few canvases, chosen by the sizes of the examples
+    (`tiling.canvases`), and say what of it is theirs. With `again` a small image has a
+    second row, of itself enlarged (`tiling.cut`).
+    """
+    if geometry not in records.GEOMETRIES:
+        names = list(records.GEOMETRIES)
+        raise InputError(f"No geometry {geometry!r}; there are {names}.")
+    if max_side % tiling.STRIDE or max_side < tiling.STRIDE:
+        raise InputError(
+            f"Tiles of {max_side} pixels; a multiple of {tiling.STRIDE} is needed."
+        )
+    if isinstance(source, str | os.PathLike):
+        records.fitting_manifest(source, image_size, geometry)
+        source = records.RecordSource(source)
+    rows = _Rows(
+        source,
+        {
+            "image_size": image_size,
+            "geometry": geometry,
+            "max_side": max_side,
+            "overlap": overlap,
+            "scoring": scoring,
+            "keep_image": keep_images,
+            "again": again,
+            "canvases": _canvases(source, max_side, overlap, again)
+            if canvas and geometry == "crop"
+            else (),
+        },
+        tuple(inputs),
+    )
+    return group(ahead.in_order(rows, len(source), workers), batch_size)
+
+
+def _canvases(
+    source, max_side: int, overlap: int, again: tiling.SecondLook
+) -> list[tuple[int, int]]:
+    """For the rows of all examples, by the sizes of some thousand of them.
+
+    For any rows where the source does not know sizes.
+    """
+    every = -(-len(source) // _SIZES) or 1
+
+    def sizes(index: int) -> list[tuple[int, int] | None]:
+        try:
+            return [source.size(index)]
+        except records.UNREADABLE:  # told when its turn comes
+            return []
+
+    if not hasattr(source, "size"):
+        return tiling.ladder(max_side)
+    with concurrent.futures.ThreadPoolExecutor(_THREADS) as threads:
+        found = threads.map(sizes, range(0, len(source), every))
+        found = list(itertools.chain.from_iterable(found))
+    if None in found:
+        return tiling.ladder(max_side)
+    return tiling.canvases(found, max_side, overlap, every=every, again=again)
+
+
+class _Rows:
+    """An example's place in the source to its rows, or to the error of reading it."""
+
+    def __init__(self, source, settings: dict, inputs: tuple[str, ...]):
+        self._source = source
+        self._settings = settings
+        self._inputs = inputs
+
+    def __call__(self, index: int) -> list[tiling.Row] | dict:
+        example = self._source[index]
+        if isinstance(example, bytes):
+            example = records.decode(example)
+        example["index"] = index
+        return rows_of(example, self._inputs, self._settings)
+
+
 def stream_batches(
     examples: Iterable[dict],
     *,
@@ -88,7 +194,7 @@ def stream_batches(
     canvas: bool = False,
     again: tiling.SecondLook = tiling.ONCE,
 ) -> Iterator[Batch]:
-    """`pipeline.eval_batches` of examples that come one after the other, images kept.
+    """`eval_batches` of examples that come one after the other, images kept.
 
     An example of `name` and `error` goes into a batch's `errors`. `shapes`, as heights
     and widths, are the only ones that rows have (`tiling.cut`). With `canvas` rows lie

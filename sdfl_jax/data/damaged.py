@@ -3,9 +3,7 @@
 import os
 import sys
 
-import cv2
 import grain
-import msgpack
 import numpy as np
 
 from sdfl_jax.data import coefficients, mixing, records
@@ -15,9 +13,6 @@ from sdfl_jax.errors import InputError
 # of them, while half are whole. More is no accident but a disk or a copy gone wrong.
 MOST_SHARE, MOST_OF_FEW = 0.001, 10
 _TRIES = 100  # replacements of one record, before the shards count as lost
-
-# What decoding meets in bytes that nobody wrote. An InputError is a ValueError.
-UNREADABLE = (ValueError, KeyError, TypeError, msgpack.UnpackException, cv2.error)
 
 
 class Load(grain.transforms.Map):
@@ -40,7 +35,7 @@ class Load(grain.transforms.Map):
     def map(self, index: int) -> dict:
         try:
             return self._read(index) | {"damaged": -1}
-        except UNREADABLE:
+        except records.UNREADABLE:
             return self._replacement(index) | {"damaged": index}
 
     def _read(self, place: int) -> dict:
@@ -53,7 +48,7 @@ class Load(grain.transforms.Map):
         for place in self._same_class_from(index)[1:_TRIES]:
             try:
                 return self._read(place)
-            except UNREADABLE:
+            except records.UNREADABLE:
                 continue
         raise InputError(
             f"Record {index} of the shards cannot be read, and neither can the next "

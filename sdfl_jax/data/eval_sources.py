@@ -13,7 +13,6 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from sdfl_jax.data import images, records
-from sdfl_jax.data.damaged import UNREADABLE
 from sdfl_jax.data.lists import (
     Entry,
     Rejected,
@@ -239,7 +238,7 @@ class Prepared:
             example = self.source[index]
             if isinstance(example, bytes):
                 example = records.decode(example)
-        except UNREADABLE as error:
+        except records.UNREADABLE as error:
             return {"name": f"record {index}", "error": str(error)}
         if "error" in example:
             return example

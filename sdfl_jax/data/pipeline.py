@@ -1,56 +1,20 @@
-"""From shards to batches, in NumPy alone.
+"""From shards to batches of training, in NumPy alone.
 
-Training batches are a function of the step: the same examples and the same random draws
+They are a function of the step: the same examples and the same random draws
 for any number of workers and processes, and from any step on, so that a resumed run
 sees what an uninterrupted one would have seen.
 """
 
-import concurrent.futures
 import dataclasses
-import itertools
 import os
 from collections.abc import Iterator, Sequence
 
 import grain
 import numpy as np
-from absl import flags
 
-from sdfl_jax.data import coefficients, mixing, records, tiling, transforms
-from sdfl_jax.data.batches import (
-    FileSource,
-    NothingRead,
-    group,
-    one_ahead,
-    rows_of,
-    stream_batches,
-    unlabelled,
-)
-from sdfl_jax.data.damaged import UNREADABLE, Load
-from sdfl_jax.data.setup import setup
-from sdfl_jax.data.tiling import Assembler, Batch, Tile, maps_of, parted
-from sdfl_jax.data.workers import end_with_parent
+from sdfl_jax.data import ahead, coefficients, mixing, records, transforms
+from sdfl_jax.data.damaged import Load
 from sdfl_jax.errors import InputError
-
-__all__ = [
-    "Assembler",
-    "Batch",
-    "FileSource",
-    "NothingRead",
-    "Tile",
-    "eval_batches",
-    "maps_of",
-    "one_ahead",
-    "parted",
-    "steps_per_epoch",
-    "stream_batches",
-    "train_batches",
-    "unlabelled",
-]
-
-GEOMETRIES = ("resize", "crop")
-
-# Of whose sizes canvases are chosen, evenly spaced, and the threads that read them.
-_SIZES, _THREADS = 4096, 16
 
 
 def train_batches(
@@ -97,11 +61,11 @@ def train_batches(
     if mixing.is_mix(folder):
         mix = mixing.parts(folder)
         for one in mix:
-            _fitting_manifest(one.folder, image_size, geometry)
+            records.fitting_manifest(one.folder, image_size, geometry)
         load = Load(mixing.Source(mix), mixing.classes(mix), tuple(inputs))
         order = mixing.Draw(mix, seed)
     else:
-        manifest = _fitting_manifest(folder, image_size, geometry)
+        manifest = records.fitting_manifest(folder, image_size, geometry)
         load = Load(
             records.RecordSource(folder), records.labels(manifest), tuple(inputs)
         )
@@ -125,7 +89,7 @@ def train_batches(
             process::processes
         ]  # consecutive parts make up a global batch
     )
-    return prefetch(batches[start_step:], workers)
+    return ahead.prefetch(batches[start_step:], workers)
 
 
 def steps_per_epoch(
@@ -149,24 +113,6 @@ def part_of_batch(batch_size: int, processes: int) -> int:
             f"A batch of {batch_size} cannot be split over {processes} processes."
         )
     return batch_size // processes
-
-
-def _fitting_manifest(folder, image_size: int, geometry: str) -> dict:
-    if geometry not in GEOMETRIES:
-        raise InputError(f"No geometry {geometry!r}; there are {list(GEOMETRIES)}.")
-    manifest = records.load_manifest(folder)
-    stored = manifest["settings"]["image_size"]
-    if stored and geometry == "crop":
-        raise InputError(
-            f"{folder}: resized to {stored}x{stored}, and geometry 'crop' needs native "
-            "resolution; build with --storage=original."
-        )
-    if stored and stored != image_size:
-        raise InputError(
-            f"{folder}: resized to {stored}x{stored}, not {image_size}x{image_size}; "
-            f"build with --image_size={image_size} or --storage=original."
-        )
-    return manifest
 
 
 def _epoch_length(folder, balance: bool) -> int:
@@ -226,137 +172,3 @@ class ForTraining(grain.transforms.Map):
             "damaged": np.int32(example["damaged"]),
             **{name: example[name] for name in coefficients.PLANES if name in example},
         }
-
-
-def prefetch(dataset: grain.MapDataset, workers: int) -> Iterator:
-    """Runs ahead of the reader in threads, or in `workers` processes with threads."""
-    threads = min(16, max(2, (os.cpu_count() or 1) // max(1, workers)))
-    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads)
-    ahead = dataset.to_iter_dataset(options)
-    if workers:
-        if not flags.FLAGS.is_parsed():  # only `absl.app.run` parses them
-            flags.FLAGS.mark_as_parsed()
-        _let_tracker_be_silent()
-        ahead = ahead.mp_prefetch(
-            grain.MultiprocessingOptions(num_workers=workers), _start_worker
-        )
-    return iter(ahead)
-
-
-def _let_tracker_be_silent():
-    """Keeps the process that watches over shared memory from its warning.
-
-    It removes what workers had fetched ahead when a run ends, as it should; what it
-    says of it looks like a failure. It is started with the environment of then.
-    """
-    silence = "ignore:resource_tracker:UserWarning"
-    filters = os.environ.get("PYTHONWARNINGS", "").split(",")
-    if silence not in filters:
-        os.environ["PYTHONWARNINGS"] = ",".join(filter(None, [*filters, silence]))
-
-
-def _start_worker(worker: int, workers: int):
-    setup()
-    end_with_parent()
-
-
-def eval_batches(
-    source,
-    *,
-    batch_size: int,
-    image_size: int,
-    geometry: str,
-    workers: int = 0,
-    keep_images: bool = False,
-    max_side: int = tiling.MAX_SIDE,
-    overlap: int = tiling.OVERLAP,
-    scoring: str = "original",
-    inputs: Sequence[str] = ("rgb",),
-    canvas: bool = False,
-    again: tiling.SecondLook = tiling.ONCE,
-) -> Iterator[Batch]:
-    """Every example of `source` exactly once, in batches of `batch_size` rows.
-
-    `source` is a shard folder, a `RecordSource` or anything indexed that gives examples
-    (`FileSource`, `eval_sources`). With `geometry` "resize" a row is a whole image
-    stretched to `image_size`; with `scoring` "network" it is scored at that size, mask
-    and map alike, instead of the image's. With "crop" it is the image at native
-    resolution, mirrored up to one of a few sides (`tiling.SIDES`), or one of several
-    tiles where a side exceeds `max_side`, which overlap by `overlap` but never by more
-    than half; `Assembler` joins them again.
-
-    Batches hold one shape. To keep them full, rows wait for others of their shape, but
-    never longer than eight batches of rows. `keep_images` leaves the image in the
-    tile's example; `inputs` as for `train_batches`. With `canvas` rows of several sizes
-    share a few canvases, chosen by the sizes of the examples (`tiling.canvases`), and
-    say what of it is theirs. With `again` a small image has a second row, of itself
-    enlarged (`tiling.cut`).
-    """
-    if geometry not in GEOMETRIES:
-        raise InputError(f"No geometry {geometry!r}; there are {list(GEOMETRIES)}.")
-    if max_side % tiling.STRIDE or max_side < tiling.STRIDE:
-        raise InputError(
-            f"Tiles of {max_side} pixels; a multiple of {tiling.STRIDE} is needed."
-        )
-    if isinstance(source, str | os.PathLike):
-        _fitting_manifest(source, image_size, geometry)
-        source = records.RecordSource(source)
-    rows = _Rows(
-        source,
-        {
-            "image_size": image_size,
-            "geometry": geometry,
-            "max_side": max_side,
-            "overlap": overlap,
-            "scoring": scoring,
-            "keep_image": keep_images,
-            "again": again,
-            "canvases": _canvases(source, max_side, overlap, again)
-            if canvas and geometry == "crop"
-            else (),
-        },
-        tuple(inputs),
-    )
-    examples = grain.MapDataset.range(len(source)).map(rows)
-    return group(prefetch(examples, workers), batch_size)
-
-
-def _canvases(
-    source, max_side: int, overlap: int, again: tiling.SecondLook
-) -> list[tuple[int, int]]:
-    """For the rows of all examples, by the sizes of some thousand of them.
-
-    For any rows where the source does not know sizes.
-    """
-    every = -(-len(source) // _SIZES) or 1
-
-    def sizes(index: int) -> list[tuple[int, int] | None]:
-        try:
-            return [source.size(index)]
-        except UNREADABLE:  # told when its turn comes
-            return []
-
-    if not hasattr(source, "size"):
-        return tiling.ladder(max_side)
-    with concurrent.futures.ThreadPoolExecutor(_THREADS) as threads:
-        found = threads.map(sizes, range(0, len(source), every))
-        found = list(itertools.chain.from_iterable(found))
-    if None in found:
-        return tiling.ladder(max_side)
-    return tiling.canvases(found, max_side, overlap, every=every, again=again)
-
-
-class _Rows:
-    """An example's place in the source to its rows, or to the error of reading it."""
-
-    def __init__(self, source, settings: dict, inputs: tuple[str, ...]):
-        self._source = source
-        self._settings = settings
-        self._inputs = inputs
-
-    def __call__(self, index: int) -> list[tiling.Row] | dict:
-        example = self._source[index]
-        if isinstance(example, bytes):
-            example = records.decode(example)
-        example["index"] = index
-        return rows_of(example, self._inputs, self._settings)

@@ -8,10 +8,9 @@ import posixpath
 from collections.abc import Iterator
 from pathlib import Path
 
-import grain
 import numpy as np
 
-from sdfl_jax.data import images, pipeline
+from sdfl_jax.data import ahead, images
 from sdfl_jax.data.tiling import Batch, Tile
 from sdfl_jax.errors import InputError
 from sdfl_jax.files import plain_cell
@@ -132,14 +131,13 @@ class Predicted:
 
 
 def saved_batches(source: Predicted, workers: int = 0) -> Iterator[Batch]:
-    """Every example once, one a batch, as `pipeline.eval_batches` delivers them.
+    """Every example once, one a batch, as `batches.eval_batches` delivers them.
 
     `arrays` holds what `saved_step` hands on as a network's answer. `InputError` where
     no example has a prediction.
     """
     found = False
-    items = grain.MapDataset.range(len(source)).map(_Numbered(source))
-    for example in pipeline.prefetch(items, workers):
+    for example in ahead.in_order(_Numbered(source), len(source), workers):
         if "error" in example:
             yield Batch({"valid": np.zeros(0, bool)}, [], [example])
             unfit = example

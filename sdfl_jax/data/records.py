@@ -10,6 +10,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+import cv2
 import msgpack
 import numpy as np
 from array_record.python.array_record_data_source import ArrayRecordDataSource
@@ -22,6 +23,11 @@ from sdfl_jax.files import write_json
 VERSION = 1
 MANIFEST = "manifest.json"
 UNFINISHED = "unfinished.json"  # settings of a build that goes on or was interrupted
+
+GEOMETRIES = ("resize", "crop")
+
+# What decoding meets in bytes that nobody wrote. An InputError is a ValueError.
+UNREADABLE = (ValueError, KeyError, TypeError, msgpack.UnpackException, cv2.error)
 
 
 def encode(
@@ -125,6 +131,25 @@ def load_manifest(folder: str | os.PathLike) -> dict:
                 f"{file}: {size} bytes where the manifest says {shard['bytes']}; "
                 "copy the folder again or build it anew."
             )
+    return manifest
+
+
+def fitting_manifest(folder: str | os.PathLike, image_size: int, geometry: str) -> dict:
+    """`load_manifest`; `InputError` where rows of that kind cannot be made of it."""
+    if geometry not in GEOMETRIES:
+        raise InputError(f"No geometry {geometry!r}; there are {list(GEOMETRIES)}.")
+    manifest = load_manifest(folder)
+    stored = manifest["settings"]["image_size"]
+    if stored and geometry == "crop":
+        raise InputError(
+            f"{folder}: resized to {stored}x{stored}, and geometry 'crop' needs native "
+            "resolution; build with --storage=original."
+        )
+    if stored and stored != image_size:
+        raise InputError(
+            f"{folder}: resized to {stored}x{stored}, not {image_size}x{image_size}; "
+            f"build with --image_size={image_size} or --storage=original."
+        )
     return manifest
 
 

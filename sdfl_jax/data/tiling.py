@@ -121,7 +121,7 @@ def cut(
     shapes: Sequence[tuple[int, int]] = (),
     canvases: Sequence[tuple[int, int]] = (),
 ) -> list[Row]:
-    """The rows of one example (`pipeline.eval_batches` says which).
+    """The rows of one example (`batches.eval_batches` says which).
 
     With `shapes` (heights and widths), "crop" knows rows of these alone: the smallest
     one that holds the image, or tiles of the largest. With `canvases` a row keeps its

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sdfl_jax.checkpoints import checkpoint
-from sdfl_jax.data import eval_sources, pipeline, predictions, tiling
+from sdfl_jax.data import eval_sources, predictions, tiling
+from sdfl_jax.data.batches import eval_batches
 from sdfl_jax.devices import sharding
 from sdfl_jax.errors import InputError
 from sdfl_jax.evaluate.options import Options
@@ -73,7 +74,7 @@ class Network:
             )
 
     def batches(self, source, set_name: str, keep_images: bool):
-        return pipeline.eval_batches(source, keep_images=keep_images, **self._settings)
+        return eval_batches(source, keep_images=keep_images, **self._settings)
 
     def finish(self, evaluation: Evaluation, notes: dict[str, list]) -> dict:
         return notes

@@ -13,7 +13,9 @@ from tqdm import tqdm
 
 from sdfl_jax import __version__, report
 from sdfl_jax.checkpoints import checkpoint
-from sdfl_jax.data import degrade, eval_sources, pipeline
+from sdfl_jax.data import degrade, eval_sources
+from sdfl_jax.data.batches import NothingRead
+from sdfl_jax.data.tiling import Batch
 from sdfl_jax.data.workers import Engine
 from sdfl_jax.devices import processes
 from sdfl_jax.errors import InputError, valid
@@ -181,7 +183,7 @@ class Notes:
         self._options = options
         self.names = collections.defaultdict(list)
 
-    def watch(self, batches: Iterable[pipeline.Batch]) -> Iterator[pipeline.Batch]:
+    def watch(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         """Hands batches on; with `strict` an example without metrics is an error."""
         seen = set()  # a tile is not an example
         for batch in batches:
@@ -288,7 +290,7 @@ def _score_set(
     def readable():
         try:
             yield from scorer.batches(source, name, keep_images=writer is not None)
-        except pipeline.NothingRead as nothing:
+        except NothingRead as nothing:
             if not may_be_empty:
                 raise
             for example in nothing.examples:

@@ -10,7 +10,8 @@ import numpy as np
 
 from sdfl_jax import metrics
 from sdfl_jax.data import images
-from sdfl_jax.data.pipeline import Assembler, Batch, maps_of, one_ahead, parted
+from sdfl_jax.data.batches import one_ahead
+from sdfl_jax.data.tiling import Assembler, Batch, maps_of, parted
 from sdfl_jax.errors import InputError
 from sdfl_jax.evaluators.evaluation import KNOWN, Evaluation
 
@@ -25,7 +26,7 @@ class Evaluator:
     Args:
       evaluate_step: `(state, arrays) -> {"mask_probs": B H W, "score": B, "loss":
         scalars over the valid rows, or B}`; what it returns may lie on many devices.
-      make_batches: returns a fresh iterator of `pipeline.Batch` over the split.
+      make_batches: returns a fresh iterator of `tiling.Batch` over the split.
       threshold: from which a pixel, or an image, counts as manipulated.
       set_name: of the data set, for examples that do not say it themselves.
       may_be_empty: this is one process's part of the split, to be merged with others.

@@ -65,7 +65,8 @@ def main(argv=None):
 
 def _source(args, inputs: Sequence[str]) -> tuple[object, bool]:
     """Where the images come from, and whether their true classes are known."""
-    from sdfl_jax.data import pipeline, search
+    from sdfl_jax.data import search
+    from sdfl_jax.data.batches import FileSource
     from sdfl_jax.data.eval_sources import ListSource
     from sdfl_jax.data.records import RecordSource
 
@@ -77,7 +78,7 @@ def _source(args, inputs: Sequence[str]) -> tuple[object, bool]:
     if args.files:
         kept = [Path(args.out, name) for name in ("pictures", "layers", *METHODS)]
         found = search.find(args.files, skip=kept)
-        return pipeline.FileSource(found, inputs=inputs), False
+        return FileSource(found, inputs=inputs), False
     if args.data:
         return RecordSource(args.data), True
     return ListSource(args.paths_file), True

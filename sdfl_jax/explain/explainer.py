@@ -12,7 +12,9 @@ from tqdm import tqdm
 
 from sdfl_jax import explain
 from sdfl_jax.checkpoints import checkpoint
-from sdfl_jax.data import images, pipeline, search
+from sdfl_jax.data import images, search
+from sdfl_jax.data.batches import eval_batches
+from sdfl_jax.data.tiling import Assembler, Batch
 from sdfl_jax.devices import sharding
 from sdfl_jax.drawing import figures
 from sdfl_jax.errors import InputError, valid
@@ -68,7 +70,7 @@ def run(
         in_shardings=(sharding.everywhere(mesh), sharding.split(mesh)),
     )
     variables = jax.device_put(trained.variables, sharding.everywhere(mesh))
-    batches = pipeline.eval_batches(
+    batches = eval_batches(
         source,
         batch_size=sharding.fitting_batch_size(min(batch_size, len(source)), mesh),
         image_size=config.image_size,
@@ -78,7 +80,7 @@ def run(
         keep_images=True,
         canvas=canvas.fits(model),
     )
-    joined, views = collections.defaultdict(pipeline.Assembler), _Views(layers)
+    joined, views = collections.defaultdict(Assembler), _Views(layers)
     means, layer_means = _Means(config.image_size), _Means(config.image_size)
     channels = {name: there[name][3] for name in layers}
     rows = []
@@ -206,7 +208,7 @@ class _Views:
         self._layers = layers
         self._best = {}  # index -> score, views
 
-    def add(self, batch: pipeline.Batch, found: dict):
+    def add(self, batch: Batch, found: dict):
         if not self._layers:
             return
         height, width = batch.arrays["image"].shape[1:3]

@@ -7,7 +7,8 @@ import jax
 import numpy as np
 
 from sdfl_jax.checkpoints import checkpoint
-from sdfl_jax.data import pipeline, tiling
+from sdfl_jax.data import tiling
+from sdfl_jax.data.batches import eval_batches
 from sdfl_jax.devices import compiled, sharding
 from sdfl_jax.models import canvas, inputs_of
 from sdfl_jax.predict.answer import Answering
@@ -75,7 +76,7 @@ class Predictor(Answering):
         return sharding.fitting_batch_size(1 if self._one_by_one else 8, self._mesh)
 
     def _batches(self, source, batch_size: int, workers: int = 0):
-        return pipeline.eval_batches(
+        return eval_batches(
             source,
             batch_size=self._rows(max(self._least, min(batch_size, len(source)))),
             workers=workers,

@@ -10,10 +10,11 @@ from jax.sharding import Mesh
 from tqdm import tqdm
 
 from sdfl_jax import optim
-from sdfl_jax.data import pipeline
+from sdfl_jax.data.batches import eval_batches
 from sdfl_jax.data.damaged import DamagedRecords
 from sdfl_jax.data.eval_sources import Part, Prepared
 from sdfl_jax.data.records import RecordSource
+from sdfl_jax.data.tiling import Batch
 from sdfl_jax.devices import sharding
 from sdfl_jax.devices.processes import first_does, gather, is_first, together
 from sdfl_jax.errors import InputError
@@ -40,7 +41,7 @@ class Validation:
       mesh: these devices; each process scores its part of the data by itself.
       data: folder of the validation data's shards.
       batch_size: examples at a time, over all devices of `mesh`.
-      image_size, geometry, inputs, workers: see `pipeline.eval_batches`.
+      image_size, geometry, inputs, workers: see `batches.eval_batches`.
       every_steps: how often, beside the last of `total_steps`.
       best_metric: of `metrics.DECISIVE`, by which a state is the best so far.
       plateau: the schedule that follows the validation loss, if one does.
@@ -97,9 +98,9 @@ class Validation:
         if self._plateau and "plateau" in progress:
             self._plateau.load_state_dict(progress["plateau"])
 
-    def _batches(self) -> Iterator[pipeline.Batch]:
+    def _batches(self) -> Iterator[Batch]:
         first, count = self._part
-        for batch in pipeline.eval_batches(
+        for batch in eval_batches(
             self._source,
             batch_size=self._batch_size,
             image_size=self._image_size,

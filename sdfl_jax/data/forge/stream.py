@@ -27,7 +27,7 @@ from jaxtyping import UInt8
 from PIL import Image, JpegPresets
 from skimage.segmentation import felzenszwalb
 
-from sdfl_jax.data import pipeline, transforms
+from sdfl_jax.data import ahead, pipeline, transforms
 from sdfl_jax.data.forge.edits import edit
 from sdfl_jax.data.forge.history import INTERPOLATIONS, SUBSAMPLINGS, encode_jpeg
 from sdfl_jax.data.forge.objects import largest_part
@@ -265,7 +265,7 @@ def train_batches(
         .apply(steps)
         .batch(part, drop_remainder=True)[process::processes]
     )
-    return pipeline.prefetch(batches[start_step:], workers)
+    return ahead.prefetch(batches[start_step:], workers)
 
 
 def steps_per_epoch(text: str, batch_size: int) -> int:
