@@ -137,7 +137,6 @@ def _shown(text: str) -> str:
 
 
 def _font(file: str) -> Path:
-    """A font with many scripts, which ships with matplotlib."""
-    import matplotlib
-
-    return Path(matplotlib.get_data_path(), "fonts/ttf", file)
+    """A font with many scripts that ships with matplotlib, which is not loaded."""
+    package = importlib.util.find_spec("matplotlib")
+    return Path(package.origin).parent / "mpl-data/fonts/ttf" / file
