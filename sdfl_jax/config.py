@@ -337,6 +337,17 @@ _NOT_ARCHITECTURE = {
 }
 
 
+def loss_settings(config: mlc.ConfigDict) -> dict:
+    """What `losses.total` takes beside outputs and batch."""
+    return dict(
+        weights=config.loss_weights.to_dict(),
+        mask_losses=tuple(config.mask_losses),
+        mask_loss_weights=tuple(config.get("mask_loss_weights", ())),
+        label_loss=config.get("label_loss", "bce"),
+        dice=config.dice,
+    )
+
+
 def check_change(saved: dict, config: mlc.ConfigDict, *, allow: bool) -> list[str]:
     """Compares the complete `config` with the one a run was started with.
 

@@ -15,7 +15,6 @@ import pytest
 from sdfl_jax import config as config_lib
 from sdfl_jax import losses, models, optim
 from sdfl_jax.errors import InputError
-from sdfl_jax.training.experiment import loss_settings
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = sorted(p.stem for p in (ROOT / "configs").glob("*.py") if p.stem[0] != "_")
@@ -52,7 +51,7 @@ def test_every_config_fits_its_network_its_losses_and_its_optimizer(name):
     outputs, variables = shapes_of(json.dumps(settings, sort_keys=True))
     batch = {"mask": jnp.zeros((2, 64, 64, 1)), "label": jnp.zeros(2)}
     batch["has_mask"] = jnp.ones(2)
-    settings = loss_settings(config)
+    settings = config_lib.loss_settings(config)
     loss, terms = jax.eval_shape(
         lambda outputs: losses.total(outputs, batch, **settings), outputs
     )

@@ -174,12 +174,13 @@ READS_CONFIG = {
     "train",
     "training.dry_run",
     "training.experiment",
+    "evaluate.scorers",  # its losses are those that the network was trained with
     "weights.__main__",  # it makes a working directory for weights from elsewhere
     "weights.workdir",
 }
 
 
-def test_the_config_stops_at_the_training_and_its_experiment():
+def test_the_config_stops_at_the_training_and_what_scores_it():
     importing = {
         module_of(path)
         for path in FILES

@@ -5,8 +5,6 @@ import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
-from absl import flags
-
 from sdfl_jax.data.setup import setup
 from sdfl_jax.data.workers import end_with_parent
 
@@ -39,6 +37,7 @@ def in_order(function: Callable[[int], object], count: int, workers: int) -> Ite
 def prefetch(dataset, workers: int) -> Iterator:
     """A `grain.MapDataset`, in threads or in `workers` processes with threads."""
     import grain
+    from absl import flags
 
     threads = _threads(workers)
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads)

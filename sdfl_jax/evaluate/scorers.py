@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sdfl_jax.checkpoints import checkpoint
+from sdfl_jax.config import loss_settings
 from sdfl_jax.data import eval_sources, predictions, tiling
 from sdfl_jax.data.batches import eval_batches
 from sdfl_jax.devices import sharding
@@ -13,7 +14,6 @@ from sdfl_jax.evaluate.options import Options
 from sdfl_jax.evaluators import Evaluation
 from sdfl_jax.models import canvas
 from sdfl_jax.steps import make_evaluate_step, mask_source
-from sdfl_jax.training.experiment import loss_settings
 
 
 class Network:

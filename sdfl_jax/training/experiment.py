@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 
 from sdfl_jax import models, optim, weights
 from sdfl_jax.checkpoints import checkpoint, saving
-from sdfl_jax.config import check_change
+from sdfl_jax.config import check_change, loss_settings
 from sdfl_jax.devices import sharding
 from sdfl_jax.devices.processes import is_first
 from sdfl_jax.errors import InputError
@@ -98,17 +98,6 @@ def build(config: mlc.ConfigDict, total_steps: int) -> Experiment:
         precision=precision,
         model=models.build(**settings),
         tx=tx,
-    )
-
-
-def loss_settings(config: mlc.ConfigDict) -> dict:
-    """What `losses.total` takes beside outputs and batch."""
-    return dict(
-        weights=config.loss_weights.to_dict(),
-        mask_losses=tuple(config.mask_losses),
-        mask_loss_weights=tuple(config.get("mask_loss_weights", ())),
-        label_loss=config.get("label_loss", "bce"),
-        dice=config.dice,
     )
 
 
