@@ -252,3 +252,22 @@ def test_an_array_apart_is_the_same_with_the_same_gradients():
             jax.jit(order(lambda x: loss(x, apart)))(x),
             jax.jit(order(lambda x: loss(x, lambda x: x)))(x),
         )
+
+
+@pytest.mark.parametrize("window", [{}, {"strides": 2}, {"dilation": 2}])
+def test_gradients_within_a_loop_are_in_the_form_that_a_cpu_runs_fast(window):
+    """XLA leaves what stands in a loop as it is: features last, H W I O."""
+    x, kernel = draw((1, 64, 64, 5), 0), draw((3, 3, 5, 6), 1)
+
+    def summed(x, kernel):
+        both = jax.grad(lambda *a: jnp.sum(conv2d(*a, **window) ** 3), argnums=(0, 1))
+        shares = jnp.arange(1.0, 4.0)
+        add = lambda total, share: (
+            jax.tree.map(jnp.add, total, both(share * x, kernel)),
+            None,
+        )
+        return lax.scan(add, (jnp.zeros_like(x), jnp.zeros_like(kernel)), shares)[0]
+
+    program = jax.jit(summed).lower(x, kernel).compile().as_text()
+    forms = re.findall(r"dim_labels=(\S+?)[,\s]", program)
+    assert len(forms) >= 3 and set(forms) == {"b01f_01io->b01f"}

@@ -18,7 +18,7 @@ pebble falls short in three places:
 * Its workers outlive a command that is killed, so each watches its parent.
 
 The workers that feed a training are grain's own, which keep the order and position of
-its stream; `pipeline` starts them with the same `setup` and the same watch.
+its stream; `ahead` starts them with the same `setup` and the same watch.
 """
 
 import abc

@@ -15,12 +15,12 @@ from sdfl_jax.checkpoints import checkpoint
 from sdfl_jax.data import images, search
 from sdfl_jax.data.batches import eval_batches
 from sdfl_jax.data.tiling import Assembler, Batch
-from sdfl_jax.devices import sharding
+from sdfl_jax.devices import compiled, sharding
 from sdfl_jax.drawing import figures
 from sdfl_jax.errors import InputError, valid
 from sdfl_jax.explain import METHODS, sheets
 from sdfl_jax.files import write_csv
-from sdfl_jax.models import blank_inputs, canvas, inputs_of
+from sdfl_jax.models import blank_inputs, canvas, identity, inputs_of
 from sdfl_jax.models.watch import shapes
 
 COLUMNS = ("image", "label", "called", "explained", "score", "picture", "layers")
@@ -56,7 +56,7 @@ def run(
     for name in ("pictures", *methods, *(["layers"] if layers else [])):
         search.mark_output(out / name)
     model, config = trained.model, trained.config
-    there = layer_shapes(trained)
+    there = layer_shapes(trained) if layers or cam_layer is not None else {}
     _known_methods(methods)
     if layers == ["main"]:
         layers = explain.notable_layers(there)
@@ -65,9 +65,14 @@ def run(
         explain.find_layers(
             {n: s for n, s in there.items() if n != explain.IMAGE}, [cam_layer]
         )
-    step = jax.jit(
-        _explanation(model, labelled, tuple(methods), cam_layer, tuple(layers), steps),
-        in_shardings=(sharding.everywhere(mesh), sharding.split(mesh)),
+    settings = (labelled, tuple(methods), cam_layer, tuple(layers), steps)
+    name = identity(model)
+    step = compiled.traced_once(
+        jax.jit(
+            _explanation(model, *settings),
+            in_shardings=(sharding.everywhere(mesh), sharding.split(mesh)),
+        ),
+        name and repr(("explanation", name, settings)),
     )
     variables = jax.device_put(trained.variables, sharding.everywhere(mesh))
     batches = eval_batches(
