@@ -371,8 +371,8 @@ def test_a_validation_that_one_cannot_log_or_read_ends_all(both, shards, monkeyp
 
 
 def test_a_model_card_that_cannot_be_written_ends_all(both, monkeypatch, tmp_path):
-    monkeypatch.setattr(checkpoint.card, "write", refused)
-    monkeypatch.setattr(checkpoint.card, "with_scores", lambda card, *_: card)
+    monkeypatch.setattr(saving.card, "write", refused)
+    monkeypatch.setattr(saving.card, "with_scores", lambda card, *_: card)
     made = saving.Checkpoints.__new__(saving.Checkpoints)
     made._workdir, made._card, made._left_out = tmp_path, {"a": 1}, None
     saver = types.SimpleNamespace(save=lambda *_: pytest.fail("never gets here"))
@@ -401,7 +401,7 @@ def test_hashes_that_cannot_be_written_leave_nobody_at_orbax_barrier(
     both, monkeypatch, tmp_path
 ):
     (tmp_path / "1.orbax-checkpoint-tmp-7").mkdir()
-    monkeypatch.setattr(checkpoint.hashes, "write", refused)
+    monkeypatch.setattr(saving.hashes, "write", refused)
     manager = types.SimpleNamespace(
         directory=tmp_path, wait_until_finished=lambda: None
     )

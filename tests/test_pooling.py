@@ -232,6 +232,13 @@ def test_auto_takes_the_kernel_only_where_it_was_measured_to_win(monkeypatch):
     assert pooling.chosen("xla") == "xla"
 
 
+def test_a_jax_without_pallas_triton_takes_xla(monkeypatch):
+    monkeypatch.setattr(pooling_kernel, "plt", None)
+    assert pooling.chosen("auto") == "xla"
+    with pytest.raises(InputError, match="needs Pallas' Triton, and JAX .* has none"):
+        pooling.chosen("pallas")
+
+
 def test_a_gpu_below_8_0_takes_xla_whatever_was_measured(monkeypatch):
     monkeypatch.setattr(pooling, "KERNEL_WINS", {"7.0": "measured"})
     a_gpu(monkeypatch, "7.0")

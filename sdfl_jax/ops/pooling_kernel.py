@@ -24,13 +24,17 @@ import jax.numpy as jnp
 from jax.custom_batching import custom_vmap
 from jax.experimental import pallas as pl
 from jax.experimental.custom_partitioning import custom_partitioning
-from jax.experimental.pallas import triton as plt
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from sdfl_jax.ops.atoms import Grids, adjoint
+
+try:
+    from jax.experimental.pallas import triton as plt
+except ImportError:  # deprecated in JAX 0.12: `missing` says so where it is gone
+    plt = None
 
 CAPABILITY = 8.0  # the lowest that XLA compiles Triton for
 # Two channels a thread: in float32 the 36 accumulators of 1, 2, 3 and 6 bins and a row
@@ -57,6 +61,8 @@ def pyramid_pool(
 
 def missing() -> str:
     """What keeps the kernel from running on the default device; empty if nothing."""
+    if plt is None:
+        return f"the kernel needs Pallas' Triton, and JAX {jax.__version__} has none"
     device = _device()
     needed = (
         f"the kernel needs an NVIDIA GPU of compute capability {CAPABILITY} or higher"
