@@ -90,8 +90,9 @@ def main():
     size, image_size = SIZES[args.network]
     size, image_size = args.batch or size, args.image_size or image_size
 
+    batch = random_batch(size, image_size)
     lowered, state, batch = lowered_step(
-        args.network, random_batch(size, image_size), args.precision, args.remat
+        args.network, batch, args.precision, remat=args.remat
     )
     compiled = lowered.compile()
 

@@ -60,8 +60,11 @@ def random_batch(size: int, image_size: int) -> dict:
     }
 
 
-def lowered_step(network: str, batch: dict, precision: str, remat: bool):
-    """The project's own train step, ready to be compiled; its state and batch."""
+def lowered_step(network: str, batch: dict, precision: str, **fields):
+    """The project's own train step, ready to be compiled; its state and batch.
+
+    `fields`: more of the config's.
+    """
     from sdfl_jax.config import check
     from sdfl_jax.devices import sharding
     from sdfl_jax.training import experiment
@@ -70,7 +73,8 @@ def lowered_step(network: str, batch: dict, precision: str, remat: bool):
 
     config = importlib.import_module(CONFIGS[network]).get_config()
     config.batch_size, config.image_size = batch["image"].shape[:2]
-    config.precision, config.remat = precision, remat
+    config.precision = precision
+    config.update(fields)
     for part in config.init_encoders:
         config.init_encoders[part] = ""  # the weights' values do not matter here
     config = check(config)
@@ -80,14 +84,14 @@ def lowered_step(network: str, batch: dict, precision: str, remat: bool):
     return built.train_step.lower(state, batch), state, batch
 
 
-def our_step(network: str, batch: dict, precision: str, remat: bool):
+def our_step(network: str, batch: dict, precision: str, **fields):
     """The project's own train step; what it took to compile and what it reaches."""
     import jax
     import jax.numpy as jnp
 
     from sdfl_jax.steps import DTYPES
 
-    lowered, state, batch = lowered_step(network, batch, precision, remat)
+    lowered, state, batch = lowered_step(network, batch, precision, **fields)
     start = time.perf_counter()
     train_step = lowered.compile()
     about = {"compile": time.perf_counter() - start}
@@ -229,7 +233,8 @@ def measure(sides: dict, steps: int, *arguments) -> dict:
 
 def compare(args, size: int, precision: str) -> dict:
     """Measures and prints one batch size in one precision."""
-    sides = {"sdfl_jax": functools.partial(our_step, remat=args.remat)}
+    fields = {"remat": args.remat, "accumulate_steps": args.accumulate}
+    sides = {"sdfl_jax": functools.partial(our_step, **fields)}
     if args.network in MACS_PER_PIXEL and importlib.util.find_spec("torch"):
         import torch
 
@@ -246,7 +251,10 @@ def compare(args, size: int, precision: str) -> dict:
     print(
         f"\n{args.network}, batch {size}, {args.image_size}x{args.image_size}, ", end=""
     )
-    print(f"{precision}, {args.steps} steps{', remat' if args.remat else ''}")
+    more = ", remat" * args.remat
+    if args.accumulate > 1:
+        more += f", batches in {args.accumulate} parts"
+    print(f"{precision}, {args.steps} steps{more}")
     columns = ("median s", "images/s", "of peak", "CPU s", "compile s", "peak GiB")
     print(" " * 14 + "".join(f"{column:>11}" for column in columns))
     operations = 6 * MACS_PER_PIXEL.get(args.network, 0) * args.image_size**2 * size
@@ -289,6 +297,9 @@ def main():
         help="float32,bfloat16,float16",
     )
     parser.add_argument("--remat", action="store_true", help="see config.remat")
+    parser.add_argument(
+        "--accumulate", type=int, default=1, help="see config.accumulate_steps"
+    )
     parser.add_argument("--torch_compile", action="store_true", help="on a CPU as well")
     parser.add_argument("--alone", action="store_true", help="not in turns")
     parser.add_argument("--steps", type=int, default=5)
@@ -319,6 +330,7 @@ def write(args, tables: list[dict]):
         "network": args.network,
         "image_size": args.image_size,
         "remat": args.remat,
+        "accumulate_steps": args.accumulate,
         "machine": platform.processor() or platform.machine(),
         "jax": version("jax"),
         "tables": tables,
