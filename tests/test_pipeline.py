@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sdfl_jax.data import transforms
+from sdfl_jax.data import ahead, transforms
 from sdfl_jax.data.batches import FileSource, eval_batches
 from sdfl_jax.data.build.builder import build
 from sdfl_jax.data.pipeline import steps_per_epoch, train_batches
@@ -564,3 +564,28 @@ def test_an_answer_that_is_no_number_is_lost_and_not_joined(tmp_path, bad):
         finished += assembler.add(batch, maps, scores)
     assert [example["name"] for example, _, _ in finished] == ["a.png", "c.png"]
     assert [lost["name"] for lost in assembler.lost] == ["b.png"]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_examples_are_made_in_order(workers):
+    assert list(ahead.in_order(_square, 40, workers)) == [i * i for i in range(40)]
+
+
+def _square(index: int) -> int:
+    return index * index
+
+
+def test_no_more_is_made_ahead_than_threads_hold_and_nothing_for_nobody():
+    made, last = [], 1000
+
+    def make(index):
+        if index == last:
+            raise ValueError("broken")
+        return made.append(index) or index
+
+    examples = ahead.in_order(make, 2000, 0)
+    assert [next(examples) for _ in range(100)] == list(range(100))
+    examples.close()
+    assert len(made) <= 100 + 16  # the most threads that there are
+    with pytest.raises(ValueError, match="broken"):
+        list(ahead.in_order(make, 2000, 0))
