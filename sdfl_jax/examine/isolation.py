@@ -79,7 +79,7 @@ def _ending(status: int | None) -> str:
 def _limit(megabytes: int):
     setup()
     end_with_parent()
-    # Libraries and their threads are loaded by now, and reserve far more than they use.
+    # What starts threads, and so reserves far more than it uses, is loaded first.
     import sdfl_jax.examine.evidence  # noqa: F401
 
     with open("/proc/self/statm") as file:

@@ -158,9 +158,8 @@ def _cpu_form(x, kernel, window):
     """Which forward and which backward function a CPU runs."""
     kh, kw, _, features = kernel.shape
     channels = x.shape[-1]
-    plain = _native, _backward_of(_native)
-    if window.groups == 1:
-        plain = _native, _native_backward
+    backward = _native_backward if window.groups == 1 else _backward_of(_native)
+    plain = _native, backward
     if x.dtype in _NARROW:
         wide = [jax.ShapeDtypeStruct(a.shape, jnp.float32) for a in (x, kernel)]
         return tuple(map(_in_float32, _cpu_form(*wide, window)))
